@@ -1,0 +1,84 @@
+"""The two graphs that a bundle holds: which module, which tensors, which of their axes are free.
+
+Axis letters: B objects, N points, H W D voxels of the region (z,y,x).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from monai.networks.nets.vista3d import VISTA3D
+from torch import Tensor, nn
+from torch.export import Dim
+
+from gstk.training.network import Encoder, PromptDecoder
+from gstk.training.spec import VISTA3DSpec
+
+__all__ = ["CLEAN_OPS", "GraphSpec", "encoder_graph", "prompt_decoder_graph"]
+
+CLEAN_OPS = frozenset(
+    "Add Cast Concat Conv ConvTranspose Cos Div Equal Expand Gelu InstanceNormalization LayerNormalization MatMul Mul Or "
+    "Range Relu Reshape Shape Sin Slice Softmax Squeeze Sub Transpose Unsqueeze".split()
+)
+"""ONNX operators that the graphs may hold. Every backend has them for dynamic shapes; no loop, branch or scatter."""
+
+# Bounds for the tracer only. A size of 1 would be taken for a constant, so the examples avoid it; 2 is the least side
+# in units of the multiple, for the instance norms of the deepest level.
+_MOST_UNITS = 1024
+_MOST_SIDE = 8192
+_MOST_OBJECTS = 4096
+_MOST_POINTS = 4096
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """What is traced and under which names.
+
+    Attributes:
+        kind: `encoder` or `prompt_decoder`.
+        module: in evaluation mode.
+        example: inputs of distinct sizes, none of them 1 along a free axis.
+        dynamic: free axes of each input.
+        inputs, outputs: name → axes, numbers or names, in order.
+    """
+
+    kind: str
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    dynamic: tuple[dict[int, Any], ...]
+    inputs: dict[str, tuple[int | str, ...]]
+    outputs: dict[str, tuple[int | str, ...]]
+
+
+def encoder_graph(network: VISTA3D, spec: VISTA3DSpec) -> GraphSpec:
+    """`image` [1,1,H,W,D] → `embedding` [1,C,H/2,W/2,D/2]; sides are multiples of the spec's `roi_multiple`."""
+    multiple = spec.roi_multiple
+    units = [Dim(f"{axis}_units", min=2, max=_MOST_UNITS) for axis in "hwd"]
+    return GraphSpec(
+        kind="encoder",
+        module=Encoder(network).eval(),
+        example=(torch.rand(1, spec.in_channels, 2 * multiple, 3 * multiple, 4 * multiple),),
+        dynamic=({axis: multiple * unit for axis, unit in enumerate(units, start=2)},),
+        inputs={"image": (1, spec.in_channels, "H", "W", "D")},
+        outputs={"embedding": (1, spec.width, "H/2", "W/2", "D/2")},
+    )
+
+
+def prompt_decoder_graph(network: VISTA3D, spec: VISTA3DSpec) -> GraphSpec:
+    """`embedding`, `point_coords` float32 [B,N,3], `point_labels` int64 [B,N] → `logits` [B,1,H,W,D]."""
+    half = {axis: Dim(f"half_{name}", min=2, max=_MOST_SIDE) for axis, name in ((2, "h"), (3, "w"), (4, "d"))}
+    objects, points = Dim("objects", min=1, max=_MOST_OBJECTS), Dim("points", min=1, max=_MOST_POINTS)
+    return GraphSpec(
+        kind="prompt_decoder",
+        module=PromptDecoder(network).eval(),
+        example=(torch.rand(1, spec.width, 4, 6, 8), torch.rand(2, 3, 3) * 8, torch.ones(2, 3, dtype=torch.int64)),
+        dynamic=(half, {0: objects, 1: points}, {0: objects, 1: points}),
+        inputs={
+            "embedding": (1, spec.width, "H/2", "W/2", "D/2"),
+            "point_coords": ("B", "N", 3),
+            "point_labels": ("B", "N"),
+        },
+        outputs={"logits": ("B", 1, "H", "W", "D")},
+    )

@@ -1,0 +1,150 @@
+"""Writes a traced graph as an ONNX file that says nothing of the machine it was made on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from gstk._version import __version__
+from gstk.errors import ExportError
+from gstk.export.graphs import CLEAN_OPS, GraphSpec
+
+__all__ = ["OPSET", "SINGLE_FILE_BYTES", "write_onnx"]
+
+OPSET = 20
+"""The first opset with Gelu as one operator."""
+SINGLE_FILE_BYTES = 1_800_000_000
+"""Weights beyond this go to a file of their own: a protobuf message ends at 2 GiB."""
+
+
+def write_onnx(graph: GraphSpec, folder: Path, half_weights: bool = False) -> list[Path]:
+    """Traces a graph and writes `<kind>.onnx`.
+
+    Args:
+        graph: what to trace.
+        folder: an existing folder.
+        half_weights: store weights as float16 in front of a Cast to float32, which every runtime folds when it loads
+            the graph. Only weights that float16 holds exactly are stored so: the graph computes the same bits.
+
+    Returns:
+        The files written, the graph first; then its weights, where they are too large for one file.
+
+    Raises:
+        ExportError: the trace failed, or holds an operator outside of `CLEAN_OPS`.
+    """
+    model = _trace(graph)
+    _check_operators(model, graph.kind)
+    _strip(model)
+    _name_axes(model, graph)
+    if half_weights:
+        _halve_weights(model)
+    file = folder / f"{graph.kind}.onnx"
+    weights = folder / f"{graph.kind}.onnx.data"
+    if sum(_size_bytes(value) for value in model.graph.initializers.values()) <= SINGLE_FILE_BYTES:
+        ir.save(model, file)
+        return [file]
+    ir.save(model, file, external_data=weights.name)
+    return [file, weights]
+
+
+def _trace(graph: GraphSpec) -> ir.Model:
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                graph.module,
+                graph.example,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(graph.inputs),
+                output_names=list(graph.outputs),
+                dynamic_shapes=graph.dynamic,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises errors of many kinds, each many lines long
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ExportError(f"torch {torch.__version__} could not trace the {graph.kind}: {reason[:200]}") from error
+    if program is None:
+        raise ExportError(f"torch {torch.__version__} returned no graph for the {graph.kind}")
+    return program.model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's progress marks and remarks on torchvision off the terminal; its errors are raised anyway."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)
+
+
+def _check_operators(model: ir.Model, kind: str) -> None:
+    found = {node.op_type if node.domain == "" else f"{node.domain}::{node.op_type}" for node in model.graph}
+    strange = sorted(found - CLEAN_OPS) + [f"function {function.name}" for function in model.functions.values()]
+    if strange:
+        raise ExportError(
+            f"torch {torch.__version__} wrote {', '.join(strange)} into the {kind}, expected plain operators; "
+            "export with a torch release that gstk was tested with"
+        )
+
+
+def _strip(model: ir.Model) -> None:
+    """Drops the trace's provenance, which names source files of this machine; sets the producer."""
+    model.producer_name, model.producer_version = "gstk", __version__
+    model.graph.name = "main"
+    for item in (model, model.graph, *model.graph):
+        item.metadata_props.clear()
+        item.doc_string = None
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    values += [value for node in model.graph for value in node.outputs]
+    for value in values:
+        value.metadata_props.clear()
+        value.doc_string = None
+        if value.producer() is not None and not value.is_graph_output():
+            value.shape = None  # every runtime infers it anew, and the tracer's symbols would say nothing
+
+
+def _name_axes(model: ir.Model, graph: GraphSpec) -> None:
+    for values, axes in ((model.graph.inputs, graph.inputs), (model.graph.outputs, graph.outputs)):
+        for value in values:
+            value.shape = ir.Shape(axes[str(value.name)])
+
+
+def _halve_weights(model: ir.Model) -> None:
+    """Puts float16 initialisers behind a Cast wherever nothing is lost, and where it saves more than the Cast costs."""
+    first = next(iter(model.graph))
+    for name, value in list(model.graph.initializers.items()):
+        if value.dtype != ir.DataType.FLOAT or value.const_value is None or value.const_value.size < 64:
+            continue
+        weights = value.const_value.numpy()
+        with np.errstate(over="ignore"):
+            halves = weights.astype(np.float16)
+        if not np.array_equal(halves.astype(np.float32), weights):
+            continue
+        half = ir.Value(name=f"{name}.half", const_value=ir.tensor(halves, name=f"{name}.half"))
+        half.dtype, half.shape = ir.DataType.FLOAT16, ir.Shape(halves.shape)
+        cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT.value}, name=f"{name}.cast")
+        cast.outputs[0].dtype = ir.DataType.FLOAT
+        cast.outputs[0].shape = ir.Shape(halves.shape)
+        ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+        del model.graph.initializers[name]
+        cast.outputs[0].name = name
+        model.graph.register_initializer(half)
+        model.graph.insert_before(first, cast)
+
+
+def _size_bytes(value: Any) -> int:
+    return 0 if value.const_value is None else int(value.const_value.nbytes)

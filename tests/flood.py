@@ -1,0 +1,47 @@
+"""An engine whose masks are known: everything of the clicked brightness that is connected to a click."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from gstk.engines.base import Embedding
+from gstk.window import Framing
+
+FRAMING = Framing(voxels=32**3, multiple=8, minimum=16)
+
+
+class FloodEngine:
+    """Stands in for a network: the component of `image > 0.5` under the foreground points, less background balls."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.closed = False
+
+    def encode(self, image: NDArray[np.float32]) -> Embedding:
+        assert image.dtype == np.float32
+        assert 0 <= image.min() <= image.max() <= 1
+        assert all(n % 8 == 0 and n >= 16 for n in image.shape[2:])
+        self.shapes.append(image.shape[2:])
+        return Embedding(1, image.shape[2:], image[0, 0], image.nbytes)  # type: ignore[arg-type]
+
+    def decode(self, embedding: Embedding, coords: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float32]:
+        image = embedding.handle
+        assert (coords >= 0).all()
+        assert (coords <= np.array(image.shape) - 1).all()
+        parts, _ = ndimage.label(image > 0.5)
+        mask = np.zeros(image.shape, bool)
+        grid = np.indices(image.shape)
+        for point, label in zip(coords[0], labels[0], strict=True):
+            index = tuple(np.rint(point).astype(int))
+            if label == 1 and parts[index]:
+                mask |= parts == parts[index]
+            if label == 0:
+                mask &= ((grid - point[:, None, None, None]) ** 2).sum(0) > 9
+        return np.where(mask, np.float32(4), np.float32(-4))[None, None]
+
+    def close(self) -> None:
+        self.closed = True

@@ -1,0 +1,175 @@
+"""The main job over files: what is written, what is refused, and that one bad case does not stop the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+from flood import FRAMING, FloodEngine
+from numpy.typing import NDArray
+
+from gstk.cases import Case, save_case
+from gstk.errors import CaseError, OutputError, PromptError
+from gstk.geometry import Geometry
+from gstk.inference import InferResult, infer, parse_point_option
+from gstk.prompts import Box, ObjectPrompts, Point
+from gstk.session import Session
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session(FloodEngine(), FRAMING)  # type: ignore[arg-type]
+
+
+def volume() -> NDArray[np.uint8]:
+    image = np.full((30, 40, 50), 20, np.uint8)
+    image[5:15, 8:20, 8:20] = 200
+    image[18:26, 24:36, 28:44] = 220
+    return image
+
+
+FIRST, SECOND = Point((10, 14, 14)), Point((22, 30, 36))
+FIRST_BOX = Box(5, 14, 10, 8, 8, 19, 19)
+
+
+def write_case(path: Path, prompts: dict[int, ObjectPrompts]) -> Path:
+    save_case(path, Case(path.stem, volume(), Geometry((30, 40, 50), (2.0, 1.0, 1.0)), prompts))
+    return path
+
+
+def segs(path: Path) -> NDArray[np.integer]:
+    with np.load(path) as archive:
+        assert archive.files == ["segs"]
+        return archive["segs"]
+
+
+def only(results: list[InferResult]) -> InferResult:
+    assert len(results) == 1
+    return results[0]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [ObjectPrompts((FIRST,)), ObjectPrompts((), FIRST_BOX), ObjectPrompts((FIRST,), FIRST_BOX)],
+    ids=["click", "box", "both"],
+)
+def test_one_class_by_click_or_box(session: Session, tmp_path: Path, said: ObjectPrompts) -> None:
+    case = write_case(tmp_path / "a.npz", {1: said})
+    result = only(infer(session, case, tmp_path / "out"))
+    assert result.error is None
+    assert result.output == tmp_path / "out" / "a.npz"
+    mask = segs(result.output)
+    assert mask.shape == (30, 40, 50)
+    assert np.issubdtype(mask.dtype, np.integer)
+    expected = np.zeros(mask.shape, bool)
+    expected[5:15, 8:20, 8:20] = True
+    assert 2 * ((mask == 1) & expected).sum() / ((mask == 1).sum() + expected.sum()) > 0.9
+    entry = result.objects[0]
+    assert entry.voxels == (mask == 1).sum()
+    assert entry.volume_ml == pytest.approx(entry.voxels * 2.0 / 1000)
+
+
+def test_several_classes_and_one_without_prompts(session: Session, tmp_path: Path) -> None:
+    prompts = {1: ObjectPrompts((FIRST,)), 2: ObjectPrompts(), 3: ObjectPrompts((SECOND,))}
+    result = only(infer(session, write_case(tmp_path / "a.npz", prompts), tmp_path / "out"))
+    assert result.error is None
+    assert result.output is not None
+    assert set(np.unique(segs(result.output))) == {0, 1, 3}
+    assert [o.object_id for o in result.objects] == [1, 2, 3]
+    assert result.objects[1].voxels == 0
+    assert any("class 2" in warning and "empty" in warning for warning in result.warnings)
+
+
+def test_prompts_given_by_the_caller_replace_those_of_the_case(session: Session, tmp_path: Path) -> None:
+    case = write_case(tmp_path / "a.npz", {1: ObjectPrompts((FIRST,))})
+    result = only(infer(session, case, tmp_path / "out", prompts={1: ObjectPrompts((SECOND,))}))
+    assert result.output is not None
+    mask = segs(result.output)
+    assert mask[SECOND.zyx] == 1
+    assert mask[FIRST.zyx] == 0
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_a_volume_gives_a_mask_of_its_own_format_and_geometry(session: Session, tmp_path: Path, suffix: str) -> None:
+    image = SimpleITK.GetImageFromArray(volume())
+    image.SetSpacing((0.9, 1.1, 2.5))
+    image.SetOrigin((-10.0, 20.0, 5.0))
+    source = tmp_path / f"scan{suffix}"
+    SimpleITK.WriteImage(image, str(source))
+    result = only(infer(session, source, tmp_path / "out", prompts={1: ObjectPrompts((FIRST,))}, overlay=True))
+    assert result.error is None
+    assert result.output == tmp_path / "out" / f"scan{suffix}"
+    mask = SimpleITK.ReadImage(str(result.output))
+    assert mask.GetSpacing() == pytest.approx(image.GetSpacing())
+    assert mask.GetOrigin() == pytest.approx(image.GetOrigin())
+    assert SimpleITK.GetArrayFromImage(mask)[FIRST.zyx] == 1
+    assert result.overlay is not None
+    assert result.overlay.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_goes_on_after_a_bad_case(session: Session, tmp_path: Path) -> None:
+    folder = tmp_path / "cases"
+    folder.mkdir()
+    write_case(folder / "a.npz", {1: ObjectPrompts((FIRST,))})
+    (folder / "b.npz").write_bytes(b"PK\x03\x04 not a zip")
+    write_case(folder / "c.npz", {})
+    write_case(folder / "d.npz", {1: ObjectPrompts((SECOND,))})
+    seen: list[InferResult] = []
+    results = infer(session, folder, tmp_path / "out", on_result=lambda result, total: seen.append(result))
+    assert results == seen
+    assert [r.error is None for r in results] == [True, False, False, True]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.npz", "d.npz"]
+    assert "no clicks and no boxes" in str(results[2].error)
+    assert all("\n" not in str(r.error) for r in results)
+
+
+def test_a_prompt_outside_the_volume_fails_that_case_and_writes_nothing(session: Session, tmp_path: Path) -> None:
+    case = write_case(tmp_path / "a.npz", {})
+    result = only(infer(session, case, tmp_path / "out", prompts={1: ObjectPrompts((Point((30, 0, 0)),))}))
+    assert "inside the image" in str(result.error)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_result_never_overwrites_a_source_or_another_result(session: Session, tmp_path: Path) -> None:
+    case = write_case(tmp_path / "a.npz", {1: ObjectPrompts((FIRST,))})
+    before = case.read_bytes()
+    with pytest.raises(OutputError, match="overwrite"):
+        infer(session, case, tmp_path)
+    (tmp_path / "other").mkdir()
+    twin = write_case(tmp_path / "other" / "a.npz", {1: ObjectPrompts((FIRST,))})
+    with pytest.raises(OutputError, match="overwrite"):
+        infer(session, [case, twin], tmp_path / "out")
+    assert case.read_bytes() == before
+
+
+def test_an_output_folder_that_is_a_file_is_refused(session: Session, tmp_path: Path) -> None:
+    case = write_case(tmp_path / "a.npz", {1: ObjectPrompts((FIRST,))})
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(OutputError):
+        infer(session, case, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_source_that_does_not_exist_is_refused(session: Session, tmp_path: Path) -> None:
+    with pytest.raises(CaseError, match="does not exist"):
+        infer(session, tmp_path / "nothing.npz", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers", "expected"),
+    [
+        ("1,2,3", 3, (1, (1.0, 2.0, 3.0))),
+        ("4:1,2.6,3", 3, (4, (1.0, 2.6, 3.0))),
+        ("2:0,1,2,3,4,5", 6, (2, (0.0, 1.0, 2.0, 3.0, 4.0, 5.0))),
+    ],
+)
+def test_points_and_boxes_are_read(text: str, numbers: int, expected: tuple[int, tuple[float, ...]]) -> None:
+    assert parse_point_option(text, numbers) == expected
+
+
+@pytest.mark.parametrize("text", ["", "1,2", "1,2,3,4", "a,b,c", "0:1,2,3", "-1:1,2,3", "1:2:3,4,5", "x:1,2,3"])
+def test_points_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(PromptError, match="expected"):
+        parse_point_option(text)

@@ -1,0 +1,198 @@
+"""The session, on an engine whose mask is known: everything of the clicked brightness that is connected to a click."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flood import FRAMING, FloodEngine
+from numpy.typing import NDArray
+
+from gstk.errors import GstkError, PromptError
+from gstk.prompts import Box, ObjectPrompts, Point
+from gstk.session import Session
+
+@pytest.fixture
+def engine() -> FloodEngine:
+    return FloodEngine()
+
+
+@pytest.fixture
+def session(engine: FloodEngine) -> Session:
+    return Session(engine, FRAMING)  # type: ignore[arg-type]
+
+
+def two_balls(shape: tuple[int, int, int] = (40, 60, 60)) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:
+    grid = np.indices(shape)
+    first = ((grid - np.array([20, 20, 20])[:, None, None, None]) ** 2).sum(0) <= 64
+    second = ((grid - np.array([20, 44, 40])[:, None, None, None]) ** 2).sum(0) <= 25
+    return np.where(first | second, 200, 20).astype(np.uint8), first, second
+
+
+def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def test_a_click_gives_the_clicked_object(session: Session) -> None:
+    image, first, second = two_balls()
+    session.set_image(image, (1, 1, 1))
+    changed = session.add_point((20, 20, 20))
+    assert session.mask.dtype == np.uint16
+    assert session.mask.shape == image.shape
+    assert dice(session.mask == 1, first) > 0.9
+    outside = session.mask.copy()
+    outside[changed] = 0
+    assert not outside.any()
+    session.add_point((20, 44, 40), object_id=2)
+    assert dice(session.mask == 2, second) > 0.85
+    assert dice(session.mask == 1, first) > 0.9
+
+
+def test_an_object_larger_than_the_first_window_makes_it_grow(session: Session, engine: FloodEngine) -> None:
+    image = np.zeros((20, 120, 120), np.uint8)
+    image[4:16, 10:110, 10:110] = 255
+    session.set_image(image, (1, 1, 1))
+    session.add_point((10, 60, 60))
+    assert dice(session.mask == 1, image > 0) > 0.85
+    assert 1 < len(engine.shapes) <= 3
+
+
+def test_a_second_click_in_the_window_costs_no_encode(session: Session, engine: FloodEngine) -> None:
+    image, first, _ = two_balls()
+    session.set_image(image, (1, 1, 1))
+    session.add_point((20, 20, 20))
+    encodes = len(engine.shapes)
+    session.add_point((20, 20, 26), foreground=False)
+    assert len(engine.shapes) == encodes
+    assert session.mask[20, 20, 26] == 0
+    assert (session.mask == 1)[first].mean() > 0.7
+
+
+def test_undo_and_reset_bring_back_what_was(session: Session) -> None:
+    image, _, _ = two_balls()
+    session.set_image(image)
+    session.add_point((20, 20, 20))
+    one = session.mask.copy()
+    session.add_point((20, 20, 26), foreground=False)
+    session.add_point((20, 44, 40), object_id=2)
+    session.undo()
+    session.undo()
+    np.testing.assert_array_equal(session.mask, one)
+    session.undo()
+    assert not session.mask.any()
+    with pytest.raises(PromptError, match="undo"):
+        session.undo()
+    session.add_point((20, 20, 20))
+    session.add_point((20, 44, 40), object_id=2)
+    session.reset(object_id=1)
+    assert set(np.unique(session.mask)) == {0, 2}
+    session.reset()
+    assert not session.mask.any()
+
+
+def test_a_box_alone_segments_what_is_at_its_centre(session: Session) -> None:
+    image, first, _ = two_balls()
+    session.set_image(image)
+    session.add_box(((12, 12, 12), (28, 28, 28)))
+    assert dice(session.mask == 1, first) > 0.9
+    session.reset()
+    session.add_box(Box(12, 28, 20, 12, 12, 28, 28))
+    assert dice(session.mask == 1, first) > 0.9
+
+
+def test_background_clicks_alone_give_an_empty_mask_until_the_object_is_clicked(session: Session) -> None:
+    image, first, _ = two_balls()
+    session.set_image(image)
+    session.add_point((2, 2, 2), foreground=False)
+    assert not session.mask.any()
+    session.add_point((20, 20, 20))
+    assert dice(session.mask == 1, first) > 0.9
+
+
+def test_all_prompts_at_once_equal_one_after_the_other(session: Session) -> None:
+    image, _, _ = two_balls()
+    session.set_image(image)
+    session.add_point((20, 20, 20))
+    session.add_point((20, 20, 26), foreground=False)
+    step_by_step = session.mask.copy()
+    session.set_image(image)
+    session.set_prompts(ObjectPrompts((Point((20, 20, 20)), Point((20, 20, 26), False))))
+    assert dice(session.mask > 0, step_by_step > 0) > 0.95
+
+
+@pytest.mark.parametrize("shape", [(2, 50, 50), (50, 2, 50), (1, 30, 30), (5, 6, 7), (16, 16, 16), (1, 1, 1), (3, 400, 30)])
+def test_thin_and_small_volumes_are_segmented(session: Session, shape: tuple[int, int, int]) -> None:
+    image = np.zeros(shape, np.float32)
+    middle = tuple(n // 2 for n in shape)
+    image[tuple(slice(max(0, m - 6), m + 7) for m in middle)] = 1.0
+    session.set_image(image, (3.0, 1.0, 1.0))
+    session.add_point(middle)
+    assert session.mask.shape == shape
+    if 0 < image.mean() < 1:
+        assert session.mask[middle] == 1
+
+
+def test_anisotropic_voxels_are_sampled_near_isotropically(session: Session) -> None:
+    image = np.zeros((12, 100, 100), np.uint8)
+    image[4:8, 30:70, 30:70] = 200
+    session.set_image(image, (5.0, 1.0, 1.0))
+    session.add_point((6, 50, 50))
+    window = session.window()
+    assert window is not None
+    size_mm = [step * spacing for step, spacing in zip(window.step, (5.0, 1.0, 1.0), strict=True)]
+    assert max(size_mm) / min(size_mm) < 1.001
+    assert dice(session.mask == 1, image > 0) > 0.7
+
+
+def test_set_image_forgets_the_image_before(session: Session) -> None:
+    image, _, _ = two_balls()
+    session.set_image(image)
+    session.add_point((20, 20, 20))
+    session.set_image(np.zeros((8, 9, 10), np.uint8))
+    assert session.mask.shape == (8, 9, 10)
+    assert not session.mask.any()
+    assert session.window() is None
+
+
+@pytest.mark.parametrize("zyx", [(40, 0, 0), (-1, 3, 3), (0, 60, 0), (float("nan"), 1, 1), (1, 2)])
+def test_a_click_outside_the_image_is_refused_and_changes_nothing(session: Session, zyx: tuple[float, ...]) -> None:
+    image, _, _ = two_balls()
+    session.set_image(image)
+    session.add_point((20, 20, 20))
+    before = session.mask.copy()
+    with pytest.raises(PromptError, match="inside the image"):
+        session.add_point(zyx)
+    np.testing.assert_array_equal(session.mask, before)
+
+
+def test_other_misuse_is_refused_in_one_line(session: Session, engine: FloodEngine) -> None:
+    with pytest.raises(GstkError, match="set_image"):
+        session.add_point((0, 0, 0))
+    session.set_image(np.zeros((8, 8, 8), np.uint8))
+    for bad in (np.zeros((4, 4)), np.zeros((0, 4, 4)), np.full((4, 4, 4), np.nan), np.zeros((4, 4, 4), complex)):
+        with pytest.raises(GstkError, match="expected"):
+            session.set_image(bad)
+    with pytest.raises(GstkError):
+        session.set_image(np.zeros((4, 4, 4)), (1, 0, 1))
+    with pytest.raises(PromptError, match="object id"):
+        session.add_point((1, 1, 1), object_id=0)
+    with pytest.raises(PromptError, match="corners"):
+        session.add_box(((0, 0, 0), (9, 9, 9)))
+    with pytest.raises(PromptError, match="two corners"):
+        session.add_box((1, 2, 3))  # type: ignore[arg-type]
+    with session:
+        pass
+    assert engine.closed
+
+
+def test_the_tiny_bundle_segments_a_phantom_it_has_not_seen(tmp_path: Path) -> None:
+    import gstk
+    from gstk.demo import phantom_case
+
+    case = phantom_case(seed=3, objects=1)
+    assert case.labels is not None
+    with gstk.open("tiny", threads=2) as opened:
+        opened.set_image(case.image, case.geometry.spacing_mm)
+        opened.add_point(case.prompts[1].points[0].zyx)
+        assert dice(opened.mask == 1, case.labels == 1) > 0.6

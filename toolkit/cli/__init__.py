@@ -1,0 +1,60 @@
+"""The command line: one file a command, each a thin call of a public function."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from gstk._version import __version__
+from gstk.cli.export import export_command
+from gstk.cli.infer import infer_command
+from gstk.cli.phantom import phantom_command
+from gstk.cli.prepare import prepare_command
+from gstk.errors import GstkError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="gstk",
+    help="VISTA3D, from fine-tuning to deployment: a click in a 3D medical image gives a mask, inside a time budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+app.command("infer")(infer_command)
+app.command("prepare")(prepare_command)
+app.command("export")(export_command)
+app.command("phantom")(phantom_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gstk {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+def main() -> None:
+    """Entry point: an error that gstk raises on purpose is one line and exit code 1, an interrupt is 130."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)  # type: ignore[assignment]
+    try:
+        app()
+    except GstkError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)

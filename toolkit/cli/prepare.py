@@ -1,0 +1,55 @@
+"""`gstk prepare`: make .npz cases from clinical and research volumes."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["prepare_command"]
+
+
+class _SpacingOrder(StrEnum):
+    zyx = "zyx"
+    xyz = "xyz"
+
+
+def prepare_command(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="NIfTI, NRRD, MetaImage or .npz files, DICOM folders, or folders of them.", show_default=False
+        ),
+    ],
+    out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder for the .npz cases.", show_default=False)],
+    window: Annotated[
+        str,
+        typer.Option(
+            help="auto, percentile, soft, lung, brain, bone, or width,level in HU. Quote it as --window=400,-40."
+        ),
+    ] = "auto",
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Label map of the one source, or a folder with one for each, of the same name."),
+    ] = None,
+    spacing_order: Annotated[
+        _SpacingOrder, typer.Option(help="Axis order of the spacing in .npz sources.")
+    ] = _SpacingOrder.zyx,
+) -> None:
+    """Make .npz cases from volumes: intensities to 0..255, label maps to classes and boxes."""
+    from gstk.prepare import prepare
+
+    order = spacing_order.value
+    results = prepare(sources, out_dir, window, labels, "xyz" if order == "xyz" else "zyx", progress=True)
+    for result in results:
+        for warning in result.warnings:
+            typer.echo(f"{result.source}: warning: {warning}", err=True)
+        if result.error is not None:
+            typer.echo(f"{result.source}: {result.error}", err=True)
+            continue
+        ids = ", ".join(f"{old} -> {new}" for old, new in result.label_ids.items())
+        typer.echo(f"{result.output}: {result.intensities}{'; labels ' + ids if ids else ''}")
+    failed = sum(result.error is not None for result in results)
+    typer.echo(f"{len(results) - failed} of {len(results)} prepared")
+    if failed:
+        raise typer.Exit(1)

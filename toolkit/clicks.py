@@ -1,0 +1,93 @@
+"""Where the official protocol clicks next: the centre of the largest error.
+
+A leaf module (NumPy and SciPy, imports nothing of gstk) that every room may import: evaluation clicks by this rule,
+and training can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+__all__ = ["Click", "component_centre", "next_click", "seeded_choice"]
+
+MAX_EDT_VOXELS = 60_000_000
+"""A padded component above this size is measured on a copy max-pooled by 2 (CVPR25 challenge, official evaluator)."""
+
+_CONNECTIVITY_26 = np.ones((3, 3, 3), bool)
+
+
+class Click(NamedTuple):
+    """A click: voxel (z,y,x) and whether it says that the object is there."""
+
+    zyx: tuple[int, int, int]
+    foreground: bool
+
+
+def seeded_choice(count: int) -> int:
+    """The official tie-break: `np.random.seed(42)`, then `np.random.choice`, without touching the global state."""
+    return int(np.random.RandomState(42).choice(count))
+
+
+def next_click(
+    prediction: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    choose: Callable[[int], int] = seeded_choice,
+    max_edt_voxels: int = MAX_EDT_VOXELS,
+) -> Click | None:
+    """The click that the official protocol would make on one class.
+
+    Args:
+        prediction, truth: bool (z,y,x), the class's mask and its ground truth.
+        choose: picks among that many equally central voxels.
+        max_edt_voxels: above this many padded voxels the centre is sought at half the resolution.
+
+    Returns:
+        The most central voxel of the largest 26-connected component of the error, foreground where the object was
+        missed, background where it was invented; None where there is no error.
+    """
+    error = prediction != truth
+    if not error.any():
+        return None
+    # Components are searched in the error's bounding box: most errors are small beside the volume.
+    box = ndimage.find_objects(error.astype(np.uint8))[0]
+    components, _ = ndimage.label(error[box], structure=_CONNECTIVITY_26)
+    largest = int(np.bincount(components.ravel())[1:].argmax()) + 1
+    local = component_centre(components == largest, choose, max_edt_voxels)
+    z, y, x = (int(i + axis.start) for i, axis in zip(local, box, strict=True))
+    return Click((z, y, x), bool(truth[z, y, x]))
+
+
+def component_centre(
+    component: NDArray[np.bool_],
+    choose: Callable[[int], int] = seeded_choice,
+    max_edt_voxels: int = MAX_EDT_VOXELS,
+) -> tuple[int, int, int]:
+    """The voxel of a component that is farthest from its border (Euclidean, voxel units).
+
+    Args:
+        component: bool (z,y,x), at least one voxel set.
+        choose, max_edt_voxels: as in `next_click`.
+    """
+    box = ndimage.find_objects(component.astype(np.uint8))[0]
+    crop = component[box]
+    pad = [max(1, int(0.25 * n)) for n in crop.shape]
+    factor = 2 if np.prod([n + 2 * p for n, p in zip(crop.shape, pad, strict=True)]) > max_edt_voxels else 1
+    padded = np.pad(crop, [(p, p) for p in pad])
+    if factor == 2:
+        padded = np.pad(padded, [(0, n % 2) for n in padded.shape])
+        z, y, x = (n // 2 for n in padded.shape)
+        padded = padded.reshape(z, 2, y, 2, x, 2).max(axis=(1, 3, 5))
+    distance = ndimage.distance_transform_edt(padded)
+    centres = np.argwhere(distance == distance.max())
+    centre = centres[choose(len(centres))] * factor - pad
+    centre = np.clip(centre, 0, np.array(crop.shape) - 1)
+    if not crop[tuple(centre)]:  # a pooled voxel may stand beside the component itself
+        voxels = np.argwhere(crop)
+        centre = voxels[((voxels - centre) ** 2).sum(axis=1).argmin()]
+    z, y, x = (int(i + axis.start) for i, axis in zip(centre, box, strict=True))
+    return z, y, x

@@ -1,0 +1,30 @@
+"""`gstk.open`: a bundle, the best backend that is here, and a session on them."""
+
+from __future__ import annotations
+
+from gstk.engines.select import open_engine
+from gstk.export.bundle import Bundle, find_bundle
+from gstk.files import StrPath
+from gstk.session import Session
+from gstk.window import Framing
+
+__all__ = ["open"]
+
+
+def open(bundle: StrPath = "tiny", backend: str = "auto", threads: int | None = None) -> Session:
+    """Opens a bundle for interactive use.
+
+    Args:
+        bundle: a bundle's folder, or the name of one that ships inside the package.
+        backend: "openvino", "onnxruntime", or "auto" for the best that is here.
+        threads: processor threads to use; None leaves it to the backend.
+
+    Raises:
+        BundleError: the bundle is not there, or is not what its manifest says.
+        BackendMissing: the backend is not installed; the message names the extra that installs it.
+    """
+    opened = Bundle.open(find_bundle(bundle))
+    roi = opened.manifest.roi
+    z, y, x = roi.default
+    framing = Framing(voxels=z * y * x, multiple=roi.multiple, minimum=roi.minimum)
+    return Session(open_engine(opened, backend=backend, threads=threads), framing)

@@ -1,0 +1,166 @@
+"""A picture of a result: three orthogonal slices through each object's prompt, with the mask, the clicks and the box."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from gstk.files import StrPath, atomic_path
+from gstk.geometry import Geometry
+from gstk.preprocess import intensity_range, normalise
+from gstk.prompts import ObjectPrompts, Voxel
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+__all__ = ["draw_overlay", "object_colour", "save_overlay"]
+
+PANEL_PIXELS = 300
+GAP_PIXELS = 8
+CAPTION_PIXELS = 20
+MAX_ROWS = 8
+_VIEWS = (("axial", 0), ("coronal", 1), ("sagittal", 2))
+_COLOURS = ((255, 176, 0), (100, 143, 255), (220, 38, 127), (0, 190, 150), (254, 97, 0), (150, 110, 255))
+_FOREGROUND, _BACKGROUND = (60, 230, 90), (255, 70, 70)
+
+
+def object_colour(object_id: int) -> tuple[int, int, int]:
+    """RGB of an object; neighbours in number differ, also to the colour-blind."""
+    return _COLOURS[(object_id - 1) % len(_COLOURS)]
+
+
+def save_overlay(
+    path: StrPath,
+    volume: NDArray[np.generic],
+    geometry: Geometry,
+    mask: NDArray[np.integer],
+    prompts: Mapping[int, ObjectPrompts],
+) -> Path:
+    """Writes `draw_overlay`'s picture as a PNG, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    picture = draw_overlay(volume, geometry, mask, prompts)
+    with atomic_path(path) as partial:
+        picture.save(partial, format="PNG", optimize=True)
+    return Path(path)
+
+
+def draw_overlay(
+    volume: NDArray[np.generic],
+    geometry: Geometry,
+    mask: NDArray[np.integer],
+    prompts: Mapping[int, ObjectPrompts],
+) -> Image:
+    """Draws one row an object (the first `MAX_ROWS` that have prompts): axial, coronal and sagittal.
+
+    Args:
+        volume: (z,y,x), any real dtype.
+        geometry: the volume's; pixels are made square in millimetres.
+        mask: integer (z,y,x), object ids.
+        prompts: by object id. Clicks and the box are drawn where they lie in the slice shown.
+
+    Returns:
+        An RGB `PIL.Image`.
+    """
+    from PIL import Image, ImageDraw
+
+    shown = [(k, p) for k, p in sorted(prompts.items()) if p.points or p.box][:MAX_ROWS]
+    low, high = intensity_range(volume)
+    rows = []
+    for object_id, said in shown:
+        centre = _centre(said, mask == object_id)
+        rows.append([_panel(volume, geometry, mask, said, centre, axis, low, high) for _, axis in _VIEWS])
+    widths = [max((row[i].width for row in rows), default=PANEL_PIXELS) for i in range(3)]
+    heights = [max(panel.height for panel in row) + CAPTION_PIXELS for row in rows]
+    size = (sum(widths) + 4 * GAP_PIXELS, sum(heights) + (len(rows) + 1) * GAP_PIXELS)
+    picture = Image.new("RGB", size, (18, 18, 22))
+    pen = ImageDraw.Draw(picture)
+    top = GAP_PIXELS
+    for (object_id, said), row, height in zip(shown, rows, heights, strict=True):
+        left = GAP_PIXELS
+        for (name, axis), panel, width in zip(_VIEWS, row, widths, strict=True):
+            index = _centre(said, mask == object_id)[axis]
+            text = f"object {object_id}   {name} {'zyx'[axis]} = {index}"
+            pen.text((left + 2, top + 3), text, fill=object_colour(object_id))
+            picture.paste(panel, (left, top + CAPTION_PIXELS))
+            left += width + GAP_PIXELS
+        top += height + GAP_PIXELS
+    return picture
+
+
+def _centre(prompts: ObjectPrompts, mask: NDArray[np.bool_]) -> Voxel:
+    """Where the slices cross: the first foreground click, else the box's middle, else any click."""
+    for point in sorted(prompts.points, key=lambda p: not p.foreground):
+        if point.foreground or prompts.box is None:
+            return point.zyx
+    box = prompts.box
+    assert box is not None, "rows are drawn for objects with prompts"
+    return (box.z_mid, (box.z_mid_y_min + box.z_mid_y_max) // 2, (box.z_mid_x_min + box.z_mid_x_max) // 2)
+
+
+def _panel(
+    volume: NDArray[np.generic],
+    geometry: Geometry,
+    mask: NDArray[np.integer],
+    prompts: ObjectPrompts,
+    centre: Voxel,
+    axis: int,
+    low: float,
+    high: float,
+) -> Image:
+    from PIL import Image, ImageDraw
+
+    rows, columns = (a for a in range(3) if a != axis)
+    spacing = geometry.spacing_mm
+    grey = np.rint(255 * normalise(np.take(volume, centre[axis], axis), low, high)).astype(np.uint8)
+    labels = np.take(mask, centre[axis], axis)
+    height_mm, width_mm = grey.shape[0] * spacing[rows], grey.shape[1] * spacing[columns]
+    scale = PANEL_PIXELS / max(height_mm, width_mm)
+    size = (max(24, round(width_mm * scale)), max(24, round(height_mm * scale)))
+    pixels = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB")).astype(np.float32)
+    for object_id in np.unique(labels[labels > 0]):
+        inside = Image.fromarray((labels == object_id).astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
+        covered = np.asarray(inside) > 127
+        rim = covered & ~ndimage.binary_erosion(covered, iterations=2)
+        colour = np.array(object_colour(int(object_id)), np.float32)
+        pixels[covered] = 0.75 * pixels[covered] + 0.25 * colour
+        pixels[rim] = colour
+    flip = axis != 0  # coronal and sagittal slices stand upright: the last slice is on top
+    if flip:
+        pixels = pixels[::-1]
+    panel = Image.fromarray(np.rint(pixels).astype(np.uint8))
+
+    def to_pixel(row: float, column: float) -> tuple[float, float]:
+        y = (row + 0.5) * spacing[rows] * scale
+        return (column + 0.5) * spacing[columns] * scale, size[1] - y if flip else y
+
+    _draw_prompts(ImageDraw.Draw(panel), prompts, centre, axis, (rows, columns), to_pixel)
+    return panel
+
+
+def _draw_prompts(pen: ImageDraw, prompts: ObjectPrompts, centre: Voxel, axis: int, plane: Sequence[int], to_pixel) -> None:  # type: ignore[no-untyped-def]
+    rows, columns = plane
+    if prompts.box is not None:
+        low, high = prompts.box.corners()
+        if low[axis] <= centre[axis] <= high[axis]:
+            first = to_pixel(low[rows] - 0.5, low[columns] - 0.5)
+            last = to_pixel(high[rows] + 0.5, high[columns] + 0.5)
+            x, y = sorted((first[0], last[0])), sorted((first[1], last[1]))
+            pen.rectangle((x[0], y[0], x[1], y[1]), outline=(255, 255, 255))
+    for point in prompts.points:
+        if point.zyx[axis] != centre[axis]:
+            continue
+        x, y = to_pixel(point.zyx[rows], point.zyx[columns])
+        colour = _FOREGROUND if point.foreground else _BACKGROUND
+        pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour, outline=(0, 0, 0))
+        pen.line((x - 3, y, x + 3, y), fill=(0, 0, 0))
+        if point.foreground:
+            pen.line((x, y - 3, x, y + 3), fill=(0, 0, 0))

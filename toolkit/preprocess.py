@@ -1,0 +1,106 @@
+"""What is done to voxels on their way into the network and back: the same numbers in training, here and in C++.
+
+A leaf module (NumPy alone, imports nothing of gstk) that every room may import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["axis_weights", "intensity_range", "normalise", "resample"]
+
+PERCENTILES = (1.0, 99.0)
+"""Percentiles of the whole volume that become 0 and 1 (the paper, section 3.2)."""
+
+
+def intensity_range(volume: NDArray[np.generic]) -> tuple[float, float]:
+    """The 1st and 99th percentile of a whole volume, linearly interpolated.
+
+    Args:
+        volume: any real dtype, any shape.
+
+    Returns:
+        (low, high) in the volume's units. Equal percentiles (nearly all voxels the same) fall back to the minimum
+        and maximum, so that a small bright object on nothing still has contrast.
+    """
+    low, high = (float(v) for v in np.percentile(volume, PERCENTILES))
+    if not high > low:
+        low, high = float(volume.min()), float(volume.max())
+    return low, high
+
+
+def normalise(voxels: NDArray[np.generic], low: float, high: float) -> NDArray[np.float32]:
+    """Maps [low, high] to [0, 1] and clips.
+
+    Returns:
+        float32 of the same shape; all 0 where low equals high.
+    """
+    if not high > low:
+        return np.zeros(voxels.shape, np.float32)
+    scaled = (voxels.astype(np.float32) - np.float32(low)) * np.float32(1.0 / (high - low))
+    return np.clip(scaled, 0.0, 1.0, out=scaled)
+
+
+def axis_weights(
+    n_in: int, n_out: int, start: float, step: float, outside: Literal["zero", "edge"] = "zero"
+) -> NDArray[np.float32]:
+    """Interpolation along one axis as a matrix.
+
+    Output voxel i has its centre at input coordinate `start + (i + 0.5)·step - 0.5` (voxel centres are integers). The
+    kernel is a triangle of half-width max(step, 1): linear interpolation, widened to an antialiasing filter where
+    the output is coarser.
+
+    Args:
+        n_in, n_out: voxels along the axis.
+        start: coordinate of the window's first face, in input voxels plus one half: 0 is the volume's own face.
+        step: input voxels per output voxel, > 0.
+        outside: what lies beyond the input: 0, or the nearest voxel's value.
+
+    Returns:
+        float32 (n_out, n_in). Rows sum to 1, less what "zero" leaves outside.
+    """
+    centre = start + (np.arange(n_out) + 0.5) * step - 0.5
+    half = max(step, 1.0)
+    first = np.floor(centre - half).astype(np.int64) + 1
+    index = first[:, None] + np.arange(int(np.ceil(2 * half)) + 1)[None]
+    weight = np.maximum(0.0, 1.0 - np.abs(index - centre[:, None]) / half)
+    weight /= weight.sum(axis=1, keepdims=True)
+    inside = (index >= 0) & (index < n_in)
+    if outside == "zero":
+        weight = np.where(inside, weight, 0.0)
+    matrix = np.zeros((n_out, n_in))
+    np.add.at(matrix, (np.arange(n_out)[:, None], np.clip(index, 0, n_in - 1)), weight)
+    return matrix.astype(np.float32)
+
+
+def resample(
+    volume: NDArray[np.float32],
+    start: Sequence[float],
+    step: Sequence[float],
+    shape: Sequence[int],
+    outside: Literal["zero", "edge"] = "zero",
+) -> NDArray[np.float32]:
+    """Samples an axis-aligned window of a volume, separably, axis by axis.
+
+    Args:
+        volume: float32 (z,y,x).
+        start, step, shape: per axis, as in `axis_weights`; shape is the output's.
+
+    Returns:
+        float32 of `shape`, contiguous.
+    """
+    result = volume
+    # Axes that shrink most go first, so that the others have less to do.
+    for axis in sorted(range(3), key=lambda a: shape[a] / volume.shape[a]):
+        if start[axis] == 0 and step[axis] == 1 and shape[axis] == volume.shape[axis]:
+            continue
+        matrix = axis_weights(volume.shape[axis], shape[axis], start[axis], step[axis], outside)
+        used = np.flatnonzero(matrix.any(axis=0))
+        low, high = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 1)
+        part = result[tuple(slice(low, high) if a == axis else slice(None) for a in range(3))]
+        result = np.moveaxis(np.tensordot(matrix[:, low:high], part, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(result, dtype=np.float32)

@@ -1,0 +1,1 @@
+"""Training: the network, its checkpoints, sampling, generated data and the loop."""

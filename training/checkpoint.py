@@ -1,0 +1,264 @@
+"""Checkpoints: ours carries its architecture; others are read too, and none of them can run code.
+
+Ours is `{"gstk": 1, "architecture": {...}, "model": state dict, ...}`, or the same in the string metadata of a
+safetensors file. Read as well: a bare state dict (the official VISTA3D weights are one), `{"model": ...}`,
+`{"state_dict": ...}`, names behind `module.` or `network.`, safetensors of anyone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.networks.nets.vista3d import VISTA3D
+from torch import Tensor, nn
+
+from gstk.errors import CheckpointError
+from gstk.training.network import build_network
+from gstk.training.spec import VISTA3DSpec
+
+__all__ = ["load_checkpoint", "load_extra", "load_network", "save_checkpoint"]
+
+_FORMAT = 1
+_MAX_LEVELS = 8
+_RESERVED = ("gstk", "architecture", "model")
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "network")
+_PREFIXES = ("module.", "network.", "model.", "_orig_mod.")
+_OPTIONAL = ("image_encoder.up_layers_auto.", "class_head.")
+_BLOCK = re.compile(r"image_encoder\.encoder\.layers\.(\d{1,3})\.blocks\.(\d{1,3})\.conv1\.weight")
+_PLAIN = (type(None), bool, int, float, str)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> tuple[VISTA3DSpec, dict[str, Tensor]]:
+    """Reads weights and the architecture they belong to, without running anything that the file holds.
+
+    Args:
+        path: a checkpoint of gstk, or weights as described at the top of this module.
+
+    Returns:
+        The spec (from the file or, where it has none, from the weights) and the state dict on the CPU under the
+        official names. The branch for automatic segmentation (`class_head`, `up_layers_auto`) may be missing from it.
+
+    Raises:
+        CheckpointError: no checkpoint, unsafe, not of VISTA3D, or not of the architecture that it states.
+    """
+    path = Path(path)
+    payload = _read(path)
+    state = _state_dict(payload, path)
+    inferred = _infer_spec(state, path)
+    spec = inferred
+    if "architecture" in payload:
+        spec = _stated_spec(payload["architecture"], path)
+        _require_same(spec, inferred, path)
+    _check_keys(spec, state, path)
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise CheckpointError(f"{len(broken)} tensors of {path} hold NaN or infinity (first: {broken[0]})")
+    return spec, state
+
+
+def load_network(path: str | os.PathLike[str], spec: VISTA3DSpec | None = None) -> VISTA3D:
+    """Builds the network of a checkpoint and loads its weights, as float32 on the CPU, in training mode.
+
+    Args:
+        path: see `load_checkpoint`.
+        spec: the architecture to insist on; None takes the checkpoint's.
+
+    Raises:
+        CheckpointError: see `load_checkpoint`; also when the checkpoint is not of `spec`.
+    """
+    found, state = load_checkpoint(path)
+    if spec is not None:
+        _require_same(spec, found, Path(path))
+    network = build_network(spec or found)
+    network.load_state_dict(state, strict=False)
+    return network
+
+
+def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `save_checkpoint` was given as `extra`; empty for weights of others.
+
+    Raises:
+        CheckpointError: no checkpoint, or unsafe.
+    """
+    payload = _read(Path(path))
+    return {k: v for k, v in payload.items() if k not in _RESERVED} if "gstk" in payload else {}
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    network: nn.Module,
+    spec: VISTA3DSpec,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a checkpoint whole or not at all.
+
+    Args:
+        path: the file; `.safetensors` writes that format, anything else torch's.
+        network: a VISTA3D network, possibly inside DistributedDataParallel; its weights are stored in their dtype.
+        spec: its architecture.
+        extra: plain values, containers of them, and (torch's format only) tensors, such as an optimizer's state.
+
+    Raises:
+        CheckpointError: `extra` holds what could not be read back safely, or takes a reserved name.
+        OSError: the file cannot be written; an older one is then as it was.
+    """
+    path = Path(path)
+    extra = dict(extra or {})
+    taken = sorted(set(extra) & set(_RESERVED))
+    if taken:
+        raise CheckpointError(f"got extra fields {taken}, which the checkpoint itself uses; choose other names")
+    state = _strip_prefixes({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
+    _check_keys(spec, state, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        if path.suffix == ".safetensors":
+            metadata = {"gstk": str(_FORMAT), "architecture": json.dumps(spec.to_dict())}
+            for name, value in extra.items():
+                _require_plain(value, name, tensors=False)
+                metadata[name] = json.dumps(value)
+            _safetensors().torch.save_file(state, draft, metadata=metadata)
+        else:
+            _require_plain(extra, "extra", tensors=True)
+            torch.save({"gstk": _FORMAT, "architecture": spec.to_dict(), "model": state, **extra}, draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file as a dict; safetensors becomes `{"model": tensors, **metadata}` when it is ours."""
+    if not path.is_file():
+        raise CheckpointError(f"got {path}, expected a checkpoint file (.pt, .pth or .safetensors)")
+    try:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a file of anyone: whatever its reader raises, it is no checkpoint
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as weights ({type(error).__name__}: {reason[:160]}); "
+            "expected tensors and plain values only, since pickled code is never run"
+        ) from None
+    if not isinstance(payload, Mapping):
+        raise CheckpointError(f"got a {type(payload).__name__} in {path}, expected a state dict or a dict with one")
+    return dict(payload)
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with _safetensors().safe_open(path, framework="pt", device="cpu") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = file.metadata() or {}
+    if "gstk" not in metadata:
+        return state
+    return {"model": state, **{name: json.loads(value) for name, value in metadata.items()}}
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError:
+        raise CheckpointError('.safetensors needs the safetensors package; pip install "gstk[train]"') from None
+    return safetensors
+
+
+def _state_dict(payload: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    state: Mapping[Any, Any] = payload
+    for wrapper in _WRAPPERS:
+        if isinstance(payload.get(wrapper), Mapping):
+            state = payload[wrapper]
+            break
+    strange = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if strange or not state:
+        what = f"{len(strange)} entries that are no tensors (first: {strange[0]!r})" if strange else "no tensors"
+        raise CheckpointError(f"got {what} in {path}, expected a state dict of VISTA3D")
+    return _strip_prefixes(state)
+
+
+def _strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return dict(state)
+
+
+def _infer_spec(state: Mapping[str, Tensor], path: Path) -> VISTA3DSpec:
+    """The architecture that the weights' names and shapes imply; `last_supported` leaves no trace in them."""
+    first = state.get("image_encoder.encoder.conv_init.weight")
+    classes = state.get("point_head.class_embeddings.weight")
+    if first is None or first.ndim != 5 or classes is None or classes.ndim != 2:
+        missing = "image_encoder.encoder.conv_init.weight and point_head.class_embeddings.weight"
+        raise CheckpointError(
+            f"{path} is no VISTA3D with a point head: expected {missing} among its {len(state)} tensors, "
+            f"got {', '.join(list(state)[:3])}, ..."
+        )
+    blocks = Counter(int(match[1]) for match in map(_BLOCK.fullmatch, state) if match)
+    if sorted(blocks) != list(range(len(blocks))) or len(blocks) > _MAX_LEVELS:
+        raise CheckpointError(
+            f"{path} has encoder levels {sorted(blocks)[:10]}, expected 0, 1, 2, ... and at most {_MAX_LEVELS}"
+        )
+    return VISTA3DSpec(
+        width=first.shape[0],
+        in_channels=first.shape[1],
+        blocks_down=tuple(blocks[level] for level in range(len(blocks))),
+        n_classes=classes.shape[0],
+    )
+
+
+def _stated_spec(architecture: object, path: Path) -> VISTA3DSpec:
+    if not isinstance(architecture, Mapping):
+        raise CheckpointError(f"got architecture {str(architecture)[:80]!r} in {path}, expected a dict of its fields")
+    return VISTA3DSpec.from_dict(architecture)
+
+
+def _require_same(expected: VISTA3DSpec, found: VISTA3DSpec, path: Path) -> None:
+    for name in ("width", "blocks_down", "in_channels", "n_classes"):
+        want, got = getattr(expected, name), getattr(found, name)
+        if want != got:
+            raise CheckpointError(f"the weights of {path} have {name} {got}, expected {want} as the architecture says")
+
+
+def _check_keys(spec: VISTA3DSpec, state: Mapping[str, Tensor], path: Path) -> None:
+    """Compares names and shapes with those of the network, built without memory on torch's meta device."""
+    with torch.device("meta"):
+        expected = {name: tuple(value.shape) for name, value in build_network(spec).state_dict().items()}
+    missing = [name for name in expected if name not in state and not name.startswith(_OPTIONAL)]
+    unexpected = [name for name in state if name not in expected]
+    misshaped = [
+        f"{name} {tuple(state[name].shape)} for {shape}"
+        for name, shape in expected.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    faults = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
+        if names
+    ]
+    if faults:
+        raise CheckpointError(f"the weights of {path} are not those of VISTA3D {spec.to_dict()}: {'; '.join(faults)}")
+
+
+def _require_plain(value: object, name: str, *, tensors: bool) -> None:
+    """Refuses what `weights_only` (or JSON) would not read back. NumPy's float64 is a float too, hence exact types."""
+    if type(value) in _PLAIN or (tensors and type(value) in (Tensor, nn.Parameter)):
+        return
+    if type(value) in (dict, OrderedDict):
+        for key, item in value.items():  # type: ignore[attr-defined]
+            _require_plain(key, name, tensors=False)
+            _require_plain(item, f"{name}.{key}", tensors=tensors)
+    elif type(value) in (list, tuple):
+        for item in value:  # type: ignore[attr-defined]
+            _require_plain(item, name, tensors=tensors)
+    else:
+        allowed = "None, bool, int, float, str, list, tuple, dict" + (" and tensors" if tensors else "")
+        raise CheckpointError(f"got a {type(value).__module__}.{type(value).__name__} in {name}, expected {allowed}")

@@ -1,0 +1,210 @@
+"""VISTA3D on MONAI's own modules, and its interactive branch as two modules: encode an image once, decode every click.
+
+`Encoder` and `PromptDecoder` hold no weights of their own: they run the modules of the network that they are given, in
+an order that does the prompt-independent work once, that traces into clean graphs, and that trains. Their result is
+`VISTA3D.forward`'s, to rounding (`tests/test_network.py`).
+
+Axis letters: B objects, N points, C channels, T image tokens (of half resolution), Q prompt tokens, H W D voxels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from monai.networks.nets import SegResNetDS2
+from monai.networks.nets.vista3d import (
+    VISTA3D,
+    Attention,
+    ClassMappingClassify,
+    PointMappingSAM,
+    TwoWayAttentionBlock,
+    TwoWayTransformer,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gstk.training.spec import VISTA3DSpec
+
+__all__ = ["Encoder", "PromptDecoder", "build_network"]
+
+
+def build_network(spec: VISTA3DSpec | None = None) -> VISTA3D:
+    """Builds VISTA3D from MONAI's modules with fresh weights.
+
+    Args:
+        spec: the architecture; None is `vista3d132`, whose state dict has the official names and shapes.
+    """
+    spec = spec or VISTA3DSpec()
+    image_encoder = SegResNetDS2(
+        in_channels=spec.in_channels,
+        blocks_down=spec.blocks_down,
+        norm="instance",
+        out_channels=spec.width,
+        init_filters=spec.width,
+        dsdepth=1,
+    )
+    point_head = PointMappingSAM(
+        feature_size=spec.width, n_classes=spec.n_classes, last_supported=spec.last_supported
+    )
+    class_head = ClassMappingClassify(n_classes=spec.n_classes, feature_size=spec.width, use_mlp=True)
+    return VISTA3D(image_encoder=image_encoder, class_head=class_head, point_head=point_head)
+
+
+class Encoder(nn.Module):
+    """Everything of the interactive branch that does not depend on a prompt (DESIGN: the encoder graph)."""
+
+    def __init__(self, network: VISTA3D) -> None:
+        super().__init__()
+        self.image_encoder = network.image_encoder
+        self.feat_downsample = network.point_head.feat_downsample
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Encodes a region.
+
+        Args:
+            image: float [1,1,H,W,D], percentile-normalised to 0–1, sides multiples of the spec's `roi_multiple`.
+
+        Returns:
+            float [1,C,H/2,W/2,D/2].
+        """
+        features, _ = self.image_encoder(image, with_point=True, with_label=False)
+        return cast(Tensor, self.feat_downsample(features))
+
+
+class PromptDecoder(nn.Module):
+    """The point head behind `feat_downsample`, B objects on one embedding (DESIGN: the prompt_decoder graph).
+
+    The head ends in `hyper · Conv3d(u)`. Both are linear, so the convolution's kernel is contracted with `hyper` first:
+    C→C channels become 27 taps by one matrix product per object, and a fixed 27→1 convolution shifts and adds them.
+    """
+
+    taps: Tensor
+
+    def __init__(self, network: VISTA3D) -> None:
+        super().__init__()
+        head = cast(PointMappingSAM, network.point_head)
+        self.pe_layer = head.pe_layer
+        self.point_embeddings = head.point_embeddings
+        self.not_a_point_embed = head.not_a_point_embed
+        self.special_class_embed = head.special_class_embed
+        self.supported_embed = head.supported_embed
+        self.mask_tokens = head.mask_tokens
+        self.transformer = head.transformer
+        self.upsample = head.output_upscaling[:3]
+        self.last_conv = head.output_upscaling[3]
+        self.hyper = head.output_hypernetworks_mlps
+        # Tap t of the fixed convolution reads channel t at offset t: a sum of 27 shifts, zero outside the region.
+        self.register_buffer("taps", torch.eye(27).reshape(1, 27, 3, 3, 3), persistent=False)
+
+    def forward(self, embedding: Tensor, point_coords: Tensor, point_labels: Tensor) -> Tensor:
+        """Decodes the prompts of B objects.
+
+        Args:
+            embedding: float [1,C,H/2,W/2,D/2], from `Encoder`.
+            point_coords: float [B,N,3], voxel indices of the region (z,y,x).
+            point_labels: int64 [B,N]: -1 padding, 0/1 background/foreground, 2/3 the same for special classes.
+
+        Returns:
+            logits, float [B,1,H,W,D]: above 0 is the object.
+        """
+        h, w, d = embedding.shape[2:]
+        prompt = self._embed_points(point_coords, point_labels, (2 * h, 2 * w, 2 * d))
+        objects = prompt.shape[0]
+        mask_token = self.mask_tokens.weight.unsqueeze(0).expand(objects, -1, -1)
+        supported = self.supported_embed.weight.unsqueeze(0).expand(objects, -1, -1)
+        tokens_BQC = torch.cat((mask_token, prompt, supported), dim=1)
+        image_TC = embedding.flatten(2).transpose(1, 2)
+        tokens_BQC, image_BTC = _two_way(self.transformer, image_TC, self._grid_encoding(h, w, d), tokens_BQC)
+        hyper_B1C = self.hyper(tokens_BQC[:, :1, :])
+        features = image_BTC.transpose(1, 2).reshape(objects, -1, h, w, d)
+        return self._fold(self.upsample(features), hyper_B1C)
+
+    def _embed_points(self, coords: Tensor, labels: Tensor, shape: tuple[int, int, int]) -> Tensor:
+        """Point tokens [B,N,C]; MONAI's boolean-indexed additions written as masks and sums."""
+        matrix = self._frequencies()
+        z, y, x = ((coords[..., axis : axis + 1] + 0.5) / shape[axis] for axis in range(3))
+        angle = 2 * math.pi * sum((2 * c - 1) * matrix[axis] for axis, c in enumerate((z, y, x)))
+        encoding = torch.cat((torch.sin(angle), torch.cos(angle)), dim=-1)
+
+        def mask(*values: int) -> Tensor:
+            hits = [labels == value for value in values]
+            hit = hits[0] if len(hits) == 1 else torch.logical_or(*hits)
+            return hit.unsqueeze(-1).to(encoding.dtype)
+
+        return (
+            encoding * (1 - mask(-1))
+            + mask(-1) * self.not_a_point_embed.weight
+            + mask(0, 2) * self.point_embeddings[0].weight
+            + mask(1, 3) * self.point_embeddings[1].weight
+            + mask(2, 3) * self.special_class_embed.weight
+        )
+
+    def _grid_encoding(self, h: int, w: int, d: int) -> Tensor:
+        """Positional encoding of the image tokens [1,T,C]: the angle is a sum of one term per axis."""
+        matrix = self._frequencies()
+
+        def axis_angle(size: int, axis: int) -> Tensor:
+            centre = (torch.arange(size, dtype=matrix.dtype, device=matrix.device) + 0.5) / size
+            return 2 * math.pi * (2 * centre - 1).unsqueeze(-1) * matrix[axis]
+
+        angle = axis_angle(h, 0)[:, None, None] + axis_angle(w, 1)[None, :, None] + axis_angle(d, 2)[None, None]
+        angle_TC = angle.reshape(1, h * w * d, matrix.shape[1])
+        return torch.cat((torch.sin(angle_TC), torch.cos(angle_TC)), dim=-1)
+
+    def _frequencies(self) -> Tensor:
+        return cast(Tensor, self.pe_layer.positional_encoding_gaussian_matrix)
+
+    def _fold(self, features_BCHWD: Tensor, hyper_B1C: Tensor) -> Tensor:
+        objects, channels, h, w, d = features_BCHWD.shape
+        kernel = self.last_conv.weight.reshape(channels, channels * 27)
+        kernel_BC27 = (hyper_B1C @ kernel).reshape(objects, channels, 27)
+        bias_B1111 = (hyper_B1C @ self.last_conv.bias).reshape(objects, 1, 1, 1, 1)
+        if self.training:  # the same sum as one convolution an object: half the time of the other with its gradient
+            kernels = kernel_BC27.reshape(objects, 1, channels, 3, 3, 3)
+            logits = [F.conv3d(f.unsqueeze(0), k, padding=1) for f, k in zip(features_BCHWD, kernels, strict=True)]
+            return torch.cat(logits) + bias_B1111
+        shifted = (kernel_BC27.transpose(1, 2) @ features_BCHWD.reshape(objects, channels, h * w * d)).reshape(
+            objects, 27, h, w, d
+        )
+        return F.conv3d(shifted, self.taps.to(shifted.dtype), padding=1) + bias_B1111
+
+
+def _two_way(
+    transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, points: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`TwoWayTransformer.forward` on tokens; a batch of one image broadcasts over B objects for as long as it can."""
+    queries, keys = points, image
+    for layer in transformer.layers:
+        queries, keys = _block(layer, queries, keys, points, image_pe)
+    attended = _attend(transformer.final_attn_token_to_image, queries + points, keys + image_pe, keys)
+    return transformer.norm_final_attn(queries + attended), keys
+
+
+def _block(
+    block: TwoWayAttentionBlock, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
+) -> tuple[Tensor, Tensor]:
+    if block.skip_first_layer_pe:
+        queries = _attend(block.self_attn, queries, queries, queries)
+    else:
+        q = queries + query_pe
+        queries = queries + _attend(block.self_attn, q, q, queries)
+    queries = block.norm1(queries)
+    positioned = keys + key_pe
+    queries = block.norm2(queries + _attend(block.cross_attn_token_to_image, queries + query_pe, positioned, keys))
+    queries = block.norm3(queries + block.mlp(queries))
+    update = _attend(block.cross_attn_image_to_token, positioned, queries + query_pe, queries)
+    return queries, block.norm4(keys + update)
+
+
+def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`Attention.forward`; the leading axes of q and of k, v may differ where one of them is 1."""
+
+    def heads(x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], x.shape[1], attention.num_heads, -1).transpose(1, 2)
+
+    q, k, v = heads(attention.q_proj(q)), heads(attention.k_proj(k)), heads(attention.v_proj(v))
+    weights = torch.softmax((q @ k.transpose(2, 3)) * (1.0 / math.sqrt(q.shape[-1])), dim=-1)
+    merged = (weights @ v).transpose(1, 2)
+    return cast(Tensor, attention.out_proj(merged.reshape(merged.shape[0], merged.shape[1], attention.internal_dim)))

@@ -1,0 +1,69 @@
+"""What a VISTA3D network is made of, as data: no torch here, so that a manifest can be read without it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gstk.errors import CheckpointError
+
+__all__ = ["SPECIAL_CLASSES", "VISTA3DSpec"]
+
+SPECIAL_CLASSES = (23, 24, 25, 26, 27, 57, 128)
+"""VISTA3D's global class ids whose points carry labels 2/3 (MONAI, `VISTA3D.convert_point_label`)."""
+
+
+@dataclass(frozen=True)
+class VISTA3DSpec:
+    """The architecture of one VISTA3D network; the defaults are MONAI's `vista3d132`.
+
+    Attributes:
+        width: channels at full resolution and of every token; a multiple of 8 (4 attention heads of width/8 channels).
+        blocks_down: residual blocks at each level of the encoder; its length is the number of levels.
+        in_channels: channels of the image.
+        n_classes: rows of the class embeddings.
+        last_supported: largest class id that is not zero-shot.
+    """
+
+    width: int = 48
+    blocks_down: tuple[int, ...] = (1, 2, 2, 4, 4)
+    in_channels: int = 1
+    n_classes: int = 512
+    last_supported: int = 132
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks_down", tuple(int(b) for b in self.blocks_down))
+        if self.width < 8 or self.width % 8:
+            raise CheckpointError(f"got width {self.width}, expected a positive multiple of 8 (4 attention heads)")
+        if len(self.blocks_down) < 2 or min(self.blocks_down) < 1:
+            raise CheckpointError(f"got blocks_down {self.blocks_down}, expected two or more levels of one or more blocks")
+
+    @property
+    def levels(self) -> int:
+        """Number of resolutions of the image encoder."""
+        return len(self.blocks_down)
+
+    @property
+    def roi_multiple(self) -> int:
+        """What every side of a region must be a multiple of, in voxels (16 for `vista3d132`)."""
+        return int(2 ** (self.levels - 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as JSON-ready values."""
+        return {**asdict(self), "blocks_down": list(self.blocks_down)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> VISTA3DSpec:
+        """The spec from `to_dict`'s values.
+
+        Raises:
+            CheckpointError: a field is unknown or not of its type.
+        """
+        unknown = set(values) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise CheckpointError(f"got unknown architecture fields {sorted(unknown)}, expected {list(cls.__dataclass_fields__)}")
+        try:
+            return cls(**{k: tuple(v) if k == "blocks_down" else int(v) for k, v in values.items()})
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"the architecture {dict(values)} is not one of VISTA3D: {error}") from None
