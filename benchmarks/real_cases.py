@@ -76,7 +76,10 @@ def score_case(session: gstk.Session, case: gstk.Case, start: str) -> dict[str, 
 
 
 def machine() -> dict[str, Any]:
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "",
+    )
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "gstk": gstk.__version__}
 
 
@@ -97,7 +100,9 @@ def main() -> None:
     for r in results:
         box = "" if r["dsc_box"] is None else f"{r['dsc_box']:.3f}"
         scores = [f"{v:.3f}" for v in r["dsc"]]
-        table.add_row(r["case"], str(r["classes"]), box, *scores, f"{r['auc']:.2f}", str(r["encodes"]), f"{r['seconds']:.1f}")
+        table.add_row(
+            r["case"], str(r["classes"]), box, *scores, f"{r['auc']:.2f}", str(r["encodes"]), f"{r['seconds']:.1f}"
+        )
     mean = np.mean([r["dsc"] for r in results], axis=0)
     auc, seconds = float(np.mean([r["auc"] for r in results])), sum(r["seconds"] for r in results)
     table.add_section()
@@ -106,7 +111,9 @@ def main() -> None:
     if arguments.out:
         summary = {"dsc": mean.tolist(), "dsc_final": float(mean[-1]), "dsc_auc": auc}
         setting = {"bundle": str(arguments.bundle), "backend": arguments.backend, "start": arguments.start}
-        arguments.out.write_text(json.dumps({"machine": machine(), **setting, "mean": summary, "cases": results}, indent=1) + "\n")
+        arguments.out.write_text(
+            json.dumps({"machine": machine(), **setting, "mean": summary, "cases": results}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ def write_bundle(
             except OSError:
                 shutil.copyfile(source, file)
         files = {name: GraphFile(_sha256(draft / name), (draft / name).stat().st_size) for name in sources}
-        content = json.dumps(replace(manifest, files=files).to_json(), indent=2, allow_nan=False)
+        content = _to_json(replace(manifest, files=files))
         (draft / MANIFEST_NAME).write_text(content + "\n", encoding="utf-8")
         Bundle.open(draft, verify=False)
         _put(draft, target)
@@ -202,6 +202,13 @@ def refuse_existing(target: str | os.PathLike[str], overwrite: bool) -> None:
         raise BundleError(f"{path} exists and is no bundle, so it is never replaced; choose another output")
     if not overwrite:
         raise BundleError(f"{path} exists; choose another output, or pass --overwrite to replace it")
+
+
+def _to_json(manifest: Manifest) -> str:
+    try:
+        return json.dumps(manifest.to_json(), indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"the manifest of {manifest.name!r} cannot be written as JSON ({error})") from None
 
 
 def _put(draft: Path, target: Path) -> None:

@@ -19,8 +19,10 @@ from gstk.training.spec import VISTA3DSpec
 __all__ = ["CLEAN_OPS", "GraphSpec", "encoder_graph", "prompt_decoder_graph"]
 
 CLEAN_OPS = frozenset(
-    "Add Cast Concat Conv ConvTranspose Cos Div Equal Expand Gelu InstanceNormalization LayerNormalization MatMul Mul Or "
-    "Range Relu Reshape Shape Sin Slice Softmax Squeeze Sub Transpose Unsqueeze".split()
+    """
+    Add Cast Concat Conv ConvTranspose Cos Div Equal Expand Gelu InstanceNormalization LayerNormalization MatMul Mul Or
+    Range Relu Reshape Shape Sin Slice Softmax Squeeze Sub Transpose Unsqueeze
+    """.split()  # noqa: SIM905 - 26 lines otherwise
 )
 """ONNX operators that the graphs may hold. Every backend has them for dynamic shapes; no loop, branch or scatter."""
 

@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from gstk._version import __version__
 from gstk.errors import ExportError
 from gstk.export.graphs import CLEAN_OPS, GraphSpec
 
@@ -103,7 +103,7 @@ def _check_operators(model: ir.Model, kind: str) -> None:
 
 def _strip(model: ir.Model) -> None:
     """Drops the trace's provenance, which names source files of this machine; sets the producer."""
-    model.producer_name, model.producer_version = "gstk", __version__
+    model.producer_name, model.producer_version = "gstk", version("gstk")
     model.graph.name = "main"
     for item in (model, model.graph, *model.graph):
         item.metadata_props.clear()

@@ -1,9 +1,19 @@
 """Fixtures that every test may use."""
 
+from __future__ import annotations
+
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from monai.networks.nets.vista3d import VISTA3D
+
+    from gstk.export.bundle import Bundle
+    from gstk.training.spec import VISTA3DSpec
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +26,44 @@ def shared_data() -> Path:
             f"no real data: expected cases/*.npz and raw/* in {folder} (or in the folder GSTK_SHARED_DATA names)"
         )
     return folder
+
+
+@dataclass(frozen=True)
+class SmallExport:
+    """A small network with random weights and what `gstk export` made of it."""
+
+    spec: VISTA3DSpec
+    network: VISTA3D
+    checkpoint: Path
+    bundle: Bundle
+
+
+@pytest.fixture(scope="session")
+def small_export(tmp_path_factory: pytest.TempPathFactory) -> SmallExport:
+    """Exported once for all tests; do not write to its files."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    import torch
+
+    from gstk.export.export import export_bundle
+    from gstk.training.checkpoint import save_checkpoint
+    from gstk.training.network import build_network
+    from gstk.training.spec import VISTA3DSpec
+
+    torch.manual_seed(7)
+    spec = VISTA3DSpec(width=8, blocks_down=(1, 1, 1))
+    network = build_network(spec).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:  # norms start at 1 and 0, which would hide a norm or bias that is left out
+                parameter.normal_(0.5, 0.3)
+            parameter.copy_(parameter.half())
+        for buffer in network.buffers():
+            buffer.copy_(buffer.half())
+    folder = tmp_path_factory.mktemp("small")
+    checkpoint = folder / "small.pt"
+    save_checkpoint(checkpoint, network, spec, {"training": {"recipe": "none", "seed": 7}})
+    bundle = export_bundle(
+        checkpoint, folder / "bundle", licence="CC0-1.0", default_roi=(32, 32, 32), half_weights=True
+    )
+    return SmallExport(spec, network, checkpoint, bundle)

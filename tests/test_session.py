@@ -13,6 +13,7 @@ from gstk.errors import GstkError, PromptError
 from gstk.prompts import Box, ObjectPrompts, Point
 from gstk.session import Session
 
+
 @pytest.fixture
 def engine() -> FloodEngine:
     return FloodEngine()
@@ -23,7 +24,9 @@ def session(engine: FloodEngine) -> Session:
     return Session(engine, FRAMING)  # type: ignore[arg-type]
 
 
-def two_balls(shape: tuple[int, int, int] = (40, 60, 60)) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:
+def two_balls(
+    shape: tuple[int, int, int] = (40, 60, 60),
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:
     grid = np.indices(shape)
     first = ((grid - np.array([20, 20, 20])[:, None, None, None]) ** 2).sum(0) <= 64
     second = ((grid - np.array([20, 44, 40])[:, None, None, None]) ** 2).sum(0) <= 25
@@ -121,7 +124,9 @@ def test_all_prompts_at_once_equal_one_after_the_other(session: Session) -> None
     assert dice(session.mask > 0, step_by_step > 0) > 0.95
 
 
-@pytest.mark.parametrize("shape", [(2, 50, 50), (50, 2, 50), (1, 30, 30), (5, 6, 7), (16, 16, 16), (1, 1, 1), (3, 400, 30)])
+@pytest.mark.parametrize(
+    "shape", [(2, 50, 50), (50, 2, 50), (1, 30, 30), (5, 6, 7), (16, 16, 16), (1, 1, 1), (3, 400, 30)]
+)
 def test_thin_and_small_volumes_are_segmented(session: Session, shape: tuple[int, int, int]) -> None:
     image = np.zeros(shape, np.float32)
     middle = tuple(n // 2 for n in shape)

@@ -83,11 +83,11 @@ def component_centre(
         z, y, x = (n // 2 for n in padded.shape)
         padded = padded.reshape(z, 2, y, 2, x, 2).max(axis=(1, 3, 5))
     distance = ndimage.distance_transform_edt(padded)
-    centres = np.argwhere(distance == distance.max())
-    centre = centres[choose(len(centres))] * factor - pad
-    centre = np.clip(centre, 0, np.array(crop.shape) - 1)
-    if not crop[tuple(centre)]:  # a pooled voxel may stand beside the component itself
-        voxels = np.argwhere(crop)
-        centre = voxels[((voxels - centre) ** 2).sum(axis=1).argmin()]
+    deepest = distance == distance.max()
+    if factor == 2:
+        deepest = deepest.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+    inner = tuple(slice(p, p + n) for p, n in zip(pad, crop.shape, strict=True))
+    centres = np.argwhere(deepest[inner] & crop)  # voxels: a pooled one may reach out of the component
+    centre = centres[choose(len(centres))]
     z, y, x = (int(i + axis.start) for i, axis in zip(centre, box, strict=True))
     return z, y, x

@@ -33,7 +33,7 @@ def phantom_case(seed: int = 0, side: int = 96, kind: str = "organs", objects: i
     chosen = np.argsort(-sizes, kind="stable")[: max(0, objects)] + 1
     if not len(chosen):
         raise CaseError(f"got no object in a phantom of seed {seed}, expected one or more; try another seed")
-    labels = np.zeros(phantom.labels.shape, np.uint8)
+    labels = np.zeros(phantom.labels.shape, np.uint16)
     prompts = {}
     for label, source in enumerate(chosen, start=1):
         labels[phantom.labels == source] = label

@@ -127,7 +127,9 @@ def infer(
     taken = {path.resolve() for path in paths}
     for path, output in zip(paths, outputs, strict=True):
         if output.resolve() in taken:
-            raise OutputError(f"the result of {path} would overwrite {output}; give another --out folder, or one run each")
+            raise OutputError(
+                f"the result of {path} would overwrite {output}; give another --out folder, or one run each"
+            )
         taken.add(output.resolve())
     results = []
     for path, output in zip(paths, outputs, strict=True):
@@ -154,8 +156,8 @@ def parse_point_option(text: str, numbers: int = 3) -> tuple[int, tuple[float, .
     except ValueError:
         object_id, values = 0, ()
     if object_id < 1 or len(values) != numbers:
-        form = "z,y,x" if numbers == 3 else "z0,y0,x0,z1,y1,x1"
-        raise PromptError(f"got {text!r}, expected {form} or ID:{form}, as in {'40,128,96' if numbers == 3 else '2:30,100,80,50,150,120'}")
+        form, example = ("z,y,x", "40,128,96") if numbers == 3 else ("z0,y0,x0,z1,y1,x1", "30,100,80,50,150,120")
+        raise PromptError(f"got {text!r}, expected {form} or ID:{form}, as in {example} or 2:{example}")
     return object_id, values
 
 

@@ -1,8 +1,9 @@
-"""A picture of a result: three orthogonal slices through each object's prompt, with the mask, the clicks and the box."""
+"""A picture of a result: three orthogonal slices through each object's prompt, with mask, clicks and box."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,13 @@ __all__ = ["draw_overlay", "object_colour", "save_overlay"]
 PANEL_PIXELS = 300
 GAP_PIXELS = 8
 CAPTION_PIXELS = 20
+MIN_PANEL_PIXELS = 24
+"""A slice smaller than this, such as one across two voxels, lies in the middle of a panel of this size."""
 MAX_ROWS = 8
 _VIEWS = (("axial", 0), ("coronal", 1), ("sagittal", 2))
 _COLOURS = ((255, 176, 0), (100, 143, 255), (220, 38, 127), (0, 190, 150), (254, 97, 0), (150, 110, 255))
 _FOREGROUND, _BACKGROUND = (60, 230, 90), (255, 70, 70)
+_BOX, _AROUND = (255, 255, 255), (18, 18, 22)
 
 
 def object_colour(object_id: int) -> tuple[int, int, int]:
@@ -74,21 +78,26 @@ def draw_overlay(
 
     shown = [(k, p) for k, p in sorted(prompts.items()) if p.points or p.box][:MAX_ROWS]
     low, high = intensity_range(volume)
+    font = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     rows = []
-    for object_id, said in shown:
-        centre = _centre(said, mask == object_id)
+    for _, said in shown:
+        centre = _centre(said)
         rows.append([_panel(volume, geometry, mask, said, centre, axis, low, high) for _, axis in _VIEWS])
-    widths = [max((row[i].width for row in rows), default=PANEL_PIXELS) for i in range(3)]
+    captions = [
+        [f"object {object_id}   {name} {'zyx'[axis]} = {_centre(said)[axis]}" for name, axis in _VIEWS]
+        for object_id, said in shown
+    ]
+    text_widths = [[2 + ceil(font.textlength(text)) for text in texts] for texts in captions]
+    panel_widths = [[panel.width for panel in row] for row in rows]
+    widths = [max(column) for column in zip(*text_widths, *panel_widths, strict=True)]
     heights = [max(panel.height for panel in row) + CAPTION_PIXELS for row in rows]
     size = (sum(widths) + 4 * GAP_PIXELS, sum(heights) + (len(rows) + 1) * GAP_PIXELS)
-    picture = Image.new("RGB", size, (18, 18, 22))
+    picture = Image.new("RGB", size, _AROUND)
     pen = ImageDraw.Draw(picture)
     top = GAP_PIXELS
-    for (object_id, said), row, height in zip(shown, rows, heights, strict=True):
+    for (object_id, _), row, texts, height in zip(shown, rows, captions, heights, strict=True):
         left = GAP_PIXELS
-        for (name, axis), panel, width in zip(_VIEWS, row, widths, strict=True):
-            index = _centre(said, mask == object_id)[axis]
-            text = f"object {object_id}   {name} {'zyx'[axis]} = {index}"
+        for text, panel, width in zip(texts, row, widths, strict=True):
             pen.text((left + 2, top + 3), text, fill=object_colour(object_id))
             picture.paste(panel, (left, top + CAPTION_PIXELS))
             left += width + GAP_PIXELS
@@ -96,7 +105,7 @@ def draw_overlay(
     return picture
 
 
-def _centre(prompts: ObjectPrompts, mask: NDArray[np.bool_]) -> Voxel:
+def _centre(prompts: ObjectPrompts) -> Voxel:
     """Where the slices cross: the first foreground click, else the box's middle, else any click."""
     for point in sorted(prompts.points, key=lambda p: not p.foreground):
         if point.foreground or prompts.box is None:
@@ -124,7 +133,7 @@ def _panel(
     labels = np.take(mask, centre[axis], axis)
     height_mm, width_mm = grey.shape[0] * spacing[rows], grey.shape[1] * spacing[columns]
     scale = PANEL_PIXELS / max(height_mm, width_mm)
-    size = (max(24, round(width_mm * scale)), max(24, round(height_mm * scale)))
+    size = (max(1, round(width_mm * scale)), max(1, round(height_mm * scale)))
     pixels = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB")).astype(np.float32)
     for object_id in np.unique(labels[labels > 0]):
         inside = Image.fromarray((labels == object_id).astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
@@ -136,25 +145,36 @@ def _panel(
     flip = axis != 0  # coronal and sagittal slices stand upright: the last slice is on top
     if flip:
         pixels = pixels[::-1]
-    panel = Image.fromarray(np.rint(pixels).astype(np.uint8))
+    panel = Image.new("RGB", (max(MIN_PANEL_PIXELS, size[0]), max(MIN_PANEL_PIXELS, size[1])), _AROUND)
+    left, top = (panel.width - size[0]) // 2, (panel.height - size[1]) // 2
+    panel.paste(Image.fromarray(np.rint(pixels).astype(np.uint8)), (left, top))
 
     def to_pixel(row: float, column: float) -> tuple[float, float]:
-        y = (row + 0.5) * spacing[rows] * scale
-        return (column + 0.5) * spacing[columns] * scale, size[1] - y if flip else y
+        x, y = (column + 0.5) * size[0] / grey.shape[1], (row + 0.5) * size[1] / grey.shape[0]
+        return left + x, top + (size[1] - y if flip else y)
 
-    _draw_prompts(ImageDraw.Draw(panel), prompts, centre, axis, (rows, columns), to_pixel)
+    _draw_prompts(ImageDraw.Draw(panel), prompts, centre, axis, to_pixel)
     return panel
 
 
-def _draw_prompts(pen: ImageDraw, prompts: ObjectPrompts, centre: Voxel, axis: int, plane: Sequence[int], to_pixel) -> None:  # type: ignore[no-untyped-def]
-    rows, columns = plane
+def _draw_prompts(
+    pen: ImageDraw,
+    prompts: ObjectPrompts,
+    centre: Voxel,
+    axis: int,
+    to_pixel: Callable[[float, float], tuple[float, float]],
+) -> None:
+    rows, columns = (a for a in range(3) if a != axis)
     if prompts.box is not None:
         low, high = prompts.box.corners()
         if low[axis] <= centre[axis] <= high[axis]:
-            first = to_pixel(low[rows] - 0.5, low[columns] - 0.5)
-            last = to_pixel(high[rows] + 0.5, high[columns] + 0.5)
-            x, y = sorted((first[0], last[0])), sorted((first[1], last[1]))
-            pen.rectangle((x[0], y[0], x[1], y[1]), outline=(255, 255, 255))
+            (x0, y0), (x1, y1) = (
+                to_pixel(low[rows] - 0.5, low[columns] - 0.5),
+                to_pixel(high[rows] + 0.5, high[columns] + 0.5),
+            )
+            y0, y1 = sorted((y0, y1))
+            # The last pixel inside: a box that ends where the volume does would lie outside the panel.
+            pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=_BOX)
     for point in prompts.points:
         if point.zyx[axis] != centre[axis]:
             continue

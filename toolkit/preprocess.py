@@ -27,7 +27,14 @@ def intensity_range(volume: NDArray[np.generic]) -> tuple[float, float]:
         (low, high) in the volume's units. Equal percentiles (nearly all voxels the same) fall back to the minimum
         and maximum, so that a small bright object on nothing still has contrast.
     """
-    low, high = (float(v) for v in np.percentile(volume, PERCENTILES))
+    # Not np.percentile: it subtracts neighbours in rank in the volume's own dtype, where that may overflow.
+    ranked = volume.flatten()
+    position = np.array(PERCENTILES) / 100 * (ranked.size - 1)
+    below = position.astype(np.int64)
+    above = np.minimum(below + 1, ranked.size - 1)
+    ranked.partition(np.unique([below, above]))
+    first, second = ranked[below].astype(np.float64), ranked[above].astype(np.float64)
+    low, high = (float(v) for v in first + (position - below) * (second - first))
     if not high > low:
         low, high = float(volume.min()), float(volume.max())
     return low, high
@@ -41,7 +48,8 @@ def normalise(voxels: NDArray[np.generic], low: float, high: float) -> NDArray[n
     """
     if not high > low:
         return np.zeros(voxels.shape, np.float32)
-    scaled = (voxels.astype(np.float32) - np.float32(low)) * np.float32(1.0 / (high - low))
+    scale = min(1.0 / (high - low), float(np.finfo(np.float32).max))
+    scaled = (voxels.astype(np.float32) - np.float32(low)) * np.float32(scale)
     return np.clip(scaled, 0.0, 1.0, out=scaled)
 
 

@@ -104,7 +104,9 @@ class Session:
             image = self._current()
             if len(zyx) != 3 or (voxel := image.geometry.nearest_voxel(zyx)) is None:
                 shown = tuple(zyx)
-                raise PromptError(f"got a click at {shown}, expected (z, y, x) inside the image of {image.geometry.shape}")
+                raise PromptError(
+                    f"got a click at {shown}, expected (z, y, x) inside the image of {image.geometry.shape}"
+                )
             before = self._object(object_id).prompts
             return self._say(object_id, replace(before, points=(*before.points, Point(voxel, foreground))))
 
@@ -121,7 +123,9 @@ class Session:
             if not isinstance(box, Box):
                 box = box_from_corners(box)
             if not all(image.geometry.contains(corner) for corner in box.corners()):
-                raise PromptError(f"got a box of corners {box.corners()}, expected it inside the image of {image.geometry.shape}")
+                raise PromptError(
+                    f"got a box of corners {box.corners()}, expected it inside the image of {image.geometry.shape}"
+                )
             return self._say(object_id, replace(self._object(object_id).prompts, box=box))
 
     def set_prompts(self, prompts: ObjectPrompts, object_id: int = 1) -> ChangedBox:
@@ -131,7 +135,9 @@ class Session:
             corners = prompts.box.corners() if prompts.box else ()
             for voxel in (*corners, *(point.zyx for point in prompts.points)):
                 if not image.geometry.contains(voxel):
-                    raise PromptError(f"got a prompt at {voxel}, expected it inside the image of {image.geometry.shape}")
+                    raise PromptError(
+                        f"got a prompt at {voxel}, expected it inside the image of {image.geometry.shape}"
+                    )
             return self._say(object_id, prompts)
 
     def undo(self) -> ChangedBox:
@@ -182,7 +188,9 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _current(self) -> _Image:
@@ -332,7 +340,5 @@ def _union(first: ChangedBox | None, second: ChangedBox | None) -> ChangedBox:
     regions = [region for region in (first, second) if region is not None]
     if not regions:
         return (slice(0, 0), slice(0, 0), slice(0, 0))
-    z, y, x = (
-        slice(min(r[axis].start for r in regions), max(r[axis].stop for r in regions)) for axis in range(3)
-    )
+    z, y, x = (slice(min(r[axis].start for r in regions), max(r[axis].stop for r in regions)) for axis in range(3))
     return (z, y, x)

@@ -124,7 +124,7 @@ def frame(geometry: Geometry, low: NDArray[np.float64], high: NDArray[np.float64
             break
         voxel_mm *= 1.02
     step = voxel_mm / spacing
-    step = np.where(np.abs(step - 1) < 0.03, 1.0, step)
+    step = np.where((np.abs(step - 1) < 0.03) & (sides >= high - low), 1.0, step)
     size = sides * step
     centre = np.clip((low + high) / 2, np.minimum(size / 2, shape / 2), np.maximum(shape - size / 2, shape / 2))
     # On whole voxels: where the steps are 1 the window then holds the volume's own values.

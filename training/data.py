@@ -99,7 +99,9 @@ def _window(
 def _nearest(
     labels: NDArray[np.int32], start: list[float], step: list[float], shape: tuple[int, int, int]
 ) -> NDArray[np.int32]:
-    index = [np.rint(s + (np.arange(n) + 0.5) * t - 0.5).astype(int) for s, t, n in zip(start, step, shape, strict=True)]
+    index = [
+        np.rint(s + (np.arange(n) + 0.5) * t - 0.5).astype(int) for s, t, n in zip(start, step, shape, strict=True)
+    ]
     inside = [(i >= 0) & (i < n) for i, n in zip(index, labels.shape, strict=True)]
     clipped = [np.clip(i, 0, n - 1) for i, n in zip(index, labels.shape, strict=True)]
     return labels[np.ix_(*clipped)] * np.logical_and.outer(np.logical_and.outer(inside[0], inside[1]), inside[2])

@@ -1,7 +1,7 @@
 """Fresh weights that know what "near" means, for networks that are trained from scratch.
 
-In VISTA3D a click meets the image in the cross-attention of the point head: queries and keys carry a Fourier encoding of
-position, and nothing else tells a voxel that it lies beside a click. From random projections that relation takes
+In VISTA3D a click meets the image in the cross-attention of the point head: queries and keys carry a Fourier encoding
+of position, and nothing else tells a voxel that it lies beside a click. From random projections that relation takes
 thousands of steps to appear at small widths. Here each head of those layers starts on the sine and cosine of one
 frequency, so that its score is a constant times cos(2π f·(x - x₀)): largest at the click, falling with distance.
 """

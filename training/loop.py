@@ -89,7 +89,10 @@ class _Average:
 
 
 def train_on_phantoms(
-    recipe: Recipe, out_dir: Path, progress: Callable[[int, dict[str, float]], None] | None = None, save_every: int = 250
+    recipe: Recipe,
+    out_dir: Path,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+    save_every: int = 250,
 ) -> Path:
     """Trains the interactive branch on generated volumes and writes `out_dir/last.pt`.
 

@@ -45,9 +45,7 @@ def build_network(spec: VISTA3DSpec | None = None) -> VISTA3D:
         init_filters=spec.width,
         dsdepth=1,
     )
-    point_head = PointMappingSAM(
-        feature_size=spec.width, n_classes=spec.n_classes, last_supported=spec.last_supported
-    )
+    point_head = PointMappingSAM(feature_size=spec.width, n_classes=spec.n_classes, last_supported=spec.last_supported)
     class_head = ClassMappingClassify(n_classes=spec.n_classes, feature_size=spec.width, use_mlp=True)
     return VISTA3D(image_encoder=image_encoder, class_head=class_head, point_head=point_head)
 
@@ -70,7 +68,12 @@ class Encoder(nn.Module):
             float [1,C,H/2,W/2,D/2].
         """
         features, _ = self.image_encoder(image, with_point=True, with_label=False)
-        return cast(Tensor, self.feat_downsample(features))
+        embedding = cast(Tensor, self.feat_downsample(features))
+        if embedding.requires_grad:
+            # The gradient of the decoder's tokens arrives channels-last, and for a batch of one torch (2.13, CPU) then
+            # computes a wrong gradient of the instance norm in front. MONAI's own network has the fault for one object.
+            embedding.register_hook(torch.Tensor.contiguous)
+        return embedding
 
 
 class PromptDecoder(nn.Module):
@@ -171,9 +174,7 @@ class PromptDecoder(nn.Module):
         return F.conv3d(shifted, self.taps.to(shifted.dtype), padding=1) + bias_B1111
 
 
-def _two_way(
-    transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, points: Tensor
-) -> tuple[Tensor, Tensor]:
+def _two_way(transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """`TwoWayTransformer.forward` on tokens; a batch of one image broadcasts over B objects for as long as it can."""
     queries, keys = points, image
     for layer in transformer.layers:

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from gstk.errors import TrainingError
+from gstk.errors import CheckpointError, TrainingError
 from gstk.training.spec import VISTA3DSpec
 
 __all__ = ["DataRecipe", "LoopRecipe", "Recipe", "load_recipe"]
@@ -98,27 +98,30 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     """Reads a recipe: a TOML file, or the name of one that gstk ships.
 
     Raises:
-        TrainingError: there is no such recipe, it is not TOML, or a field is unknown.
+        TrainingError: there is no such recipe, it is not TOML, a field is unknown, or the network is none.
     """
     path = Path(name_or_path)
     shipped = resources.files("gstk.training") / "recipes"
     if path.suffix != ".toml":
         path = Path(str(shipped / f"{name_or_path}.toml"))
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         names = sorted(p.name.removesuffix(".toml") for p in shipped.iterdir())
-        raise TrainingError(f"got recipe {str(name_or_path)!r}, expected a .toml file or one of {', '.join(names)}") from None
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        wanted = f"expected a .toml file or one of {', '.join(names)}"
+        raise TrainingError(f"got recipe {str(name_or_path)!r}, {wanted}") from None
+    except (OSError, ValueError) as error:  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors
         raise TrainingError(f"{path.name} is no recipe: {error}") from None
     sections: dict[str, Any] = {"data": DataRecipe, "loop": LoopRecipe}
     try:
-        parts = {key: kind(**_tuples(values.pop(key, {}))) for key, kind in sections.items()}
+        parts = {key: kind(**_tuples(key, values.pop(key, {}))) for key, kind in sections.items()}
         network = VISTA3DSpec.from_dict(values.pop("network", {}))
         return Recipe(**{"name": path.stem, **values}, network=network, **parts)
-    except TypeError as error:
+    except (TypeError, CheckpointError) as error:
         raise TrainingError(f"{path.name}: {error}; see gstk.training.recipe for the fields") from None
 
 
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+def _tuples(section: str, values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise TypeError(f"got {section} = {values!r}, expected a table of fields")
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -37,7 +37,9 @@ class VISTA3DSpec:
         if self.width < 8 or self.width % 8:
             raise CheckpointError(f"got width {self.width}, expected a positive multiple of 8 (4 attention heads)")
         if len(self.blocks_down) < 2 or min(self.blocks_down) < 1:
-            raise CheckpointError(f"got blocks_down {self.blocks_down}, expected two or more levels of one or more blocks")
+            raise CheckpointError(
+                f"got blocks_down {self.blocks_down}, expected two or more levels of one or more blocks"
+            )
 
     @property
     def levels(self) -> int:
@@ -62,7 +64,9 @@ class VISTA3DSpec:
         """
         unknown = set(values) - set(cls.__dataclass_fields__)
         if unknown:
-            raise CheckpointError(f"got unknown architecture fields {sorted(unknown)}, expected {list(cls.__dataclass_fields__)}")
+            raise CheckpointError(
+                f"got unknown architecture fields {sorted(unknown)}, expected {list(cls.__dataclass_fields__)}"
+            )
         try:
             return cls(**{k: tuple(v) if k == "blocks_down" else int(v) for k, v in values.items()})
         except (TypeError, ValueError) as error:

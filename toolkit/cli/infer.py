@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from gstk.inference import InferResult
     from gstk.prompts import ObjectPrompts
 
@@ -21,26 +23,36 @@ class _SpacingOrder(StrEnum):
 def infer_command(
     cases: Annotated[
         list[Path],
-        typer.Argument(help=".npz cases, NIfTI, NRRD or MetaImage files, DICOM folders, or folders of them.", show_default=False),
+        typer.Argument(
+            help=".npz cases, NIfTI, NRRD or MetaImage files, DICOM folders, or folders of them.", show_default=False
+        ),
     ],
     out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("gstk-results"),
     bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
     backend: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default=False)] = None,
     point: Annotated[
-        list[str] | None, typer.Option(help="A click on the object, [ID:]z,y,x in voxels. May be repeated.", show_default=False)
+        list[str] | None,
+        typer.Option(help="A click on the object, [ID:]z,y,x in voxels. May be repeated.", show_default=False),
     ] = None,
     background: Annotated[
-        list[str] | None, typer.Option(help="A click beside the object, [ID:]z,y,x. May be repeated.", show_default=False)
+        list[str] | None,
+        typer.Option(help="A click beside the object, [ID:]z,y,x. May be repeated.", show_default=False),
     ] = None,
     box: Annotated[
-        list[str] | None, typer.Option(help="The object's first and last voxel, [ID:]z0,y0,x0,z1,y1,x1.", show_default=False)
+        list[str] | None,
+        typer.Option(help="The object's first and last voxel, [ID:]z0,y0,x0,z1,y1,x1.", show_default=False),
     ] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write a picture of three slices.")] = False,
     window: Annotated[
-        str, typer.Option(help="Intensities of volumes that are not .npz: auto, soft, lung, brain, bone, percentile or width,level.")
+        str,
+        typer.Option(
+            help="Intensities of volumes that are not .npz: auto, soft, lung, brain, bone, percentile or width,level."
+        ),
     ] = "auto",
-    spacing_order: Annotated[_SpacingOrder, typer.Option(help="Axis order of the spacing in .npz cases.")] = _SpacingOrder.zyx,
+    spacing_order: Annotated[
+        _SpacingOrder, typer.Option(help="Axis order of the spacing in .npz cases.")
+    ] = _SpacingOrder.zyx,
 ) -> None:
     """Segment what was clicked or boxed in each case; one case that fails does not stop the others."""
     import gstk
@@ -60,7 +72,7 @@ def infer_command(
             on_result=report.add,
         )
     failed = sum(result.error is not None for result in results)
-    if len(results) > 1 or failed:
+    if len(results) > 1:
         typer.echo(f"{len(results) - failed} of {len(results)} segmented")
     if failed:
         raise typer.Exit(1)
@@ -69,17 +81,20 @@ def infer_command(
 class _Report:
     """Prints each case as it is done, above a progress bar where there are several."""
 
-    def __enter__(self) -> "_Report":
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import Progress
 
         self._console = Console()
         self._bar = Progress(console=Console(stderr=True), transient=True)
-        self._task = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "_Report":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._task is not None:
+            self._bar.stop()
 
     def add(self, result: "InferResult", total: int) -> None:
         """Shows one result and moves the bar."""

@@ -11,7 +11,9 @@ __all__ = ["phantom_command"]
 def phantom_command(
     output: Annotated[Path, typer.Argument(help="The .npz case to write.", show_default=False)],
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same case.")] = 0,
-    kind: Annotated[str, typer.Option(help="organs, blobs, cells, nuclei, hot-spots, nested-tubes or sheets.")] = "organs",
+    kind: Annotated[
+        str, typer.Option(help="organs, blobs, cells, nuclei, hot-spots, nested-tubes or sheets.")
+    ] = "organs",
     side: Annotated[int, typer.Option(min=16, help="Voxels along each axis.")] = 96,
     objects: Annotated[int, typer.Option(min=1, help="Objects to click on, the largest first.")] = 3,
 ) -> None:

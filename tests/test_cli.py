@@ -1,0 +1,207 @@
+"""The command line as a user meets it: results, one-line errors, exit codes. In process, by `gstk.cli.main`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+import gstk
+from gstk.cases import load_case
+from gstk.cli import main
+from gstk.export.bundle import find_bundle
+
+COMMANDS = {"export", "infer", "phantom", "prepare"}
+
+
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    def error_line(self) -> str:
+        lines = [line for line in self.err.splitlines() if "warning" not in line]
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["gstk", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("phantom") / "phantom.npz"
+    subprocess.run([sys.executable, "-c", "from gstk.cli import main; main()", "phantom", path, "--side", "48"], check=True)
+    return path
+
+
+def test_the_demonstration_end_to_end(run: Run, phantom: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    outcome = run("infer", phantom, "--overlay", "--out", out)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == ""
+    assert {"object", "voxels", "seconds"} <= set(outcome.out.split())
+    assert str(out / "phantom.npz") in outcome.out.replace("\n", "")
+    assert (out / "phantom_overlay.png").read_bytes().startswith(b"\x89PNG")
+    case = load_case(phantom)
+    with np.load(out / "phantom.npz") as archive:
+        segs = archive["segs"]
+    assert segs.shape == case.geometry.shape
+    assert set(np.unique(segs)) <= {0, 1, 2, 3}
+    assert (segs > 0).any()
+
+
+def test_points_and_boxes_on_the_command_line(run: Run, tmp_path: Path) -> None:
+    image = np.full((24, 40, 40), 30, np.uint8)
+    image[6:18, 10:26, 10:26] = 220
+    source = tmp_path / "scan.nii.gz"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(image), str(source))
+    arguments = ["--point", "12,18,18", "--background", "2,2,2", "--box", "2:6,10,10,17,25,25"]
+    outcome = run("infer", source, *arguments, "-o", tmp_path / "out", "--backend", "onnxruntime", "--threads", "1")
+    assert outcome.code == 0, outcome.err
+    mask = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "out" / "scan.nii.gz")))
+    assert mask.shape == image.shape
+    assert (mask > 0).any()
+
+
+def write_npz(path: Path, **arrays: object) -> Path:
+    np.savez_compressed(path, **{"imgs": np.zeros((8, 8, 8), np.uint8), "spacing": np.ones(3), **arrays})  # type: ignore[arg-type]
+    return path
+
+
+class Payload:
+    """Runs a command when unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.target}",)
+
+
+def with_payload(path: Path, target: Path) -> Path:
+    write_npz(path)
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+    pickle.dump(Payload(target), buffer)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("clicks.npy", buffer.getvalue())
+    return path
+
+
+def test_bad_cases_are_one_line_each_and_nothing_is_written(run: Run, tmp_path: Path) -> None:
+    good = write_npz(tmp_path / "good.npz").read_bytes()
+    bad = {
+        "truncated": lambda p: p.write_bytes(good[: len(good) // 2]),
+        "no_imgs": lambda p: np.savez(p, spacing=np.ones(3)),
+        "wrong_rank": lambda p: write_npz(p, imgs=np.zeros((8, 8), np.uint8)),
+        "nan_spacing": lambda p: write_npz(p, spacing=np.array([1, np.nan, 1])),
+        "nan_voxels": lambda p: write_npz(p, imgs=np.full((4, 4, 4), np.nan, np.float32)),
+        "click_outside": lambda p: write_npz(p, clicks=np.array([{"fg": [[9, 0, 0]], "bg": []}], object)),
+        "no_prompts": write_npz,
+        "payload": lambda p: with_payload(p, tmp_path / "executed"),
+    }
+    for name, make in bad.items():
+        make(tmp_path / f"{name}.npz")
+        outcome = run("infer", tmp_path / f"{name}.npz", "-o", tmp_path / "out" / name)
+        assert outcome.code == 1, name
+        assert len(outcome.err.splitlines()) == 1, outcome.err
+        assert name in outcome.err
+        assert not list((tmp_path / "out" / name).iterdir())
+    assert not (tmp_path / "executed").exists()
+
+
+def test_unknown_formats_and_missing_files(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no scan")
+    for source in (tmp_path / "notes.txt", tmp_path / "nothing.npz"):
+        outcome = run("infer", source, "-o", tmp_path / "out")
+        assert outcome.code == 1
+        assert source.name in outcome.error_line()
+
+
+def test_an_output_that_cannot_be_written(run: Run, phantom: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    outcome = run("infer", phantom, "-o", tmp_path / "file" / "out")
+    assert outcome.code == 1
+    assert "cannot create the folder" in outcome.error_line()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    shutil.copytree(find_bundle("tiny"), tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_an_altered_bundle_is_refused(run: Run, bundle: Path, phantom: Path, tmp_path: Path) -> None:
+    graph = bundle / "prompt_decoder.onnx"
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 1
+    graph.write_bytes(bytes(data))
+    outcome = run("infer", phantom, "--bundle", bundle, "-o", tmp_path / "out")
+    assert outcome.code == 1
+    assert "prompt_decoder.onnx" in outcome.error_line()
+
+
+def test_a_manifest_cannot_reach_outside_its_bundle(run: Run, bundle: Path, phantom: Path, tmp_path: Path) -> None:
+    (bundle / "encoder.onnx").rename(tmp_path / "encoder.onnx")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["graphs"]["encoder"]["fp32"] = "../encoder.onnx"
+    manifest["files"]["../encoder.onnx"] = manifest["files"].pop("encoder.onnx")
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    outcome = run("infer", phantom, "--bundle", bundle, "-o", tmp_path / "out")
+    assert outcome.code == 1
+    assert "../encoder.onnx" in outcome.error_line()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--backend", "abacus"], "abacus"),
+        (["--bundle", "nowhere"], "nowhere"),
+        (["--point", "1,2"], "z,y,x"),
+        (["--box", "1,2,3"], "z0,y0,x0"),
+        (["--box", "9,9,9,1,1,1"], "min <= max"),
+    ],
+)
+def test_wrong_options_are_one_line(run: Run, phantom: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    outcome = run("infer", phantom, "-o", tmp_path / "out", *arguments)
+    assert outcome.code == 1
+    assert said in outcome.error_line()
+
+
+def test_the_commands_are_these_and_the_readme_names_each(run: Run) -> None:
+    outcome = run("--help")
+    assert outcome.code == 0
+    listed = {word for line in outcome.out.splitlines() for word in line.split() if word in COMMANDS}
+    assert listed == COMMANDS
+    assert run("--version").out.strip() == f"gstk {gstk.__version__}"
+    for command in COMMANDS:
+        assert run(command, "--help").code == 0

@@ -1,0 +1,173 @@
+"""Edge-center sampling against the paper's equations on a distance transform of the full volume."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy import ndimage, stats
+
+from gstk.clicks import component_centre, next_click
+from gstk.training.sampling import centre_point, edge_center_points, error_point, gaussian_count, random_choice
+
+RNG = np.random.default_rng
+
+
+class Prescribed:
+    """A generator whose every whole number is the same, as far as the range allows: walks through a region."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.bounds: list[int] = []
+
+    def integers(self, bound: int) -> int:
+        self.bounds.append(bound)
+        return min(self.number, bound - 1)
+
+
+def regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Center and edge by equations 1 and 2, voxels (K, 3) in scan order; no voxel of the whole volume left out."""
+    depth = ndimage.distance_transform_edt(mask)
+    center = depth > 0.5 * depth.max()
+    edge = (depth > 0.1 * depth.max()) & (depth <= 0.5 * depth.max())
+    return np.argwhere(center), np.argwhere(edge & mask)
+
+
+def all_picks(mask: np.ndarray, which: int) -> np.ndarray:
+    """Every voxel that the foreground point number `which` can be, in scan order."""
+    first = Prescribed(0)
+    edge_center_points(mask, first, which + 1, 0)
+    picks = [edge_center_points(mask, Prescribed(n), which + 1, 0)[which] for n in range(first.bounds[which])]
+    assert all(pick.foreground for pick in picks)
+    return np.array([pick.zyx for pick in picks])
+
+
+@st.composite
+def masks(draw: st.DrawFn) -> np.ndarray:
+    """An object that may touch any face of its volume, or fill all of it but a voxel."""
+    shape = draw(st.tuples(*[st.integers(1, 9)] * 3))
+    mask = np.zeros(shape, bool)
+    for _ in range(draw(st.integers(1, 3))):
+        ends = [sorted((draw(st.integers(0, n)), draw(st.integers(0, n)))) for n in shape]
+        mask[tuple(slice(a, b) for a, b in ends)] = True
+    for voxel in draw(st.lists(st.tuples(*[st.integers(0, n - 1) for n in shape]), max_size=4)):
+        mask[voxel] ^= True
+    assume(mask.any() and not mask.all())
+    return mask
+
+
+@settings(deadline=None, max_examples=80)
+@given(masks())
+def test_the_first_point_is_in_the_center_the_others_at_the_edge(mask: np.ndarray) -> None:
+    center, edge = regions(mask)
+    np.testing.assert_array_equal(all_picks(mask, 0), center)
+    np.testing.assert_array_equal(all_picks(mask, 1), edge if len(edge) else np.argwhere(mask))
+
+
+def test_thick_objects_have_an_edge() -> None:
+    mask = np.zeros((30, 30, 30), bool)
+    mask[3:26, 3:26, 3:26] = True  # depth 1 to 12: the shell of depth 1 is neither, 2 to 6 is edge
+    rng = Prescribed(0)
+    edge_center_points(mask, rng, 2, 0)
+    assert rng.bounds == [11**3, 21**3 - 11**3]
+    center, *edge = (np.array(p.zyx) for p in edge_center_points(mask, RNG(0), 2000, 0))
+    assert np.abs(center - 14).max() <= 5
+    far = np.abs(np.array(edge) - 14).max(axis=1)
+    assert (far.min(), far.max()) == (6, 10)
+
+
+def test_the_volume_border_is_no_border_of_the_object() -> None:
+    """An object that the volume cuts goes on unseen: it is deepest on the cut."""
+    mask = np.zeros((11, 21, 21), bool)
+    z, y, x = np.meshgrid(*[np.arange(n) for n in mask.shape], indexing="ij")
+    mask[z**2 + (y - 10) ** 2 + (x - 10) ** 2 <= 81] = True
+    picks = all_picks(mask, 0)
+    assert [0, 10, 10] in picks.tolist()
+
+
+def test_thin_objects_use_any_voxel() -> None:
+    mask = np.zeros((9, 9, 9), bool)
+    mask[4, 4, 1:8] = True  # depth 1 everywhere: all center, no edge
+    np.testing.assert_array_equal(all_picks(mask, 0), np.argwhere(mask))
+    np.testing.assert_array_equal(all_picks(mask, 3), np.argwhere(mask))
+
+
+@settings(deadline=None, max_examples=60)
+@given(masks(), st.integers(0, 5), st.integers(0, 5), st.integers(0, 2**32 - 1))
+def test_counts_and_labels(mask: np.ndarray, foreground: int, background: int, seed: int) -> None:
+    points = edge_center_points(mask, RNG(seed), foreground, background)
+    assert [p.foreground for p in points] == [True] * foreground + [False] * background
+    assert all(mask[p.zyx] == p.foreground for p in points)
+    assert all(type(n) is int for p in points for n in p.zyx)
+    assert points == edge_center_points(mask, RNG(seed), foreground, background)
+
+
+def test_empty_and_full_masks() -> None:
+    empty, full = np.zeros((4, 5, 6), bool), np.ones((4, 5, 6), bool)
+    assert edge_center_points(empty, RNG(0), 3, 3) == []
+    points = edge_center_points(full, RNG(0), 3, 3)  # no outside to click on
+    assert [p.foreground for p in points] == [True] * 3
+
+
+def test_points_are_spread_evenly() -> None:
+    mask = np.zeros((6, 6, 6), bool)
+    mask[1:4, 1:4, 1:4] = True
+    rng = RNG(0)
+    drawn = [edge_center_points(mask, rng, 2, 1) for _ in range(1000)]
+    for which in (1, 2):  # with depths 1 and 2 there are 26 edge voxels around the center; outside are 189
+        voxels = np.argwhere(~mask) if which == 2 else regions(mask)[1]
+        index = {tuple(v): i for i, v in enumerate(voxels.tolist())}
+        counts = np.bincount([index[points[which].zyx] for points in drawn], minlength=len(voxels))
+        assert stats.chisquare(counts).pvalue > 1e-4
+    assert {points[0].zyx for points in drawn} == {(2, 2, 2)}
+
+
+@pytest.mark.parametrize("maximum", [1, 4, 10, 50])
+@pytest.mark.parametrize("minimum", [0, 1])
+def test_counts_are_gaussian_around_half_the_maximum(maximum: int, minimum: int) -> None:
+    rng = RNG(0)
+    counts = np.array([gaussian_count(rng, maximum, minimum) for _ in range(4000)])
+    bell = stats.norm(maximum / 2, maximum / 4)
+    numbers = np.arange(minimum, maximum + 1)
+    upper = bell.cdf(numbers + 0.5)
+    upper[-1] = 1  # what lies beyond the ends is counted at the ends
+    expected = np.diff(upper, prepend=0) * len(counts)
+    assert type(gaussian_count(rng, maximum)) is int
+    assert counts.min() >= minimum
+    assert counts.max() <= maximum
+    if len(numbers) > 1:
+        assert stats.chisquare(np.bincount(counts, minlength=maximum + 1)[minimum:], expected).pvalue > 1e-4
+
+
+def test_no_points_from_none() -> None:
+    assert gaussian_count(RNG(0), 0) == 0
+
+
+def test_official_clicks_with_their_own_tie_break() -> None:
+    truth = np.zeros((12, 12, 12), bool)
+    truth[2:8, 2:8, 2:8] = True
+    first = {centre_point(truth, RNG(seed)) for seed in range(60)}
+    middle = set(np.ndindex(2, 2, 2))
+    assert {tuple(n - 4 for n in click.zyx) for click in first} == middle
+    assert all(click.foreground for click in first)
+    prediction = truth.copy()
+    prediction[2:8, 2:8, 8:12] = True
+    missed = {error_point(prediction, truth, RNG(seed)) for seed in range(60)}
+    expected = {next_click(prediction, truth, lambda count, n=n: n) for n in range(4 * 4 * 2)}
+    assert missed <= expected
+    assert len(missed) > 1
+    assert not any(click.foreground for click in missed if click)
+    assert error_point(truth, truth, RNG(0)) is None
+
+
+def test_large_objects_are_clicked_within_a_voxel_of_their_centre() -> None:
+    grid = np.stack(np.meshgrid(*[np.arange(48)] * 3, indexing="ij"), -1)
+    ball = ((grid - 23.0) ** 2).sum(axis=-1) <= 20**2
+    assert component_centre(ball) == (23, 23, 23)
+    for seed in range(5):
+        assert np.abs(np.array(centre_point(ball, RNG(seed)).zyx) - 23).max() <= 2
+
+
+def test_random_choice_draws_from_its_generator() -> None:
+    choose = random_choice(RNG(3))
+    rng = RNG(3)
+    assert [choose(9) for _ in range(20)] == [rng.integers(9) for _ in range(20)]
