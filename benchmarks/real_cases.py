@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import describe
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -75,14 +74,6 @@ def score_case(session: gstk.Session, case: gstk.Case, start: str) -> dict[str, 
     }
 
 
-def machine() -> dict[str, Any]:
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "",
-    )
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "gstk": gstk.__version__}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", type=Path)
@@ -110,10 +101,15 @@ def main() -> None:
     console.print(table)
     if arguments.out:
         summary = {"dsc": mean.tolist(), "dsc_final": float(mean[-1]), "dsc_auc": auc}
-        setting = {"bundle": str(arguments.bundle), "backend": arguments.backend, "start": arguments.start}
-        arguments.out.write_text(
-            json.dumps({"machine": machine(), **setting, "mean": summary, "cases": results}, indent=1) + "\n"
-        )
+        report = {
+            "machine": describe("openvino", "onnxruntime"),
+            "bundle": str(arguments.bundle),
+            "backend": arguments.backend,
+            "start": arguments.start,
+            "mean": summary,
+            "cases": results,
+        }
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

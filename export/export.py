@@ -130,7 +130,7 @@ def _export(
     overwrite: bool,
     say: Callable[[str], None],
 ) -> Bundle:
-    sources = {}
+    sources: dict[str, Path] = {}
     for graph in (encoder_graph(network, spec), prompt_decoder_graph(network, spec)):
         say(f"tracing the {graph.kind}")
         sources |= {file.name: file for file in write_onnx(graph, work, half_weights)}

@@ -190,9 +190,9 @@ def _graphs(fields: _Fields, files: Mapping[str, GraphFile]) -> dict[str, dict[s
 def _roi(fields: _Fields) -> RoiRules:
     multiple = fields.integer("multiple", minimum=1)
     minimum = fields.integer("minimum", minimum=1)
-    default = fields.integers("default", minimum=minimum)
     if minimum % multiple:
         raise fields.wrong("minimum", f"a multiple of {multiple}")
+    default = fields.integers("default", minimum=minimum)
     if len(default) != 3 or any(side % multiple for side in default):
         raise fields.wrong("default", f"three multiples of {multiple}, (z, y, x)")
     return RoiRules(multiple, minimum, (default[0], default[1], default[2]))

@@ -38,6 +38,6 @@ def phantom_case(seed: int = 0, side: int = 96, kind: str = "organs", objects: i
     for label, source in enumerate(chosen, start=1):
         labels[phantom.labels == source] = label
         prompts[label] = ObjectPrompts((Point(component_centre(phantom.labels == source)),))
-    geometry = Geometry(phantom.image.shape, phantom.spacing_mm)  # type: ignore[arg-type]
+    geometry = Geometry(phantom.image.shape, phantom.spacing_mm)
     name = f"phantom_{kind}_{seed}"
     return Case(name, phantom.image, geometry, prompts, labels=to_label_map(labels, labels.shape, name))

@@ -44,12 +44,12 @@ class Window:
     def to_window(self, points_zyx: NDArray[np.float64]) -> NDArray[np.float32]:
         """Voxel coordinates of the volume, (..., 3), as voxel coordinates of the window; float32, may lie outside."""
         shifted = (np.asarray(points_zyx, np.float64) + 0.5 - np.array(self.start)) / np.array(self.step) - 0.5
-        return shifted.astype(np.float32)
+        return np.asarray(shifted, np.float32)
 
     def holds(self, points_zyx: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which of the voxel coordinates (..., 3) lie inside."""
         faces = np.asarray(points_zyx, np.float64) + 0.5
-        return np.all((faces >= self.start) & (faces <= self.stop), axis=-1)
+        return np.asarray(np.all((faces >= self.start) & (faces <= self.stop), axis=-1))
 
     def sample(self, volume: NDArray[np.generic], low: float, high: float) -> NDArray[np.float32]:
         """A volume (z,y,x) of any real dtype on the window's grid, [low, high] normalised to 0–1; 0 outside of it."""

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -141,7 +142,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on the pickle protocol; what cannot be read raises
+            payload = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # a file of anyone: whatever its reader raises, it is no checkpoint

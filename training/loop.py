@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +146,6 @@ def train_on_phantoms(
         if (step + 1) % save_every == 0:
             save(step + 1)
     save(recipe.loop.steps)
-    (out_dir / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
     return checkpoint
 
 

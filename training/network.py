@@ -72,7 +72,7 @@ class Encoder(nn.Module):
         if embedding.requires_grad:
             # The gradient of the decoder's tokens arrives channels-last, and for a batch of one torch (2.13, CPU) then
             # computes a wrong gradient of the instance norm in front. MONAI's own network has the fault for one object.
-            embedding.register_hook(torch.Tensor.contiguous)
+            embedding.register_hook(torch.Tensor.contiguous)  # type: ignore[no-untyped-call]
         return embedding
 
 
@@ -128,7 +128,7 @@ class PromptDecoder(nn.Module):
         """Point tokens [B,N,C]; MONAI's boolean-indexed additions written as masks and sums."""
         matrix = self._frequencies()
         z, y, x = ((coords[..., axis : axis + 1] + 0.5) / shape[axis] for axis in range(3))
-        angle = 2 * math.pi * sum((2 * c - 1) * matrix[axis] for axis, c in enumerate((z, y, x)))
+        angle = 2 * math.pi * ((2 * z - 1) * matrix[0] + (2 * y - 1) * matrix[1] + (2 * x - 1) * matrix[2])
         encoding = torch.cat((torch.sin(angle), torch.cos(angle)), dim=-1)
 
         def mask(*values: int) -> Tensor:
@@ -136,13 +136,14 @@ class PromptDecoder(nn.Module):
             hit = hits[0] if len(hits) == 1 else torch.logical_or(*hits)
             return hit.unsqueeze(-1).to(encoding.dtype)
 
-        return (
+        tokens: Tensor = (
             encoding * (1 - mask(-1))
             + mask(-1) * self.not_a_point_embed.weight
             + mask(0, 2) * self.point_embeddings[0].weight
             + mask(1, 3) * self.point_embeddings[1].weight
             + mask(2, 3) * self.special_class_embed.weight
         )
+        return tokens
 
     def _grid_encoding(self, h: int, w: int, d: int) -> Tensor:
         """Positional encoding of the image tokens [1,T,C]: the angle is a sum of one term per axis."""
@@ -166,12 +167,14 @@ class PromptDecoder(nn.Module):
         bias_B1111 = (hyper_B1C @ self.last_conv.bias).reshape(objects, 1, 1, 1, 1)
         if self.training:  # the same sum as one convolution an object: half the time of the other with its gradient
             kernels = kernel_BC27.reshape(objects, 1, channels, 3, 3, 3)
-            logits = [F.conv3d(f.unsqueeze(0), k, padding=1) for f, k in zip(features_BCHWD, kernels, strict=True)]
-            return torch.cat(logits) + bias_B1111
+            each = [F.conv3d(f.unsqueeze(0), k, padding=1) for f, k in zip(features_BCHWD, kernels, strict=True)]
+            logits: Tensor = torch.cat(each) + bias_B1111
+            return logits
         shifted = (kernel_BC27.transpose(1, 2) @ features_BCHWD.reshape(objects, channels, h * w * d)).reshape(
             objects, 27, h, w, d
         )
-        return F.conv3d(shifted, self.taps.to(shifted.dtype), padding=1) + bias_B1111
+        logits = F.conv3d(shifted, self.taps.to(shifted.dtype), padding=1) + bias_B1111
+        return logits
 
 
 def _two_way(transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,8 @@ def smooth_noise(rng: np.random.Generator, shape: Shape, period: float | tuple[f
     field = np.einsum("ck,ijk->ijc", bases[2], grid, optimize=True)
     field = np.einsum("bj,ijc->ibc", bases[1], field, optimize=True)
     field = np.tensordot(bases[0], field, axes=(1, 0))
-    return np.ascontiguousarray(field / 0.332, dtype=np.float32)  # the gain of a cubic spline: (mean of the sum of w²)^1.5
+    gain = 0.332  # of a cubic spline: (mean of the sum of w²)^1.5
+    return np.ascontiguousarray(field / gain, dtype=np.float32)
 
 
 def _spline_basis(size: int, period: float, phase: float) -> Field:
@@ -90,7 +91,9 @@ def _rotation(rng: np.random.Generator) -> NDArray[np.float64]:
     return np.asarray(q)
 
 
-def _ellipsoid(rng: np.random.Generator, grid: list[Field], centre: NDArray[np.float64], radii: NDArray[np.float64]) -> Field:
+def _ellipsoid(
+    rng: np.random.Generator, grid: list[Field], centre: NDArray[np.float64], radii: NDArray[np.float64]
+) -> Field:
     """Implicit ellipsoid with a bumpy surface: below 1 is inside."""
     axes = _rotation(rng) / radii[:, None]
     offset = [g - np.float32(c) for g, c in zip(grid, centre, strict=True)]
@@ -364,7 +367,8 @@ def _thick_slices(rng: np.random.Generator, image: Field) -> tuple[Field, tuple[
         view = [1, 1, 1]
         view[axis] = n
         weight = ((np.arange(n) - lower) / factor).reshape(view).astype(np.float32)
-        low, high = (np.take(coarse, np.rint(p).astype(int), axis=axis) for p in (lower, upper))
+        low: Field = np.take(coarse, np.rint(lower).astype(int), axis=axis)
+        high: Field = np.take(coarse, np.rint(upper).astype(int), axis=axis)
         return low * (1 - weight) + high * weight, (spacing, spacing, spacing)
     return np.take(coarse, np.rint(position).astype(int), axis=axis), (spacing, spacing, spacing)
 

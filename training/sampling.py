@@ -66,13 +66,9 @@ def edge_center_points(
         region = center if index == 0 else edge_region
         region = region if len(region) else anywhere
         points.append(_click(region[rng.integers(len(region))], True))
-    if mask.all():
-        return points
-    while background > 0:  # rejection: the outside is almost always most of the volume
-        voxel = np.array([rng.integers(n) for n in mask.shape])
-        if not mask[tuple(voxel)]:
-            points.append(_click(voxel, False))
-            background -= 1
+    outside = np.flatnonzero(~mask)
+    for index in outside[rng.integers(len(outside), size=background)] if len(outside) else ():
+        points.append(_click(np.array(np.unravel_index(index, mask.shape)), False))
     return points
 
 

@@ -68,6 +68,7 @@ class VISTA3DSpec:
                 f"got unknown architecture fields {sorted(unknown)}, expected {list(cls.__dataclass_fields__)}"
             )
         try:
-            return cls(**{k: tuple(v) if k == "blocks_down" else int(v) for k, v in values.items()})
+            fields: dict[str, Any] = {k: tuple(v) if k == "blocks_down" else int(v) for k, v in values.items()}
+            return cls(**fields)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"the architecture {dict(values)} is not one of VISTA3D: {error}") from None

@@ -1,0 +1,292 @@
+"""Engines: the same answers from every backend, and a plain word where a question is wrong."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gstk.engines import Backend, Embedding, Engine, available, open_engine
+from gstk.engines import select as select_module
+from gstk.errors import BackendMissing, BundleError, EngineError
+from gstk.export.bundle import Bundle, Manifest, RoiRules, write_bundle
+
+INSTALLED = [name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name)]
+
+
+@pytest.fixture(scope="module", params=INSTALLED)
+def engine(request: pytest.FixtureRequest, small_export: Any) -> Iterator[Engine]:
+    with open_engine(small_export.bundle, request.param) as engine:
+        yield engine
+
+
+def region(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((1, 1, *shape), dtype=np.float32)
+
+
+def prompts(shape: tuple[int, int, int], objects: int, points: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(objects * 10 + points)
+    coords = rng.integers(0, shape, (objects, points, 3)).astype(np.float32)
+    labels = rng.integers(-1, 4, (objects, points))
+    labels[:, 0] = 1
+    return coords, labels
+
+
+@pytest.mark.parametrize(
+    ("shape", "objects", "points"),
+    [((8, 8, 8), 1, 1), ((16, 16, 16), 3, 1), ((8, 12, 40), 1, 5), ((24, 16, 20), 3, 5), ((16, 8, 12), 1, 2)],
+)
+def test_engine_equals_torch(
+    engine: Engine, small_export: Any, shape: tuple[int, int, int], objects: int, points: int
+) -> None:
+    import torch
+
+    image, (coords, labels) = region(shape), prompts(shape, objects, points)
+    with torch.no_grad():
+        expected = small_export.network(
+            torch.from_numpy(image), point_coords=torch.from_numpy(coords), point_labels=torch.from_numpy(labels)
+        ).numpy()
+    logits = engine.decode(engine.encode(image), coords, labels)
+    assert logits.shape == (objects, 1, *shape)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected, atol=5e-5, rtol=0)
+
+
+def test_embedding_describes_itself(engine: Engine) -> None:
+    embedding = engine.encode(region((8, 12, 16)))
+    assert embedding.roi_shape == (8, 12, 16)
+    assert embedding.size_bytes == 8 * (4 * 6 * 8) * 4
+    assert engine.version
+    assert engine.device.startswith("cpu")
+
+
+def test_results_are_fresh_arrays(engine: Engine) -> None:
+    first, second = engine.encode(region((8, 8, 8))), engine.encode(region((8, 8, 8), seed=1))
+    one = engine.decode(first, *prompts((8, 8, 8), 1, 1))
+    kept = one.copy()
+    two = engine.decode(second, *prompts((8, 8, 8), 1, 1))
+    assert not np.array_equal(one, two)
+    one[:] = 0
+    np.testing.assert_array_equal(engine.decode(first, *prompts((8, 8, 8), 1, 1)), kept)
+
+
+def test_objects_beyond_the_memory_bound_run_in_groups(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (8, 8, 16)
+    embedding, (coords, labels) = engine.encode(region(shape)), prompts(shape, 5, 3)
+    together = engine.decode(embedding, coords, labels)
+    runs: list[int] = []
+    decode = engine._decode
+    monkeypatch.setattr(type(engine), "decode_voxels", 2 * 8 * 8 * 16)
+    monkeypatch.setattr(engine, "_decode", lambda h, c, p: (runs.append(len(c)), decode(h, c, p))[1])
+    np.testing.assert_allclose(engine.decode(embedding, coords, labels), together, atol=1e-5)
+    assert runs == [2, 2, 1]
+
+
+def test_other_dtypes_are_converted(engine: Engine) -> None:
+    image, (coords, labels) = (region((8, 8, 8)) > 0.5), prompts((8, 8, 8), 1, 2)
+    expected = engine.decode(engine.encode(image.astype(np.float32)), coords, labels)
+    found = engine.decode(engine.encode(image.astype(np.uint8)), coords.astype(np.int64).tolist(), labels.tolist())
+    np.testing.assert_array_equal(found, expected)
+    engine.encode(np.asfortranarray(image.astype(np.float64)))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((8, 8, 8)), r"got an image \(8, 8, 8\), expected \(1, 1, H, W, D\)"),
+        (np.zeros((2, 1, 8, 8, 8)), r"expected \(1, 1, H, W, D\)"),
+        (np.zeros((1, 1, 8, 10, 8)), r"got a region of \(8, 10, 8\), expected sides that are multiples of 4"),
+        (np.zeros((1, 1, 8, 4, 8)), "at least 8"),
+        (np.zeros((1, 1, 8, 0, 8)), "at least 8"),
+        (np.full((1, 1, 8, 8, 8), np.nan), "NaN or infinity"),
+        (np.full((1, 1, 8, 8, 8), 1e300), "NaN or infinity"),
+        (np.zeros((1, 1, 8, 8, 8), complex), "got image of dtype complex128"),
+        (np.full((1, 1, 8, 8, 8), None), "got image of dtype object"),
+    ],
+)
+def test_wrong_image_is_named(engine: Engine, image: np.ndarray, message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        engine.encode(image)
+
+
+@pytest.mark.parametrize(
+    ("coords", "labels", "message"),
+    [
+        (np.zeros((1, 3)), np.ones((1, 1)), r"got coords \(1, 3\), expected \(B, N, 3\)"),
+        (np.zeros((1, 1, 2)), np.ones((1, 1)), r"expected \(B, N, 3\)"),
+        (np.zeros((0, 1, 3)), np.ones((0, 1)), "one object and one point or more"),
+        (np.zeros((1, 2, 3)), np.ones((2, 1)), r"got labels \(2, 1\), expected \(1, 2\)"),
+        (np.zeros((1, 1, 3)), np.full((1, 1), 4), r"got labels \[4\], expected values in -1..3"),
+        (np.zeros((1, 1, 3)), np.full((1, 1), 0.5), "got labels of dtype float64 with values that no int64 holds"),
+        (np.zeros((2, 2, 3)), np.array([[1, -1], [-1, -1]]), r"got objects \[1\] with padding points only"),
+        (np.full((1, 1, 3), np.inf), np.ones((1, 1)), "NaN or infinity"),
+        (np.full((1, 1, 3), 8.0), np.ones((1, 1)), r"got a point at \[8.0, 8.0, 8.0\], expected .* \(8, 8, 8\)"),
+    ],
+)
+def test_wrong_points_are_named(engine: Engine, coords: np.ndarray, labels: np.ndarray, message: str) -> None:
+    embedding = engine.encode(region((8, 8, 8)))
+    with pytest.raises(EngineError, match=message):
+        engine.decode(embedding, coords, labels)
+
+
+def test_coordinates_of_padding_do_not_matter(engine: Engine) -> None:
+    embedding = engine.encode(region((8, 8, 8)))
+    labels = np.array([[1, -1]])
+    one = engine.decode(embedding, np.array([[[1, 2, 3], [0, 0, 0]]]), labels)
+    two = engine.decode(embedding, np.array([[[1, 2, 3], [-50, 99, 7]]]), labels)
+    np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_embedding_of_another_engine_is_refused(engine: Engine, small_export: Any) -> None:
+    with open_engine(small_export.bundle, engine.name) as other:
+        embedding = other.encode(region((8, 8, 8)))
+        for stranger in (embedding, embedding.handle):
+            with pytest.raises(EngineError, match="another engine"):
+                engine.decode(stranger, *prompts((8, 8, 8), 1, 1))
+
+
+def test_closed_engine_says_so(small_export: Any) -> None:
+    for name in INSTALLED:
+        engine = open_engine(small_export.bundle, name)
+        embedding = engine.encode(region((8, 8, 8)))
+        engine.close()
+        engine.close()
+        with pytest.raises(EngineError, match="is closed"):
+            engine.encode(region((8, 8, 8)))
+        with pytest.raises(EngineError, match="is closed"):
+            engine.decode(embedding, *prompts((8, 8, 8), 1, 1))
+
+
+def test_threads_may_share_an_engine(engine: Engine) -> None:
+    shapes = [(8, 8, 8), (16, 8, 12), (8, 20, 8), (12, 12, 12)]
+
+    def answer(index: int) -> np.ndarray:
+        shape = shapes[index % len(shapes)]
+        return engine.decode(engine.encode(region(shape, index)), *prompts(shape, 1 + index % 2, 2))
+
+    expected = [answer(index) for index in range(8)]
+    found: dict[int, np.ndarray] = {}
+    threads = [threading.Thread(target=lambda i=i: found.__setitem__(i, answer(i))) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, logits in enumerate(expected):
+        np.testing.assert_allclose(found[index], logits, atol=1e-5)
+
+
+def test_threads_option(small_export: Any) -> None:
+    for name in INSTALLED:
+        with open_engine(small_export.bundle, name, threads=1) as engine:
+            engine.encode(region((8, 8, 8)))
+    with pytest.raises(EngineError, match="got 0 threads"):
+        open_engine(small_export.bundle, threads=0)
+
+
+def test_available_lists_every_backend() -> None:
+    backends = available()
+    assert [b.name for b in backends] == ["openvino", "onnxruntime"]
+    assert {b.name for b in backends if b.version} == set(INSTALLED)
+    assert all(isinstance(b, Backend) and b.reason for b in backends)
+
+
+def test_auto_takes_the_first_that_is_there(small_export: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_engine(small_export.bundle).name == INSTALLED[0]
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(BackendMissing, match=r'OpenVINO cannot be imported .*pip install "gstk\[cpu\]"'):
+        open_engine(small_export.bundle, "openvino")
+    assert open_engine(small_export.bundle).name == "onnxruntime"
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendMissing, match=r'none of openvino, onnxruntime .*pip install "gstk\[cpu\]"'):
+        open_engine(small_export.bundle)
+
+
+def test_missing_backend_is_listed_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select_module.importlib.util, "find_spec", lambda _: None)
+    assert available()[0] == Backend("openvino", None, 'not installed; pip install "gstk[cpu]"')
+
+
+def test_unknown_names_are_refused(small_export: Any) -> None:
+    with pytest.raises(EngineError, match="got backend 'tpu', expected auto, openvino, onnxruntime"):
+        open_engine(small_export.bundle, "tpu")
+    with pytest.raises(BundleError, match="got precision 'int4'"):
+        open_engine(small_export.bundle, precision="int4")
+
+
+def test_bundle_may_be_a_path(small_export: Any) -> None:
+    with open_engine(small_export.bundle.path) as engine:
+        assert engine.bundle == Bundle.open(small_export.bundle.path)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_broken_graph_is_one_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "g").write_bytes(b"no graph at all")
+    roi = RoiRules(4, 8, (8, 8, 8))
+    graphs = {"encoder": {"fp32": "e.onnx"}, "prompt_decoder": {"fp32": "e.onnx"}}
+    bundle = write_bundle(tmp_path / "b", Manifest("n", "l", "c", {}, roi, graphs), {"e.onnx": tmp_path / "g"})
+    with pytest.raises(EngineError, match=f"{name} failed to load the graphs") as caught:
+        open_engine(bundle, name)
+    assert "\n" not in str(caught.value)
+
+
+def test_embedding_compares_by_identity() -> None:
+    embedding = Embedding(1, (8, 8, 8), np.zeros(3), 12)
+    assert embedding != replace(embedding)
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
+@pytest.mark.parametrize("shape", [(64, 64, 64), (9, 70, 33), (2, 2, 2)])
+def test_instance_norm_of_openvino_is_exact(shape: tuple[int, int, int]) -> None:
+    """Of a region with a mean far from 0, behind a convolution, where the plugin works channels-last."""
+    import openvino
+    from openvino import opset13 as ops
+
+    from gstk.engines.openvino_norm import split_instance_norms
+
+    channels = 8
+    x = ops.parameter([1, channels, -1, -1, -1], np.float32)
+    eye = np.eye(channels, dtype=np.float32)[:, :, None, None, None]
+    values = ops.convolution(x, eye, [1, 1, 1], [0, 0, 0], [0, 0, 0], [1, 1, 1])
+    norm = ops.mvn(values, np.array([2, 3, 4], np.int64), True, 1e-5, "INSIDE_SQRT")
+    after = ops.convolution(norm, eye, [1, 1, 1], [0, 0, 0], [0, 0, 0], [1, 1, 1])
+    model = openvino.Model([after], [x], "norm")
+    assert split_instance_norms(model) == 1
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    image = np.random.default_rng(0).normal(3, 1, (1, channels, *shape)).astype(np.float32)
+    exact = image.astype(np.float64)
+    mean, variance = exact.mean((2, 3, 4), keepdims=True), exact.var((2, 3, 4), keepdims=True)
+    np.testing.assert_allclose(compiled([image])[0], (exact - mean) / np.sqrt(variance + 1e-5), atol=5e-6)
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
+def test_every_instance_norm_of_a_bundle_is_split(small_export: Any) -> None:
+    import onnx
+    import openvino
+
+    from gstk.engines.openvino_norm import split_instance_norms
+
+    for kind in ("encoder", "prompt_decoder"):
+        path = small_export.bundle.graph(kind)
+        norms = sum(node.op_type == "InstanceNormalization" for node in onnx.load(path).graph.node)
+        assert split_instance_norms(openvino.Core().read_model(path)) == norms > 0
+
+
+def test_closing_frees_the_backend(small_export: Any) -> None:
+    import weakref
+
+    for name in INSTALLED:
+        engine = open_engine(small_export.bundle, name)
+        held = engine._graphs if name == "openvino" else engine._sessions
+        watched = weakref.ref(held[0]) if hasattr(held[0], "__weakref__") else None
+        engine.close()
+        gc.collect()
+        assert not held
+        assert watched is None or watched() is None
