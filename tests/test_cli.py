@@ -59,7 +59,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("phantom") / "phantom.npz"
-    subprocess.run([sys.executable, "-c", "from gstk.cli import main; main()", "phantom", path, "--side", "48"], check=True)
+    program = "from gstk.cli import main; main()"
+    subprocess.run([sys.executable, "-c", program, "phantom", path, "--side", "48"], check=True)
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,12 @@ SMALL = Recipe(
     name="small",
     seed=5,
     network=VISTA3DSpec(width=16, blocks_down=(1, 1, 1)),
-    data=DataRecipe(phantom_side=48, patches_per_phantom=2, patch_voxels=(16**3, 24**3), patch_sides=(16, 24), max_objects=2),
-    loop=LoopRecipe(steps=4, learning_rate=1e-3, warmup_steps=2, max_rounds=1, probe_steps=2, local_init=True, bf16=False),
+    data=DataRecipe(
+        phantom_side=48, patches_per_phantom=2, patch_voxels=(16**3, 24**3), patch_sides=(16, 24), max_objects=2
+    ),
+    loop=LoopRecipe(
+        steps=4, learning_rate=1e-3, warmup_steps=2, max_rounds=1, probe_steps=2, local_init=True, bf16=False
+    ),
 )
 
 
@@ -39,7 +44,7 @@ def test_warmup_cosine_rises_then_falls_to_nothing() -> None:
     assert max(factors) == factors[9] == factors[10] == 1.0
     assert factors[60] == pytest.approx(0.5)
     assert factors[109] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.99)))
-    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(factors[10:]))
 
 
 def test_points_are_padded_with_minus_one() -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,10 @@ ChangedBox = tuple[slice, slice, slice]
 
 MAX_ENCODES = 3
 """Windows that one prompt may try: the first, and wider or narrower ones where the mask does not sit well in it."""
-FIRST_FIELD = 1.0
+FIRST_FIELD = 2.0
 """Side of the first window around a lone click, over the side that the window has at the volume's finest spacing."""
+REACH = 2.0**0.5
+"""A click changes voxels up to this many times as far from it as from the nearest click that says the opposite."""
 
 
 @dataclass
@@ -204,15 +207,29 @@ class Session:
         return self._current().objects.get(object_id, _Object())
 
     def _say(self, object_id: int, prompts: ObjectPrompts) -> ChangedBox:
+        """Makes an object's prompts these; where they go on from those before, its mask does too."""
         image, known = self._current(), self._object(object_id)
-        following = self._segment(image, replace(known, prompts=prompts))
+        count = len(known.prompts.points)
+        goes_on = prompts.box == known.prompts.box and prompts.points[:count] == known.prompts.points
+        following = known if goes_on and known.region is not None else _Object(ObjectPrompts(box=prompts.box))
+        first = len(following.prompts.points)
+        if prompts.box is not None and following.region is None:
+            following = self._segment(image, following)
+        # One click after the other, so that a mask does not depend on whether they were given at once.
+        for end in range(first + 1, len(prompts.points) + 1):
+            said = ObjectPrompts(prompts.points[:end], prompts.box)
+            following = self._segment(image, replace(following, prompts=said), prompts.points[end - 1])
+        following = replace(following, prompts=prompts)
         image.history.append((object_id, known.prompts))
         image.objects[object_id] = following
         image.labels = None
         return _union(known.region, following.region)
 
-    def _segment(self, image: _Image, known: _Object) -> _Object:
-        """The object's mask from all that was said about it: a fitting window, one embedding, one decode."""
+    def _segment(self, image: _Image, known: _Object, click: Point | None = None) -> _Object:
+        """The object's mask from all that was said about it: a fitting window, one embedding, one decode.
+
+        Where there was a mask before, a `click` changes only what is connected to it.
+        """
         if not any(p.foreground for p in known.prompts.points) and known.prompts.box is None:
             return _Object(known.prompts)  # nothing says where the object is
         coords, labels = _network_points(known.prompts)
@@ -232,6 +249,10 @@ class Session:
             tried.append(window)
         region = window.inside(image.geometry.shape)
         values = _clean(window.back(logits, image.geometry.shape), region, known.prompts)
+        if click is not None and known.region is not None and known.logits is not None:
+            opposite = [p.zyx for p in known.prompts.points if p.foreground != click.foreground]
+            reach = _Reach(click, opposite, image.geometry.spacing_mm)
+            region, values = _change_near(reach, known.region, known.logits, region, values)
         return _Object(known.prompts, window, embedding, region, values)
 
     def _decode(
@@ -321,6 +342,55 @@ def _clean(values: NDArray[np.float32], region: ChangedBox, prompts: ObjectPromp
     local = (points - [axis.start for axis in region]).astype(np.float32)
     mask = values > 0
     return np.where(mask & ~_clicked_components(mask, local), np.float32(-1), values)
+
+
+class _Reach(NamedTuple):
+    click: Point
+    opposite: list[tuple[int, int, int]]
+    spacing_mm: tuple[float, float, float]
+
+
+def _change_near(
+    reach: _Reach,
+    before_region: ChangedBox,
+    before: NDArray[np.float32],
+    after_region: ChangedBox,
+    after: NDArray[np.float32],
+) -> tuple[ChangedBox, NDArray[np.float32]]:
+    """The mask before, changed to the one after in the part that the click asked for.
+
+    As VISTA3D's own inference does (`connected_components_combine`), a foreground click adds what is connected to it
+    and a background click takes such away. Neither reaches far beyond a click that said the opposite.
+    """
+    click = reach.click
+    region = _union(before_region, after_region)
+    old, new = (_spread(r, v, region) for r, v in ((before_region, before), (after_region, after)))
+    changed = (new > 0) & (old <= 0) if click.foreground else (new <= 0) & (old > 0)
+    own = _squared_distance(click.zyx, region, reach.spacing_mm)
+    for point in reach.opposite:
+        changed &= own < REACH**2 * _squared_distance(point, region, reach.spacing_mm)
+    parts, _ = ndimage.label(changed, structure=np.ones((3, 3, 3), bool))
+    part = parts[tuple(i - axis.start for i, axis in zip(click.zyx, region, strict=True))]
+    return region, np.where(parts == part, new, old) if part else old
+
+
+def _squared_distance(
+    zyx: tuple[int, int, int], region: ChangedBox, spacing_mm: tuple[float, float, float]
+) -> NDArray[np.float32]:
+    """Of the voxels of a region from a voxel, mm², float32."""
+    axes = [
+        ((np.arange(axis.start, axis.stop, dtype=np.float32) - i) * np.float32(s)) ** 2
+        for axis, i, s in zip(region, zyx, spacing_mm, strict=True)
+    ]
+    return np.asarray(axes[0][:, None, None] + axes[1][None, :, None] + axes[2][None, None, :])
+
+
+def _spread(region: ChangedBox, values: NDArray[np.float32], wider: ChangedBox) -> NDArray[np.float32]:
+    """Values of a region on a wider one; -1, outside the mask, where it does not reach."""
+    spread = np.full([axis.stop - axis.start for axis in wider], -1, np.float32)
+    inner = tuple(slice(a.start - w.start, a.stop - w.start) for a, w in zip(region, wider, strict=True))
+    spread[inner] = values
+    return spread
 
 
 def _merge(image: _Image) -> NDArray[np.uint16]:
