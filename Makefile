@@ -11,7 +11,7 @@ SOURCES := $(shell find toolkit export engines training -name '*.py' -o -name '*
 
 demo: $(DEMO)/.installed
 ifeq ($(CASE),)
-	$(DEMO)/bin/gstk phantom $(OUT)/phantom.npz --seed 3
+	$(DEMO)/bin/gstk phantom $(OUT)/phantom.npz --seed 7
 	$(DEMO)/bin/gstk infer $(OUT)/phantom.npz --overlay --out $(OUT)/results
 else
 	$(DEMO)/bin/gstk infer "$(CASE)" --overlay --out $(OUT)/results

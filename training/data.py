@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -104,7 +104,8 @@ def _nearest(
     ]
     inside = [(i >= 0) & (i < n) for i, n in zip(index, labels.shape, strict=True)]
     clipped = [np.clip(i, 0, n - 1) for i, n in zip(index, labels.shape, strict=True)]
-    return labels[np.ix_(*clipped)] * np.logical_and.outer(np.logical_and.outer(inside[0], inside[1]), inside[2])
+    seen = np.logical_and.outer(np.logical_and.outer(inside[0], inside[1]), inside[2])
+    return np.where(seen, labels[np.ix_(*clipped)], np.int32(0))
 
 
 def _perturb(image: NDArray[np.float32], probability: float, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -173,7 +174,7 @@ def phantom_patches(recipe: DataRecipe, seed: int, first: int = 0, workers: int 
     )
 
 
-def _as_is(patch: Patch) -> Patch:
+def _as_is(patch: Any) -> Any:
     return patch
 
 

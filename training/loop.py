@@ -111,12 +111,12 @@ def train_on_phantoms(
         local_prompt_init(network)
     encoder, decoder = Encoder(network), PromptDecoder(network)
     parameters = [p for module in (encoder, decoder) for p in module.parameters()]
-    unused = {id(p) for p in network.image_encoder.up_layers_auto.parameters()}  # type: ignore[union-attr]
+    unused = {id(p) for p in network.image_encoder.up_layers_auto.parameters()}
     parameters = list({id(p): p for p in parameters if id(p) not in unused}.values())
     probe = SimilarityProbe()
     parameters += list(probe.parameters())
     if recipe.loop.train_frequencies:
-        parameters.append(network.point_head.pe_layer.positional_encoding_gaussian_matrix.requires_grad_())  # type: ignore[union-attr,arg-type]
+        parameters.append(network.point_head.pe_layer.positional_encoding_gaussian_matrix.requires_grad_())
     optimiser = torch.optim.AdamW(parameters, lr=recipe.loop.learning_rate, weight_decay=recipe.loop.weight_decay)
     average = _Average(network, recipe.loop.ema_decay)
     criterion = DiceCELoss(sigmoid=True, lambda_ce=recipe.loop.cross_entropy_weight)

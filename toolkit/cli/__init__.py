@@ -49,7 +49,7 @@ def _options(
 def main() -> None:
     """Entry point: an error that gstk raises on purpose is one line and exit code 1, an interrupt is 130."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)  # type: ignore[assignment]
+    warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
     try:
         app()
     except GstkError as error:
