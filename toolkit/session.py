@@ -37,7 +37,7 @@ class _Object:
 
     prompts: ObjectPrompts = field(default_factory=ObjectPrompts)
     window: Window | None = None
-    embeddings: tuple[Embedding, ...] = ()  # of the window and, for a second view, of its mirror image
+    embedding: Embedding | None = None
     region: ChangedBox | None = None
     logits: NDArray[np.float32] | None = None  # at the volume's voxels of `region`
 
@@ -233,18 +233,19 @@ class Session:
         if not any(p.foreground for p in known.prompts.points) and known.prompts.box is None:
             return _Object(known.prompts)  # nothing says where the object is
         coords, labels = _network_points(known.prompts)
-        window, embeddings = known.window, known.embeddings
-        if window is None or not embeddings or not window.holds(coords).all():
-            window, embeddings = _first_window(image.geometry, known.prompts, self._framing), ()
+        window, embedding = known.window, known.embedding
+        if window is None or embedding is None or not window.holds(coords).all():
+            window, embedding = _first_window(image.geometry, known.prompts, self._framing), None
         tried = [window]
         while True:
-            if not embeddings:
-                embeddings = self._encode(window.sample(image.volume, image.low, image.high))
-            logits = self._decode(embeddings, window, coords, labels)
+            if embedding is None:
+                embedding = self._engine.encode(window.sample(image.volume, image.low, image.high)[None, None])
+                self.encodes += 1
+            logits = self._decode(embedding, window, coords, labels)
             better = _better_window(image.geometry, window, logits, known.prompts, self._framing)
             if better is None or len(tried) == MAX_ENCODES:
                 break
-            window, embeddings = better, ()
+            window, embedding = better, None
             tried.append(window)
         region = window.inside(image.geometry.shape)
         values = _clean(window.back(logits, image.geometry.shape), region, known.prompts)
@@ -252,24 +253,14 @@ class Session:
             opposite = [p.zyx for p in known.prompts.points if p.foreground != click.foreground]
             reach = _Reach(click, opposite, image.geometry.spacing_mm)
             region, values = _change_near(reach, known.region, known.logits, region, values)
-        return _Object(known.prompts, window, embeddings, region, values)
-
-    def _encode(self, sample: NDArray[np.float32]) -> tuple[Embedding, ...]:
-        views = (sample, np.ascontiguousarray(sample[::-1, ::-1, ::-1]))[: self._framing.views]
-        self.encodes += len(views)
-        return tuple(self._engine.encode(view[None, None]) for view in views)
+        return _Object(known.prompts, window, embedding, region, values)
 
     def _decode(
-        self, embeddings: tuple[Embedding, ...], window: Window, coords: NDArray[np.float64], labels: NDArray[np.int64]
+        self, embedding: Embedding, window: Window, coords: NDArray[np.float64], labels: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        last = np.array(window.shape, np.float32) - 1
-        points = np.clip(window.to_window(coords), 0, last)
-        self.decodes += len(embeddings)
-        logits: NDArray[np.float32] = self._engine.decode(embeddings[0], points[None], labels[None])[0, 0]
-        if len(embeddings) == 2:
-            mirrored = self._engine.decode(embeddings[1], (last - points)[None], labels[None])[0, 0]
-            logits = (logits + mirrored[::-1, ::-1, ::-1]) / 2
-        return logits
+        points = np.clip(window.to_window(coords), 0, np.array(window.shape, np.float32) - 1)
+        self.decodes += 1
+        return self._engine.decode(embedding, points[None], labels[None])[0, 0]
 
 
 def box_from_corners(corners: Sequence[Sequence[float]]) -> Box:
@@ -331,6 +322,8 @@ def _better_window(
         high = np.minimum(np.where(cut_high, high + grown, high), shape)
         better = frame(geometry, low, high, framing)
         return better if np.prod(np.array(better.step)) > 1.1 * np.prod(np.array(window.step)) else None
+    if len(prompts.points) < 2 and prompts.box is None:
+        return None  # a lone click's mask is too uncertain to give up the view of its surroundings for
     better = frame(geometry, low, high, framing)
     return better if np.prod(np.array(better.step)) < 0.4 * np.prod(np.array(window.step)) else None
 

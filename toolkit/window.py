@@ -86,7 +86,6 @@ class Framing:
         voxels: most voxels of a window.
         multiple, minimum: what sides are multiples of, and their least, from the bundle.
         margin: context on each side of the object, over its longest side.
-        views: mirrored copies of a window whose logits are averaged, 1 or 2: steadier masks for twice the time.
         finest: least step, voxels of the volume (of its finest axis) per voxel of the window.
     """
 
@@ -94,7 +93,6 @@ class Framing:
     multiple: int
     minimum: int
     margin: float = 0.4
-    views: int = 1
     finest: float = 0.5
 
 
