@@ -260,7 +260,8 @@ class Session:
     ) -> NDArray[np.float32]:
         points = np.clip(window.to_window(coords), 0, np.array(window.shape, np.float32) - 1)
         self.decodes += 1
-        return self._engine.decode(embedding, points[None], labels[None])[0, 0]
+        logits: NDArray[np.float32] = self._engine.decode(embedding, points[None], labels[None])[0, 0]
+        return logits
 
 
 def box_from_corners(corners: Sequence[Sequence[float]]) -> Box:
@@ -322,8 +323,6 @@ def _better_window(
         high = np.minimum(np.where(cut_high, high + grown, high), shape)
         better = frame(geometry, low, high, framing)
         return better if np.prod(np.array(better.step)) > 1.1 * np.prod(np.array(window.step)) else None
-    if len(prompts.points) < 2 and prompts.box is None:
-        return None  # a lone click's mask is too uncertain to give up the view of its surroundings for
     better = frame(geometry, low, high, framing)
     return better if np.prod(np.array(better.step)) < 0.4 * np.prod(np.array(window.step)) else None
 

@@ -18,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m gstk.training", description=__doc__)
     parser.add_argument("--recipe", default="tiny", help="a recipe that gstk ships, or a .toml file")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
+    parser.add_argument("--init", type=Path, help="checkpoint to start from")
     arguments = parser.parse_args()
     try:
         recipe = load_recipe(arguments.recipe)
@@ -34,7 +35,7 @@ def main() -> int:
                 state = f"loss {smooth['loss']:.3f}  dice {smooth['dice']:.3f}  {smooth['seconds']:.2f} s/step"
                 bar.update(task, completed=step + 1, state=state)
 
-            print(train_on_phantoms(recipe, arguments.out, show))
+            print(train_on_phantoms(recipe, arguments.out, show, init=arguments.init))
     except GstkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

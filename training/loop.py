@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gstk.clicks import Click
-from gstk.training.checkpoint import save_checkpoint
+from gstk.training.checkpoint import load_network, save_checkpoint
 from gstk.training.data import phantom_patches
 from gstk.training.initialise import local_prompt_init
 from gstk.training.network import Encoder, PromptDecoder, build_network
@@ -92,6 +92,7 @@ def train_on_phantoms(
     out_dir: Path,
     progress: Callable[[int, dict[str, float]], None] | None = None,
     save_every: int = 250,
+    init: Path | None = None,
 ) -> Path:
     """Trains the interactive branch on generated volumes and writes `out_dir/last.pt`.
 
@@ -100,14 +101,16 @@ def train_on_phantoms(
 
     Args:
         progress: called after each step with its number and {"loss", "dice", "seconds"}.
+        save_every: steps between checkpoints.
+        init: checkpoint to start from, of the recipe's architecture; None starts from fresh weights.
 
     Returns:
         The checkpoint's path. An interrupt leaves the last one that was saved.
     """
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng([recipe.seed, 2])
-    network = build_network(recipe.network).train()
-    if recipe.loop.local_init:
+    network = load_network(init, recipe.network).train() if init else build_network(recipe.network).train()
+    if recipe.loop.local_init and not init:
         local_prompt_init(network)
     encoder, decoder = Encoder(network), PromptDecoder(network)
     parameters = [p for module in (encoder, decoder) for p in module.parameters()]

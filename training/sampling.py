@@ -67,8 +67,9 @@ def edge_center_points(
         region = region if len(region) else anywhere
         points.append(_click(region[rng.integers(len(region))], True))
     outside = np.flatnonzero(~mask)
-    for index in outside[rng.integers(len(outside), size=background)] if len(outside) else ():
-        points.append(_click(np.array(np.unravel_index(index, mask.shape)), False))
+    for _ in range(background if len(outside) else 0):
+        voxel = np.unravel_index(outside[rng.integers(len(outside))], mask.shape)
+        points.append(_click(np.array(voxel), False))
     return points
 
 
