@@ -159,6 +159,15 @@ def test_a_run_saves_half_precision_weights_and_its_recipe(tmp_path: Path) -> No
     assert extra["step"] == 4
 
 
+def test_a_run_can_start_from_a_checkpoint(tmp_path: Path) -> None:
+    begun = train_on_phantoms(SMALL, tmp_path / "first")
+    still = replace(SMALL, loop=replace(SMALL.loop, steps=1, learning_rate=0.0))
+    again = train_on_phantoms(still, tmp_path / "second", init=begun)
+    first, second = load_checkpoint(begun)[1], load_checkpoint(again)[1]
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, atol=0, rtol=0)
+
+
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     easy = replace(SMALL.data, polarity_patches=10**9, object_extent=(0.5, 0.8))
     loop = replace(SMALL.loop, steps=60, learning_rate=5e-3, warmup_steps=5, max_rounds=0, probe_steps=0)
