@@ -34,19 +34,19 @@ format: $(DEV)/.installed
 	$(DEV)/bin/ruff format .
 
 # Each environment holds a regular install: what is checked is what a user gets, and mypy can follow it.
-$(DEMO)/.installed: $(SOURCES)
+define install
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gstk needs Python 3.11 or newer; try make PYTHON=python3.12")'
-	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
-	$(DEMO)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt '.[cpu]'
-	$(DEMO)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
-	touch $@
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt '.[$(2)]'
+	$(1)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	touch $(1)/.installed
+endef
+
+$(DEMO)/.installed: $(SOURCES)
+	$(call install,$(DEMO),cpu)
 
 $(DEV)/.installed: $(SOURCES)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gstk needs Python 3.11 or newer; try make PYTHON=python3.12")'
-	test -x $(DEV)/bin/python || $(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt '.[dev]'
-	$(DEV)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
-	touch $@
+	$(call install,$(DEV),dev)
 
 clean:
 	rm -rf .venv build out gstk.egg-info

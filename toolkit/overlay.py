@@ -112,7 +112,7 @@ def _centre(prompts: ObjectPrompts) -> Voxel:
             return point.zyx
     box = prompts.box
     assert box is not None, "rows are drawn for objects with prompts"
-    return (box.z_mid, (box.z_mid_y_min + box.z_mid_y_max) // 2, (box.z_mid_x_min + box.z_mid_x_max) // 2)
+    return box.centre()
 
 
 def _panel(

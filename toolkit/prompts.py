@@ -59,6 +59,21 @@ class Box:
             raise PromptError(f"got a box from (z, y, x) {low} to {high} with z_mid {box.z_mid}, expected min <= max")
         return box
 
+    @classmethod
+    def from_corners(cls, corners: Sequence[Sequence[float]]) -> "Box":
+        """Make a box of its first and last voxel ((z, y, x), (z, y, x)), both inside it.
+
+        Raises:
+            PromptError: these are not two corners, or see `from_dict`.
+        """
+        try:
+            (z0, y0, x0), (z1, y1, x1) = corners
+            numbers = {"z_min": z0, "z_max": z1, "z_mid": (z0 + z1) // 2}
+            plane = {"z_mid_x_min": x0, "z_mid_y_min": y0, "z_mid_x_max": x1, "z_mid_y_max": y1}
+        except (TypeError, ValueError):
+            raise PromptError(f"got the box {corners!r}, expected two corners ((z, y, x), (z, y, x))") from None
+        return cls.from_dict({**numbers, **plane})
+
     def to_dict(self) -> dict[str, int]:
         """The seven numbers by name, as the .npz layout has them."""
         return asdict(self)
@@ -66,6 +81,10 @@ class Box:
     def corners(self) -> tuple[Voxel, Voxel]:
         """First and last voxel (z, y, x) of the box, both inside it."""
         return (self.z_min, self.z_mid_y_min, self.z_mid_x_min), (self.z_max, self.z_mid_y_max, self.z_mid_x_max)
+
+    def centre(self) -> Voxel:
+        """Middle voxel (z, y, x) of the middle slice."""
+        return self.z_mid, (self.z_mid_y_min + self.z_mid_y_max) // 2, (self.z_mid_x_min + self.z_mid_x_max) // 2
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +14,17 @@ from scipy import ndimage
 from gstk.engines.base import Embedding, Engine
 from gstk.errors import GstkError, PromptError
 from gstk.geometry import Geometry
+from gstk.masks import ChangedBox, Reach, change_near, clean, clicked_components, union
 from gstk.preprocess import intensity_range
 from gstk.prompts import Box, ObjectPrompts, Point
 from gstk.window import Framing, Window, bounding_faces, frame
 
 __all__ = ["ChangedBox", "Session"]
 
-ChangedBox = tuple[slice, slice, slice]
-
 MAX_ENCODES = 3
 """Windows that one prompt may try: the first, and wider or narrower ones where the mask does not sit well in it."""
 FIRST_FIELD = 2.0
 """Side of the first window around a lone click, over the side that the window has at the volume's finest spacing."""
-REACH = 2.0**0.5
-"""A click changes voxels up to this many times as far from it as from the nearest click that says the opposite."""
 
 
 @dataclass
@@ -124,7 +120,7 @@ class Session:
         with self._lock:
             image = self._current()
             if not isinstance(box, Box):
-                box = box_from_corners(box)
+                box = Box.from_corners(box)
             if not all(image.geometry.contains(corner) for corner in box.corners()):
                 raise PromptError(
                     f"got a box of corners {box.corners()}, expected it inside the image of {image.geometry.shape}"
@@ -223,7 +219,7 @@ class Session:
         image.history.append((object_id, known.prompts))
         image.objects[object_id] = following
         image.labels = None
-        return _union(known.region, following.region)
+        return union(known.region, following.region)
 
     def _segment(self, image: _Image, known: _Object, click: Point | None = None) -> _Object:
         """The object's mask from all that was said about it: a fitting window, one embedding, one decode.
@@ -236,23 +232,21 @@ class Session:
         window, embedding = known.window, known.embedding
         if window is None or embedding is None or not window.holds(coords).all():
             window, embedding = _first_window(image.geometry, known.prompts, self._framing), None
-        tried = [window]
-        while True:
+        for attempt in range(1, MAX_ENCODES + 1):
             if embedding is None:
                 embedding = self._engine.encode(window.sample(image.volume, image.low, image.high)[None, None])
                 self.encodes += 1
             logits = self._decode(embedding, window, coords, labels)
             better = _better_window(image.geometry, window, logits, known.prompts, self._framing)
-            if better is None or len(tried) == MAX_ENCODES:
+            if better is None or attempt == MAX_ENCODES:
                 break
             window, embedding = better, None
-            tried.append(window)
         region = window.inside(image.geometry.shape)
-        values = _clean(window.back(logits, image.geometry.shape), region, known.prompts)
+        values = clean(window.back(logits, image.geometry.shape), region, known.prompts)
         if click is not None and known.region is not None and known.logits is not None:
             opposite = [p.zyx for p in known.prompts.points if p.foreground != click.foreground]
-            reach = _Reach(click, opposite, image.geometry.spacing_mm)
-            region, values = _change_near(reach, known.region, known.logits, region, values)
+            reach = Reach(click, opposite, image.geometry.spacing_mm)
+            region, values = change_near(reach, known.region, known.logits, region, values)
         return _Object(known.prompts, window, embedding, region, values)
 
     def _decode(
@@ -264,23 +258,11 @@ class Session:
         return logits
 
 
-def box_from_corners(corners: Sequence[Sequence[float]]) -> Box:
-    try:
-        (z0, y0, x0), (z1, y1, x1) = corners
-        numbers = {"z_min": z0, "z_max": z1, "z_mid": (z0 + z1) // 2}
-        plane = {"z_mid_x_min": x0, "z_mid_y_min": y0, "z_mid_x_max": x1, "z_mid_y_max": y1}
-    except (TypeError, ValueError):
-        raise PromptError(f"got the box {corners!r}, expected two corners ((z, y, x), (z, y, x))") from None
-    return Box.from_dict({**numbers, **plane})
-
-
 def _network_points(prompts: ObjectPrompts) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Clicks as the network takes them; a box says where the object is, so its centre stands in for a first click."""
     points = [(p.zyx, int(p.foreground)) for p in prompts.points]
     if prompts.box is not None and not any(p.foreground for p in prompts.points):
-        box = prompts.box
-        centre = (box.z_mid, (box.z_mid_y_min + box.z_mid_y_max) // 2, (box.z_mid_x_min + box.z_mid_x_max) // 2)
-        points.insert(0, (centre, 1))
+        points.insert(0, (prompts.box.centre(), 1))
     return np.array([zyx for zyx, _ in points], np.float64), np.array([label for _, label in points], np.int64)
 
 
@@ -303,7 +285,7 @@ def _better_window(
 ) -> Window | None:
     """A window that suits the mask better: wider where the mask runs out of it, narrower where it is lost in it."""
     clicked = np.array([p.zyx for p in prompts.points if p.foreground], np.float64).reshape(-1, 3)
-    mask = _clicked_components(logits > 0, window.to_window(clicked))
+    mask = clicked_components(logits > 0, window.to_window(clicked))
     if not mask.any():
         return None
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
@@ -327,73 +309,6 @@ def _better_window(
     return better if np.prod(np.array(better.step)) < 0.4 * np.prod(np.array(window.step)) else None
 
 
-def _clicked_components(mask: NDArray[np.bool_], points: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The 26-connected parts of a mask that hold a point; all of it where none does."""
-    parts, _ = ndimage.label(mask, structure=np.ones((3, 3, 3), bool))
-    index = np.rint(points.reshape(-1, 3)).astype(int)
-    index = index[((index >= 0) & (index < mask.shape)).all(axis=1)]
-    held = np.unique(parts[tuple(index.T)])
-    held = held[held > 0]
-    return np.isin(parts, held) if len(held) else mask
-
-
-def _clean(values: NDArray[np.float32], region: ChangedBox, prompts: ObjectPrompts) -> NDArray[np.float32]:
-    """Logits below 0 wherever the mask is not connected to a foreground click."""
-    points = np.array([p.zyx for p in prompts.points if p.foreground], np.float64).reshape(-1, 3)
-    local = (points - [axis.start for axis in region]).astype(np.float32)
-    mask = values > 0
-    return np.where(mask & ~_clicked_components(mask, local), np.float32(-1), values)
-
-
-class _Reach(NamedTuple):
-    click: Point
-    opposite: list[tuple[int, int, int]]
-    spacing_mm: tuple[float, float, float]
-
-
-def _change_near(
-    reach: _Reach,
-    before_region: ChangedBox,
-    before: NDArray[np.float32],
-    after_region: ChangedBox,
-    after: NDArray[np.float32],
-) -> tuple[ChangedBox, NDArray[np.float32]]:
-    """The mask before, changed to the one after in the part that the click asked for.
-
-    As VISTA3D's own inference does (`connected_components_combine`), a foreground click adds what is connected to it
-    and a background click takes such away. Neither reaches far beyond a click that said the opposite.
-    """
-    click = reach.click
-    region = _union(before_region, after_region)
-    old, new = (_spread(r, v, region) for r, v in ((before_region, before), (after_region, after)))
-    changed = (new > 0) & (old <= 0) if click.foreground else (new <= 0) & (old > 0)
-    own = _squared_distance(click.zyx, region, reach.spacing_mm)
-    for point in reach.opposite:
-        changed &= own < REACH**2 * _squared_distance(point, region, reach.spacing_mm)
-    parts, _ = ndimage.label(changed, structure=np.ones((3, 3, 3), bool))
-    part = parts[tuple(i - axis.start for i, axis in zip(click.zyx, region, strict=True))]
-    return region, np.where(parts == part, new, old) if part else old
-
-
-def _squared_distance(
-    zyx: tuple[int, int, int], region: ChangedBox, spacing_mm: tuple[float, float, float]
-) -> NDArray[np.float32]:
-    """Of the voxels of a region from a voxel, mm², float32."""
-    axes = [
-        ((np.arange(axis.start, axis.stop, dtype=np.float32) - i) * np.float32(s)) ** 2
-        for axis, i, s in zip(region, zyx, spacing_mm, strict=True)
-    ]
-    return np.asarray(axes[0][:, None, None] + axes[1][None, :, None] + axes[2][None, None, :])
-
-
-def _spread(region: ChangedBox, values: NDArray[np.float32], wider: ChangedBox) -> NDArray[np.float32]:
-    """Values of a region on a wider one; -1, outside the mask, where it does not reach."""
-    spread = np.full([axis.stop - axis.start for axis in wider], -1, np.float32)
-    inner = tuple(slice(a.start - w.start, a.stop - w.start) for a, w in zip(region, wider, strict=True))
-    spread[inner] = values
-    return spread
-
-
 def _merge(image: _Image) -> NDArray[np.uint16]:
     labels = np.zeros(image.geometry.shape, np.uint16)
     best = np.zeros(image.geometry.shape, np.float16) if len(image.objects) > 1 else None
@@ -405,11 +320,3 @@ def _merge(image: _Image) -> NDArray[np.uint16]:
         if best is not None:
             best[known.region][wins] = known.logits[wins]
     return labels
-
-
-def _union(first: ChangedBox | None, second: ChangedBox | None) -> ChangedBox:
-    regions = [region for region in (first, second) if region is not None]
-    if not regions:
-        return (slice(0, 0), slice(0, 0), slice(0, 0))
-    z, y, x = (slice(min(r[axis].start for r in regions), max(r[axis].stop for r in regions)) for axis in range(3))
-    return (z, y, x)

@@ -1,10 +1,11 @@
 """`gstk infer`: masks for cases."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from gstk.cli.options import SpacingOrderOption
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -13,11 +14,6 @@ if TYPE_CHECKING:
     from gstk.prompts import ObjectPrompts
 
 __all__ = ["infer_command"]
-
-
-class _SpacingOrder(StrEnum):
-    zyx = "zyx"
-    xyz = "xyz"
 
 
 def infer_command(
@@ -51,8 +47,8 @@ def infer_command(
         ),
     ] = "auto",
     spacing_order: Annotated[
-        _SpacingOrder, typer.Option(help="Axis order of the spacing in .npz cases.")
-    ] = _SpacingOrder.zyx,
+        SpacingOrderOption, typer.Option(help="Axis order of the spacing in .npz cases.")
+    ] = SpacingOrderOption.zyx,
 ) -> None:
     """Segment what was clicked or boxed in each case; one case that fails does not stop the others."""
     import gstk
@@ -126,8 +122,7 @@ class _Report:
 
 def _prompts(points: list[str], background: list[str], boxes: list[str]) -> "dict[int, ObjectPrompts]":
     from gstk.inference import parse_point_option
-    from gstk.prompts import ObjectPrompts, Point
-    from gstk.session import box_from_corners
+    from gstk.prompts import Box, ObjectPrompts, Point
 
     found: dict[int, ObjectPrompts] = {}
     for texts, foreground in ((points, True), (background, False)):
@@ -138,6 +133,6 @@ def _prompts(points: list[str], background: list[str], boxes: list[str]) -> "dic
             found[object_id] = ObjectPrompts((*before.points, point), before.box)
     for text in boxes:
         object_id, corners = parse_point_option(text, numbers=6)
-        box = box_from_corners((corners[:3], corners[3:]))
+        box = Box.from_corners((corners[:3], corners[3:]))
         found[object_id] = ObjectPrompts(found.get(object_id, ObjectPrompts()).points, box)
     return found

@@ -1,17 +1,13 @@
 """`gstk prepare`: make .npz cases from clinical and research volumes."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gstk.cli.options import SpacingOrderOption
+
 __all__ = ["prepare_command"]
-
-
-class _SpacingOrder(StrEnum):
-    zyx = "zyx"
-    xyz = "xyz"
 
 
 def prepare_command(
@@ -33,8 +29,8 @@ def prepare_command(
         typer.Option(help="Label map of the one source, or a folder with one for each, of the same name."),
     ] = None,
     spacing_order: Annotated[
-        _SpacingOrder, typer.Option(help="Axis order of the spacing in .npz sources.")
-    ] = _SpacingOrder.zyx,
+        SpacingOrderOption, typer.Option(help="Axis order of the spacing in .npz sources.")
+    ] = SpacingOrderOption.zyx,
 ) -> None:
     """Make .npz cases from volumes: intensities to 0..255, label maps to classes and boxes."""
     from gstk.prepare import prepare
