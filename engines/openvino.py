@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,9 @@ from gstk.engines.openvino_norm import split_instance_norms
 from gstk.errors import BackendMissing
 
 __all__ = ["OpenVINOEngine"]
+
+KEEP_MAP_BYTES = 16 * 4 * 128**3
+"""A feature map of 16 channels at 128³: 1.6 GB for both graphs."""
 
 
 class OpenVINOEngine(Engine):
@@ -41,16 +45,17 @@ class OpenVINOEngine(Engine):
 
         self._graphs = [compile_graph(encoder), compile_graph(decoder)]
         self._requests = [graph.create_infer_request() for graph in self._graphs]
+        self._width = self._graphs[0].output(0).partial_shape[1].get_length()
 
     def _encode(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
-        self._free_idle(1, self._decoding)
+        self._free_idle(1, self._decoding, image.size)
         embedding = self._run(0, {"image": image})
         return embedding, embedding.nbytes
 
     def _decode(
         self, handle: NDArray[np.float32], coords: NDArray[np.float32], labels: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        self._free_idle(0, self._encoding)
+        self._free_idle(0, self._encoding, 8 * math.prod(handle.shape[2:]))
         return self._run(1, {"embedding": handle, "point_coords": coords, "point_labels": labels})
 
     def _run(self, index: int, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -59,12 +64,13 @@ class OpenVINOEngine(Engine):
         # The request's tensor is written again by its next run, hence the copy.
         return np.array(request.get_output_tensor(0).data)
 
-    def _free_idle(self, index: int, busy: threading.Lock) -> None:
-        """Frees the intermediate tensors that the other graph kept from its last run (1 GB for 16 channels at 128³).
+    def _free_idle(self, index: int, busy: threading.Lock, voxels: int) -> None:
+        """Frees the intermediate tensors that the other graph kept from its last run, where regions are large.
 
-        A graph that runs again at once keeps its own, since allocating them anew costs a fifth of a decode.
+        Both graphs together keep about twelve maps of the region at full resolution. Allocating them anew costs half
+        as much as a decode, so up to `KEEP_MAP_BYTES` a map they stay.
         """
-        if busy.acquire(blocking=False):
+        if 4 * self._width * voxels > KEEP_MAP_BYTES and busy.acquire(blocking=False):
             try:
                 self._graphs[index].release_memory()
             finally:

@@ -163,7 +163,7 @@ def _rounds(
     step: int,
     rng: np.random.Generator,
 ) -> tuple[Tensor, float]:
-    """Loss after the first prompt and some rounds of clicks on the error; only the last round has a gradient."""
+    """Mean loss of the first prompt's masks and of those after some rounds of clicks on the error."""
     truth = torch.from_numpy(masks[:, None].astype(np.float32))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.bf16):
         embedding = encoder(torch.from_numpy(image)[None, None])
@@ -175,15 +175,18 @@ def _rounds(
         return logits
 
     clicks = _first_prompt(masks, recipe, rng)
-    rounds = min(recipe.max_rounds, step // recipe.round_steps) if recipe.round_steps else recipe.max_rounds
-    for _ in range(int(rng.integers(0, rounds + 1))):
-        with torch.no_grad():
-            logits = decode(clicks)
-        clicks = _click_on_errors(clicks, logits, masks, rng)
     logits = decode(clicks)
+    loss = criterion(logits, truth)
+    allowed = min(recipe.max_rounds, step // recipe.round_steps) if recipe.round_steps else recipe.max_rounds
+    rounds = int(rng.integers(0, allowed + 1))
+    for number in range(rounds):
+        clicks = _click_on_errors(clicks, logits.detach(), masks, rng)
+        with torch.set_grad_enabled(number == rounds - 1):
+            logits = decode(clicks)
+    if rounds:
+        loss = (loss + criterion(logits, truth)) / 2
     hit = (logits.detach() > 0).float()
     dice = 2 * (hit * truth).sum((1, 2, 3, 4)) / (hit + truth).sum((1, 2, 3, 4)).clamp_min(1)
-    loss = criterion(logits, truth)
     if step < recipe.probe_steps:
         weight = 1 - step / recipe.probe_steps
         loss = loss + weight * criterion(probe(embedding, *points_to_tensors(clicks)), F.avg_pool3d(truth, 2))

@@ -80,10 +80,11 @@ class PromptDecoder(nn.Module):
     """The point head behind `feat_downsample`, B objects on one embedding (DESIGN: the prompt_decoder graph).
 
     The head ends in `hyper · Conv3d(u)`. Both are linear, so the convolution's kernel is contracted with `hyper` first:
-    C→C channels become 27 taps by one matrix product per object, and a fixed 27→1 convolution shifts and adds them.
+    C→C channels become 27 taps by one matrix product per object, and shifting and adding them is what is left: one axis
+    at a time, three taps each, 27 → 9 → 3 → 1 maps. A direct 27→1 convolution costs a CPU five times as much.
     """
 
-    taps: Tensor
+    shifts: Tensor
 
     def __init__(self, network: VISTA3D) -> None:
         super().__init__()
@@ -98,8 +99,8 @@ class PromptDecoder(nn.Module):
         self.upsample = head.output_upscaling[:3]
         self.last_conv = head.output_upscaling[3]
         self.hyper = head.output_hypernetworks_mlps
-        # Tap t of the fixed convolution reads channel t at offset t: a sum of 27 shifts, zero outside the region.
-        self.register_buffer("taps", torch.eye(27).reshape(1, 27, 3, 3, 3), persistent=False)
+        # Tap t of an axis reads map t at offset t: the sum of three shifts, zero outside the region.
+        self.register_buffer("shifts", torch.eye(3), persistent=False)
 
     def forward(self, embedding: Tensor, point_coords: Tensor, point_labels: Tensor) -> Tensor:
         """Decodes the prompts of B objects.
@@ -170,11 +171,13 @@ class PromptDecoder(nn.Module):
             each = [F.conv3d(f.unsqueeze(0), k, padding=1) for f, k in zip(features_BCHWD, kernels, strict=True)]
             logits: Tensor = torch.cat(each) + bias_B1111
             return logits
-        shifted = (kernel_BC27.transpose(1, 2) @ features_BCHWD.reshape(objects, channels, h * w * d)).reshape(
-            objects, 27, h, w, d
-        )
-        logits = F.conv3d(shifted, self.taps.to(shifted.dtype), padding=1) + bias_B1111
-        return logits
+        maps = kernel_BC27.transpose(1, 2) @ features_BCHWD.reshape(objects, channels, h * w * d)
+        for axis in (2, 1, 0):  # the last axis of a kernel varies fastest from one tap to the next
+            kernel_shape, padding = [1, 1, 1], [0, 0, 0]
+            kernel_shape[axis], padding[axis] = 3, 1
+            shifts = self.shifts.to(maps.dtype).reshape(1, 3, *kernel_shape)
+            maps = F.conv3d(maps.reshape(objects * 3**axis, 3, h, w, d), shifts, padding=padding)
+        return maps + bias_B1111
 
 
 def _two_way(transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
