@@ -164,6 +164,9 @@ def test_wrong_weights_are_named(tmp_path: Path, state: dict[str, Any], change: 
     [
         ({**SPEC.to_dict(), "width": 16}, "have width 8, expected 16"),
         ({**SPEC.to_dict(), "blocks_down": [1, 1, 1]}, r"have blocks_down \(1, 2, 1\), expected \(1, 1, 1\)"),
+        ({**SPEC.to_dict(), "attention_downsample": 1}, "have attention_downsample 2, expected 1"),
+        ({**SPEC.to_dict(), "heads": 3}, "3 heads for 4 channels, expected a divisor"),
+        ({**SPEC.to_dict(), "attention_downsample": 0}, "expected positive numbers"),
         ({"depth": 3}, "unknown architecture fields"),
         ("vista3d", "expected a dict"),
     ],
@@ -172,6 +175,18 @@ def test_stated_architecture_must_fit(tmp_path: Path, state: dict[str, Any], arc
     torch.save({"gstk": 1, "architecture": architecture, "model": state}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_point_head_of_other_shape_is_kept(tmp_path: Path) -> None:
+    spec = VISTA3DSpec(width=16, blocks_down=(1, 1), n_classes=20, heads=1, attention_downsample=1)
+    network = build_network(spec)
+    save_checkpoint(tmp_path / "a.pt", network, spec)
+    again = load_network(tmp_path / "a.pt")
+    attention = again.point_head.transformer.final_attn_token_to_image
+    assert (attention.num_heads, attention.internal_dim) == (1, 16)
+    assert load_checkpoint(tmp_path / "a.pt")[0] == spec
+    torch.save(network.state_dict(), tmp_path / "bare.pt")
+    assert load_checkpoint(tmp_path / "bare.pt")[0].attention_downsample == 1
 
 
 def test_load_network_insists_on_a_given_spec(tmp_path: Path, network: VISTA3D) -> None:

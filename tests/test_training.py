@@ -14,27 +14,23 @@ import torch
 
 from gstk.clicks import Click
 from gstk.errors import TrainingError
-from gstk.preprocess import intensity_range, normalise
 from gstk.training.checkpoint import load_checkpoint
 from gstk.training.data import cut_patch, phantom_patches
 from gstk.training.initialise import local_prompt_init
 from gstk.training.loop import points_to_tensors, train_on_phantoms, warmup_cosine
 from gstk.training.network import Encoder, PromptDecoder, build_network
 from gstk.training.phantoms import Phantom, generate_phantom
-from gstk.training.probe import SimilarityProbe
 from gstk.training.recipe import DataRecipe, LoopRecipe, Recipe
 from gstk.training.spec import VISTA3DSpec
 
 SMALL = Recipe(
     name="small",
     seed=5,
-    network=VISTA3DSpec(width=16, blocks_down=(1, 1, 1)),
+    network=VISTA3DSpec(width=16, blocks_down=(1, 1, 1), heads=1, attention_downsample=1),
     data=DataRecipe(
         phantom_side=48, patches_per_phantom=2, patch_voxels=(16**3, 24**3), patch_sides=(16, 24), max_objects=2
     ),
-    loop=LoopRecipe(
-        steps=4, learning_rate=1e-3, warmup_steps=2, max_rounds=1, probe_steps=2, local_init=True, bf16=False
-    ),
+    loop=LoopRecipe(steps=4, learning_rate=1e-3, warmup_steps=2, max_rounds=1, local_init=True, bf16=False),
 )
 
 
@@ -71,22 +67,6 @@ def test_a_patch_holds_its_object_and_the_volumes_own_intensities() -> None:
         assert patch.image.size <= 32**3 + 1
 
 
-def test_the_easy_beginning_puts_one_object_on_the_bright_side() -> None:
-    image = np.full((48, 48, 48), 200, np.uint8)
-    labels = np.zeros(image.shape, np.int32)
-    labels[10:30, 10:30, 10:30] = 1
-    labels[34:44, 34:44, 34:44] = 2
-    image[labels > 0] = 50
-    recipe = DataRecipe(patch_voxels=(32**3, 32**3), patch_sides=(32,), intensity_probability=0.0, cube_share=1.0)
-    low, high = intensity_range(image)
-    assert normalise(image, low, high)[labels == 1].max() == 0
-    for seed in range(8):
-        patch = cut_patch(Phantom(image, labels, (1, 1, 1), "made"), recipe, np.random.default_rng(seed), easy=1.0)
-        assert patch is not None
-        assert len(patch.masks) == 1
-        assert patch.image[patch.masks[0]].mean() > patch.image[~patch.masks[0]].mean() + 0.5
-
-
 def test_a_phantom_without_objects_gives_no_patch() -> None:
     empty = Phantom(np.zeros((32, 32, 32), np.uint8), np.zeros((32, 32, 32), np.int32), (1, 1, 1), "made")
     assert cut_patch(empty, DataRecipe(), np.random.default_rng(0)) is None
@@ -104,35 +84,33 @@ def test_the_stream_repeats_itself_and_begins_where_it_is_told() -> None:
     assert any(later[0].shape == image.shape and np.array_equal(later[0], image) for image in whole[1:])
 
 
-def test_local_init_scores_the_click_itself_highest() -> None:
+@pytest.mark.parametrize(("width", "heads"), [(16, 1), (16, 2), (32, 4)])
+def test_local_init_compares_places_whatever_the_image_shows(width: int, heads: int) -> None:
     torch.manual_seed(0)
-    network = build_network(VISTA3DSpec(width=16, blocks_down=(1, 1, 1)))
+    network = build_network(VISTA3DSpec(width, (1, 1, 1), heads=heads, attention_downsample=1))
     local_prompt_init(network)
-    decoder = PromptDecoder(network)
+    encoder, decoder = Encoder(network), PromptDecoder(network)
     grid = decoder._grid_encoding(8, 8, 8)[0]
-    for layer in network.point_head.transformer.layers:
-        attention = layer.cross_attn_image_to_token
-        q = (grid @ attention.q_proj.weight.T).reshape(512, attention.num_heads, -1)
-        k = (grid @ attention.k_proj.weight.T).reshape(512, attention.num_heads, -1)
-        score = torch.einsum("ihd,jhd->ij", q[:, :3], k[:, :3])
-        assert (score.argmax(dim=1) == torch.arange(512)).all()
+    with torch.no_grad():
+        images = [encoder(torch.rand(1, 1, 16, 16, 16))[0].flatten(1).T for _ in range(2)]
+    assert (images[0] - images[1]).abs().max() > 0.5
+    transformer = network.point_head.transformer
+    crosses = [layer.cross_attn_image_to_token for layer in transformer.layers]
+    for attention in (*crosses, transformer.final_attn_token_to_image):
+        scores = []
+        for features in (torch.zeros_like(grid), *images):
+            q = (grid @ attention.q_proj.weight.T).reshape(512, heads, -1)[..., :6]
+            k = ((features + grid) @ attention.k_proj.weight.T).reshape(512, heads, -1)[..., :6]
+            scores.append(torch.einsum("ihd,jhd->hij", q, k))
+        assert (scores[0].argmax(dim=2) == torch.arange(512)).all()
+        for score in scores[1:]:
+            torch.testing.assert_close(score, scores[0], atol=1e-3, rtol=1e-4)
 
 
-def test_local_init_needs_width() -> None:
-    with pytest.raises(TrainingError, match="width"):
-        local_prompt_init(build_network(VISTA3DSpec(width=8, blocks_down=(1, 1))))
-
-
-def test_the_probe_scores_voxels_like_the_clicked_one_and_near_it() -> None:
-    embedding = torch.zeros(1, 2, 4, 4, 4)
-    embedding[:, 0] = 1
-    embedding[:, :, :, :, 2:] = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1, 1)
-    coords = torch.tensor([[[1.0, 1, 1], [0, 0, 7]]])
-    scores = SimilarityProbe()(embedding, coords, torch.tensor([[1, 0]]))[0, 0]
-    assert scores.shape == (4, 4, 4)
-    assert scores[0, 0, 0] == scores.max()
-    assert scores[0, 0, 1] > scores[0, 0, 2]
-    assert scores[0, 0, 1] > scores[3, 3, 1]
+@pytest.mark.parametrize("spec", [VISTA3DSpec(8, (1, 1)), VISTA3DSpec(16, (1, 1))])
+def test_local_init_needs_channels_to_compare(spec: VISTA3DSpec) -> None:
+    with pytest.raises(TrainingError, match="6 a head"):
+        local_prompt_init(build_network(spec))
 
 
 def test_both_forms_of_the_folded_convolution_agree() -> None:
@@ -169,8 +147,8 @@ def test_a_run_can_start_from_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    easy = replace(SMALL.data, polarity_patches=10**9, object_extent=(0.5, 0.8))
-    loop = replace(SMALL.loop, steps=60, learning_rate=5e-3, warmup_steps=5, max_rounds=0, probe_steps=0)
+    easy = replace(SMALL.data, object_extent=(0.5, 0.8))
+    loop = replace(SMALL.loop, steps=60, learning_rate=5e-3, warmup_steps=5, max_rounds=0)
     losses: list[float] = []
     train_on_phantoms(replace(SMALL, data=easy, loop=loop), tmp_path, lambda _, values: losses.append(values["loss"]))
     assert np.mean(losses[-15:]) < np.mean(losses[:15])

@@ -196,7 +196,7 @@ def _strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _infer_spec(state: Mapping[str, Tensor], path: Path) -> VISTA3DSpec:
-    """The architecture that the weights' names and shapes imply; `last_supported` leaves no trace in them."""
+    """What the weights' names and shapes imply; `last_supported` and `heads` leave no trace in them."""
     first = state.get("image_encoder.encoder.conv_init.weight")
     classes = state.get("point_head.class_embeddings.weight")
     if first is None or first.ndim != 5 or classes is None or classes.ndim != 2:
@@ -205,6 +205,8 @@ def _infer_spec(state: Mapping[str, Tensor], path: Path) -> VISTA3DSpec:
             f"{path} is no VISTA3D with a point head: expected {missing} among its {len(state)} tensors, "
             f"got {', '.join(list(state)[:3])}, ..."
         )
+    query = state.get("point_head.transformer.final_attn_token_to_image.q_proj.weight")
+    compared = query.shape[0] if query is not None and query.ndim == 2 else 0
     blocks = Counter(int(match[1]) for match in map(_BLOCK.fullmatch, state) if match)
     if sorted(blocks) != list(range(len(blocks))) or len(blocks) > _MAX_LEVELS:
         raise CheckpointError(
@@ -215,6 +217,7 @@ def _infer_spec(state: Mapping[str, Tensor], path: Path) -> VISTA3DSpec:
         in_channels=first.shape[1],
         blocks_down=tuple(blocks[level] for level in range(len(blocks))),
         n_classes=classes.shape[0],
+        attention_downsample=first.shape[0] // compared if compared else 2,
     )
 
 
@@ -225,7 +228,7 @@ def _stated_spec(architecture: object, path: Path) -> VISTA3DSpec:
 
 
 def _require_same(expected: VISTA3DSpec, found: VISTA3DSpec, path: Path) -> None:
-    for name in ("width", "blocks_down", "in_channels", "n_classes"):
+    for name in ("width", "blocks_down", "in_channels", "n_classes", "attention_downsample"):
         want, got = getattr(expected, name), getattr(found, name)
         if want != got:
             raise CheckpointError(f"the weights of {path} have {name} {got}, expected {want} as the architecture says")

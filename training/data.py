@@ -32,14 +32,11 @@ class Patch(NamedTuple):
     masks: NDArray[np.bool_]
 
 
-def cut_patch(
-    phantom: Phantom, recipe: DataRecipe, rng: np.random.Generator, growth: float = 1.0, easy: float = 0.0
-) -> Patch | None:
+def cut_patch(phantom: Phantom, recipe: DataRecipe, rng: np.random.Generator, growth: float = 1.0) -> Patch | None:
     """Cuts one patch; None where the phantom has no object that is large enough.
 
     Args:
         growth: how far the patch's size has grown, 0 to 1.
-        easy: chance that only one object is taken, on its bright side.
     """
     sizes = np.bincount(phantom.labels.ravel())
     ids = np.flatnonzero(sizes >= 3 * MIN_OBJECT_VOXELS)
@@ -51,16 +48,13 @@ def cut_patch(
     start, step = _window(phantom.labels == target, shape, recipe, rng)
     low, high = intensity_range(phantom.image)
     volume = normalise(phantom.image, low, high)
-    alone = rng.random() < easy
-    if alone and volume[phantom.labels == target].mean() < volume[phantom.labels != target].mean():
-        volume = 1 - volume
     image = resample(volume, start, step, shape)
     labels = _nearest(phantom.labels, start, step, shape)
     seen = np.bincount(labels.ravel(), minlength=target + 1)
     if seen[target] < MIN_OBJECT_VOXELS:
         return None
     others = np.flatnonzero(seen >= MIN_OBJECT_VOXELS)
-    others = rng.permutation(others[(others > 0) & (others != target)])[: 0 if alone else recipe.max_objects - 1]
+    others = rng.permutation(others[(others > 0) & (others != target)])[: recipe.max_objects - 1]
     masks = labels[None] == np.array([target, *others])[:, None, None, None]
     return Patch(*_flip_and_turn(_perturb(image, recipe.intensity_probability, rng), masks, rng))
 
@@ -148,9 +142,8 @@ class _PhantomStream(IterableDataset[Patch]):
             phantom = generate_phantom(phantom_seed, (self.recipe.phantom_side,) * 3)
             drawn = group * self.recipe.patches_per_phantom
             growth = min(1.0, drawn / self.recipe.growth_patches) if self.recipe.growth_patches else 1.0
-            easy = max(0.0, 1.0 - drawn / self.recipe.polarity_patches) if self.recipe.polarity_patches else 0.0
             for _ in range(self.recipe.patches_per_phantom):
-                patch = cut_patch(phantom, self.recipe, rng, growth, easy)
+                patch = cut_patch(phantom, self.recipe, rng, growth)
                 if patch is not None:
                     yield patch
             group += workers

@@ -14,14 +14,12 @@ import torch
 from monai.losses import DiceCELoss
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gstk.clicks import Click
 from gstk.training.checkpoint import load_network, save_checkpoint
 from gstk.training.data import phantom_patches
 from gstk.training.initialise import local_prompt_init
 from gstk.training.network import Encoder, PromptDecoder, build_network
-from gstk.training.probe import SimilarityProbe
 from gstk.training.recipe import LoopRecipe, Recipe
 from gstk.training.sampling import centre_point, edge_center_points, error_point, gaussian_count
 
@@ -116,8 +114,6 @@ def train_on_phantoms(
     parameters = [p for module in (encoder, decoder) for p in module.parameters()]
     unused = {id(p) for p in network.image_encoder.up_layers_auto.parameters()}
     parameters = list({id(p): p for p in parameters if id(p) not in unused}.values())
-    probe = SimilarityProbe()
-    parameters += list(probe.parameters())
     if recipe.loop.train_frequencies:
         parameters.append(network.point_head.pe_layer.positional_encoding_gaussian_matrix.requires_grad_())
     optimiser = torch.optim.AdamW(parameters, lr=recipe.loop.learning_rate, weight_decay=recipe.loop.weight_decay)
@@ -137,7 +133,7 @@ def train_on_phantoms(
         for group in optimiser.param_groups:
             group["lr"] = recipe.loop.learning_rate * warmup_cosine(step, recipe.loop.warmup_steps, recipe.loop.steps)
         patch = next(stream)
-        loss, dice = _rounds(encoder, decoder, probe, patch.image, patch.masks, criterion, recipe.loop, step, rng)
+        loss, dice = _rounds(encoder, decoder, patch.image, patch.masks, criterion, recipe.loop, step, rng)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(parameters, recipe.loop.clip_norm)
@@ -155,7 +151,6 @@ def train_on_phantoms(
 def _rounds(
     encoder: nn.Module,
     decoder: nn.Module,
-    probe: nn.Module,
     image: NDArray[np.float32],
     masks: NDArray[np.bool_],
     criterion: nn.Module,
@@ -187,7 +182,4 @@ def _rounds(
         loss = (loss + criterion(logits, truth)) / 2
     hit = (logits.detach() > 0).float()
     dice = 2 * (hit * truth).sum((1, 2, 3, 4)) / (hit + truth).sum((1, 2, 3, 4)).clamp_min(1)
-    if step < recipe.probe_steps:
-        weight = 1 - step / recipe.probe_steps
-        loss = loss + weight * criterion(probe(embedding, *points_to_tensors(clicks)), F.avg_pool3d(truth, 2))
     return loss, float(dice.mean())

@@ -46,6 +46,14 @@ def build_network(spec: VISTA3DSpec | None = None) -> VISTA3D:
         dsdepth=1,
     )
     point_head = PointMappingSAM(feature_size=spec.width, n_classes=spec.n_classes, last_supported=spec.last_supported)
+    # MONAI's own point head has four heads and halves the channels, always.
+    point_head.transformer = TwoWayTransformer(
+        depth=2,
+        embedding_dim=spec.width,
+        mlp_dim=512,
+        num_heads=spec.heads,
+        attention_downsample_rate=spec.attention_downsample,
+    )
     class_head = ClassMappingClassify(n_classes=spec.n_classes, feature_size=spec.width, use_mlp=True)
     return VISTA3D(image_encoder=image_encoder, class_head=class_head, point_head=point_head)
 

@@ -25,8 +25,6 @@ class DataRecipe:
         growth_patches: patches over which the first grows into the second.
         patch_sides: sides that a patch may have along each axis; multiples of the spec's `roi_multiple`.
         cube_share: share of the patches that are cubes.
-        polarity_patches: patches over which the share of those fades whose one object is made the brighter side, an
-            easy beginning for networks trained from scratch.
         object_extent: range (log-uniform) of the clicked object's longest side over the patch's side.
         max_objects: objects of a patch that are clicked on.
         intensity_probability: chance of each intensity perturbation (the paper: 0.2).
@@ -38,7 +36,6 @@ class DataRecipe:
     growth_patches: int = 0
     patch_sides: tuple[int, ...] = (32, 48, 64, 80, 96)
     cube_share: float = 0.6
-    polarity_patches: int = 0
     object_extent: tuple[float, float] = (0.12, 1.1)
     max_objects: int = 4
     intensity_probability: float = 0.2
@@ -55,7 +52,6 @@ class LoopRecipe:
         max_rounds: most rounds of clicks on the error that follow the first prompt.
         round_steps: steps after which one more such round is allowed, until there are `max_rounds`.
         cross_entropy_weight: weight of cross entropy beside Dice (the paper: 1).
-        probe_steps: steps over which the auxiliary loss of `gstk.training.probe` fades from 1 to 0; 0 is without.
         local_init: start from `gstk.training.initialise`, for networks trained from scratch.
         ema_decay: exponential moving average of the weights, which is what is saved.
         clip_norm: largest gradient norm.
@@ -71,7 +67,6 @@ class LoopRecipe:
     max_rounds: int = 4
     round_steps: int = 0
     cross_entropy_weight: float = 1.0
-    probe_steps: int = 0
     local_init: bool = False
     ema_decay: float = 0.998
     clip_norm: float = 1.0

@@ -19,11 +19,13 @@ class VISTA3DSpec:
     """The architecture of one VISTA3D network; the defaults are MONAI's `vista3d132`.
 
     Attributes:
-        width: channels at full resolution and of every token; a multiple of 8 (4 attention heads of width/8 channels).
+        width: channels at full resolution and of every token; a multiple of 8.
         blocks_down: residual blocks at each level of the encoder; its length is the number of levels.
         in_channels: channels of the image.
         n_classes: rows of the class embeddings.
         last_supported: largest class id that is not zero-shot.
+        heads: attention heads of the point head's transformer.
+        attention_downsample: factor between a token's channels and those that cross-attention compares.
     """
 
     width: int = 48
@@ -31,11 +33,21 @@ class VISTA3DSpec:
     in_channels: int = 1
     n_classes: int = 512
     last_supported: int = 132
+    heads: int = 4
+    attention_downsample: int = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks_down", tuple(int(b) for b in self.blocks_down))
         if self.width < 8 or self.width % 8:
-            raise CheckpointError(f"got width {self.width}, expected a positive multiple of 8 (4 attention heads)")
+            raise CheckpointError(f"got width {self.width}, expected a positive multiple of 8")
+        compared = self.width // max(1, self.attention_downsample)
+        if self.heads < 1 or self.attention_downsample < 1 or self.width % self.attention_downsample:
+            raise CheckpointError(
+                f"got {self.heads} heads and attention_downsample {self.attention_downsample}, expected positive "
+                f"numbers, the second a divisor of the width {self.width}"
+            )
+        if compared % self.heads:
+            raise CheckpointError(f"got {self.heads} heads for {compared} channels, expected a divisor of them")
         if len(self.blocks_down) < 2 or min(self.blocks_down) < 1:
             raise CheckpointError(
                 f"got blocks_down {self.blocks_down}, expected two or more levels of one or more blocks"
