@@ -190,12 +190,24 @@ def test_a_manifest_cannot_reach_outside_its_bundle(run: Run, bundle: Path, phan
         (["--point", "1,2"], "z,y,x"),
         (["--box", "1,2,3"], "z0,y0,x0"),
         (["--box", "9,9,9,1,1,1"], "min <= max"),
+        (["--box", "1,1,1,9,9,9", "--box", "1,1,1,8,8,8"], "two boxes for object 1"),
+        (["--point", "2:5,5,5", "--background", "2:5,5,5"], "on and beside object 2"),
     ],
 )
 def test_wrong_options_are_one_line(run: Run, phantom: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
     outcome = run("infer", phantom, "-o", tmp_path / "out", *arguments)
     assert outcome.code == 1
     assert said in outcome.error_line()
+
+
+def test_a_phantom_is_an_npz_and_counts_its_objects(run: Run, tmp_path: Path) -> None:
+    outcome = run("phantom", tmp_path / "noext")
+    assert outcome.code == 1
+    assert ".npz" in outcome.error_line()
+    assert not (tmp_path / "noext").exists()
+    outcome = run("phantom", tmp_path / "many.npz", "--side", "48", "--objects", "500")
+    assert outcome.code == 0
+    assert "not 500" in outcome.err
 
 
 def test_the_commands_are_these_and_the_readme_names_each(run: Run) -> None:

@@ -1,5 +1,6 @@
 """The picture of a result: what is drawn must be where it is in the volume, measured in the picture's pixels."""
 
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,46 @@ def test_no_more_rows_than_fit(scene) -> None:
     said = {k: ObjectPrompts((Point((1, 2, 3)),)) for k in range(1, 20)}
     picture = draw_overlay(volume, geometry, mask, said)
     assert picture.height == MAX_ROWS * (PANEL_PIXELS + CAPTION_PIXELS + GAP_PIXELS) + GAP_PIXELS
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("flipped", [(), (0,), (1, 2), (0, 1, 2)])
+def test_the_order_of_storage_does_not_show(scene, order: tuple[int, ...], flipped: tuple[int, ...]) -> None:
+    volume, geometry, mask = scene
+    zyx, corners = (6, 20, 18), np.array([(4, 10, 15), (9, 29, 34)])
+    plain = draw_overlay(volume, geometry, mask, {1: ObjectPrompts((Point(zyx),), Box.from_corners(corners.tolist()))})
+
+    def store(array: np.ndarray) -> np.ndarray:
+        return np.flip(array.transpose(order), flipped)
+
+    def place(voxel) -> tuple[int, ...]:
+        at = [int(voxel[axis]) for axis in order]
+        return tuple(geometry.shape[order[k]] - 1 - v if k in flipped else v for k, v in enumerate(at))
+
+    columns = np.zeros((3, 3))  # x, y, z of the patient against the array axes (0, 1, 2)
+    for k, axis in enumerate(order):
+        columns[2 - axis, k] = -1 if k in flipped else 1
+    stored = Geometry(
+        tuple(geometry.shape[axis] for axis in order),
+        tuple(geometry.spacing_mm[axis] for axis in order),
+        direction=tuple(columns[:, ::-1].ravel()),
+    )
+    box = Box.from_corners(np.sort([place(c) for c in corners], axis=0).tolist())
+    turned = draw_overlay(store(volume), stored, store(mask), {1: ObjectPrompts((Point(place(zyx)),), box)})
+    for expected, got in zip(panels(plain, geometry), panels(turned, geometry), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_objects_that_do_not_fit_are_counted(scene) -> None:
+    volume, geometry, mask = scene
+
+    def last_caption(objects: int) -> int:
+        said = {k: ObjectPrompts((Point((1, 2, 3)),)) for k in range(1, objects + 1)}
+        picture = np.asarray(draw_overlay(volume, geometry, mask, said)).astype(float)
+        top = GAP_PIXELS + (MAX_ROWS - 1) * (PANEL_PIXELS + CAPTION_PIXELS + GAP_PIXELS)
+        return count(picture[top : top + CAPTION_PIXELS], object_colour(MAX_ROWS), 100)
+
+    assert last_caption(MAX_ROWS + 3) > last_caption(MAX_ROWS) + 20
 
 
 def test_nothing_said_is_an_empty_picture(scene) -> None:

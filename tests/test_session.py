@@ -171,6 +171,19 @@ def test_a_click_outside_the_image_is_refused_and_changes_nothing(session: Sessi
     np.testing.assert_array_equal(session.mask, before)
 
 
+@pytest.mark.parametrize("spacing_mm", [(1, 1), None, ("a", 1, 1), (0, 1, 1), (1, 1, float("nan"))])
+def test_a_wrong_spacing_is_an_error_of_ours(session: Session, spacing_mm: object) -> None:
+    with pytest.raises(GstkError, match="spacing"):
+        session.set_image(two_balls()[0], spacing_mm)
+
+
+@pytest.mark.parametrize("zyx", ["abc", None, (1, 2), (1, 2, "x")])
+def test_what_is_no_point_is_an_error_of_ours(session: Session, zyx: object) -> None:
+    session.set_image(two_balls()[0])
+    with pytest.raises(PromptError, match=r"point|coordinates"):
+        session.add_point(zyx)
+
+
 def test_other_misuse_is_refused_in_one_line(session: Session, engine: FloodEngine) -> None:
     with pytest.raises(GstkError, match="set_image"):
         session.add_point((0, 0, 0))

@@ -146,7 +146,10 @@ def _numbers(name: str, values: Iterable[Any], length: int) -> tuple[Any, ...]:
 
 
 def _numbers_or_nan(point: Iterable[float]) -> tuple[float, float, float]:
-    values = tuple(float(v) for v in point)
+    try:
+        values = tuple(float(v) for v in point)
+    except (TypeError, ValueError, OverflowError):
+        raise GeometryError(f"got the point {point!r:.80}, expected three numbers (z, y, x)") from None
     if len(values) != 3:
         raise GeometryError(f"got a point with {len(values)} coordinates, expected 3 (z, y, x)")
     return values

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import permutations
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from scipy import ndimage
 from gstk.files import StrPath, atomic_path
 from gstk.geometry import Geometry
 from gstk.preprocess import intensity_range, normalise
-from gstk.prompts import ObjectPrompts, Voxel
+from gstk.prompts import Box, ObjectPrompts, Point, Voxel
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,6 +66,9 @@ def draw_overlay(
 ) -> Image:
     """Draws one row an object (the first `MAX_ROWS` that have prompts): axial, coronal and sagittal.
 
+    Slices are named and turned by the geometry's direction, whatever the order of storage: the patient's left on the
+    right, anterior up in the axial slice, superior up in the others. An oblique volume is shown along its own axes.
+
     Args:
         volume: (z,y,x), any real dtype.
         geometry: the volume's; pixels are made square in millimetres.
@@ -76,17 +80,28 @@ def draw_overlay(
     """
     from PIL import Image, ImageDraw
 
-    shown = [(k, p) for k, p in sorted(prompts.items()) if p.points or p.box][:MAX_ROWS]
+    said_of = [(k, p) for k, p in sorted(prompts.items()) if p.points or p.box]
+    shown, left_out = said_of[:MAX_ROWS], len(said_of[MAX_ROWS:])
     low, high = intensity_range(volume)
     font = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    axes, flipped = _upright(geometry)
+    turned = [np.flip(array.transpose(axes), [k for k in range(3) if flipped[k]]) for array in (volume, mask)]
+    spacing_mm = [geometry.spacing_mm[axis] for axis in axes]
+
+    def turn(zyx: Voxel) -> Voxel:
+        z, y, x = (geometry.shape[a] - 1 - zyx[a] if flip else zyx[a] for a, flip in zip(axes, flipped, strict=True))
+        return z, y, x
+
     rows = []
     for _, said in shown:
-        centre = _centre(said)
-        rows.append([_panel(volume, geometry, mask, said, centre, axis, low, high) for _, axis in _VIEWS])
+        there, centre = _turned(said, turn), turn(_centre(said))
+        rows.append([_panel(*turned, spacing_mm, there, centre, axis, low, high) for _, axis in _VIEWS])
     captions = [
-        [f"object {object_id}   {name} {'zyx'[axis]} = {_centre(said)[axis]}" for name, axis in _VIEWS]
+        [f"object {object_id}   {name} {'zyx'[axes[k]]} = {_centre(said)[axes[k]]}" for name, k in _VIEWS]
         for object_id, said in shown
     ]
+    if left_out:
+        captions[-1][-1] += f"   ({left_out} more not shown)"
     text_widths = [[2 + ceil(font.textlength(text)) for text in texts] for texts in captions]
     panel_widths = [[panel.width for panel in row] for row in rows]
     widths = [max(column) for column in zip(*text_widths, *panel_widths, strict=True)]
@@ -115,10 +130,26 @@ def _centre(prompts: ObjectPrompts) -> Voxel:
     return box.centre()
 
 
+def _upright(geometry: Geometry) -> tuple[list[int], list[bool]]:
+    """Which array axis runs along the patient's z, y and x (LPS), and whether backwards."""
+    # Rows z, y, x of the patient; columns z, y, x of the array.
+    along = np.reshape(geometry.direction, (3, 3))[::-1, ::-1]
+    axes = max(permutations(range(3)), key=lambda order: sum(abs(along[k, order[k]]) for k in range(3)))
+    return list(axes), [bool(along[k, axes[k]] < 0) for k in range(3)]
+
+
+def _turned(prompts: ObjectPrompts, turn: Callable[[Voxel], Voxel]) -> ObjectPrompts:
+    points = tuple(Point(turn(point.zyx), point.foreground) for point in prompts.points)
+    if prompts.box is None:
+        return ObjectPrompts(points)
+    corners = np.sort([turn(corner) for corner in prompts.box.corners()], axis=0).tolist()
+    return ObjectPrompts(points, Box.from_corners(corners))
+
+
 def _panel(
     volume: NDArray[np.generic],
-    geometry: Geometry,
-    mask: NDArray[np.integer],
+    mask: NDArray[np.generic],
+    spacing: Sequence[float],
     prompts: ObjectPrompts,
     centre: Voxel,
     axis: int,
@@ -128,7 +159,6 @@ def _panel(
     from PIL import Image, ImageDraw
 
     rows, columns = (a for a in range(3) if a != axis)
-    spacing = geometry.spacing_mm
     grey = np.rint(255 * normalise(np.take(volume, centre[axis], axis), low, high)).astype(np.uint8)
     labels = np.take(mask, centre[axis], axis)
     height_mm, width_mm = grey.shape[0] * spacing[rows], grey.shape[1] * spacing[columns]

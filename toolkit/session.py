@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gstk.engines.base import Embedding, Engine
-from gstk.errors import GstkError, PromptError
+from gstk.errors import GeometryError, GstkError, PromptError
 from gstk.geometry import Geometry
 from gstk.masks import ChangedBox, Reach, change_near, clean, clicked_components, union
 from gstk.preprocess import intensity_range
@@ -80,8 +80,7 @@ class Session:
             raise GstkError(f"got an image {volume.shape} of {volume.dtype}, expected real numbers (z, y, x)")
         if volume.dtype.kind == "f" and not np.isfinite(volume).all():
             raise GstkError("got an image with NaN or infinity, expected finite numbers; replace them first")
-        z, y, x = (float(s) for s in spacing_mm)
-        geometry = Geometry((volume.shape[0], volume.shape[1], volume.shape[2]), (z, y, x))
+        geometry = Geometry((volume.shape[0], volume.shape[1], volume.shape[2]), spacing_mm)  # type: ignore[arg-type]
         low, high = intensity_range(volume)
         with self._lock:
             self._image = _Image(volume, geometry, low, high)
@@ -101,10 +100,13 @@ class Session:
         """
         with self._lock:
             image = self._current()
-            if len(zyx) != 3 or (voxel := image.geometry.nearest_voxel(zyx)) is None:
-                shown = tuple(zyx)
+            try:
+                voxel = image.geometry.nearest_voxel(zyx)
+            except GeometryError as error:
+                raise PromptError(str(error)) from None
+            if voxel is None:
                 raise PromptError(
-                    f"got a click at {shown}, expected (z, y, x) inside the image of {image.geometry.shape}"
+                    f"got a click at {tuple(zyx)}, expected (z, y, x) inside the image of {image.geometry.shape}"
                 )
             before = self._object(object_id).prompts
             return self._say(object_id, replace(before, points=(*before.points, Point(voxel, foreground))))

@@ -20,7 +20,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="gstk",
-    help="VISTA3D, from fine-tuning to deployment: a click in a 3D medical image gives a mask, inside a time budget.",
+    help="VISTA3D in practice: a click in a 3D medical image gives a mask.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,

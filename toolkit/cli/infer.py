@@ -121,6 +121,9 @@ class _Report:
 
 
 def _prompts(points: list[str], background: list[str], boxes: list[str]) -> "dict[int, ObjectPrompts]":
+    from dataclasses import replace
+
+    from gstk.errors import PromptError
     from gstk.inference import parse_point_option
     from gstk.prompts import Box, ObjectPrompts, Point
 
@@ -130,9 +133,15 @@ def _prompts(points: list[str], background: list[str], boxes: list[str]) -> "dic
             object_id, (z, y, x) = parse_point_option(text)
             before = found.get(object_id, ObjectPrompts())
             point = Point((round(z), round(y), round(x)), foreground)
+            if replace(point, foreground=not foreground) in before.points:
+                raise PromptError(f"got {point.zyx} on and beside object {object_id}, expected one of the two")
             found[object_id] = ObjectPrompts((*before.points, point), before.box)
     for text in boxes:
         object_id, corners = parse_point_option(text, numbers=6)
-        box = Box.from_corners((corners[:3], corners[3:]))
-        found[object_id] = ObjectPrompts(found.get(object_id, ObjectPrompts()).points, box)
+        before = found.get(object_id, ObjectPrompts())
+        if before.box is not None:
+            raise PromptError(
+                f"got two boxes for object {object_id}, expected one; write ID: in front for another object"
+            )
+        found[object_id] = ObjectPrompts(before.points, Box.from_corners((corners[:3], corners[3:])))
     return found

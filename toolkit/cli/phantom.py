@@ -20,10 +20,16 @@ def phantom_command(
     """Make a generated case with clicks and true masks, for a first run without data."""
     from gstk.cases import save_case
     from gstk.demo import phantom_case
+    from gstk.errors import CaseError
     from gstk.files import make_folder
 
+    if output.suffix.lower() != ".npz":
+        raise CaseError(f"got {output}, expected a name that ends in .npz")
     case = phantom_case(seed, side, kind, objects)
     make_folder(output.parent)
     save_case(output, case)
     shape = " x ".join(str(n) for n in case.geometry.shape)
+    found = len(case.prompts)
     typer.echo(f"{output}: a generated phantom ({kind}, seed {seed}), {shape} voxels, not a scan of anyone")
+    if found < objects:
+        typer.echo(f"warning: it holds {found} objects, not {objects}", err=True)
