@@ -102,11 +102,11 @@ class Session:
             image = self._current()
             try:
                 voxel = image.geometry.nearest_voxel(zyx)
-            except GeometryError as error:
-                raise PromptError(str(error)) from None
+            except GeometryError:
+                voxel = None
             if voxel is None:
                 raise PromptError(
-                    f"got a click at {tuple(zyx)}, expected (z, y, x) inside the image of {image.geometry.shape}"
+                    f"got a click at {zyx!r:.80}, expected (z, y, x) inside the image of {image.geometry.shape}"
                 )
             before = self._object(object_id).prompts
             return self._say(object_id, replace(before, points=(*before.points, Point(voxel, foreground))))
