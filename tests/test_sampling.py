@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 
 from gstk.clicks import component_centre, next_click
-from gstk.training.sampling import centre_point, edge_center_points, error_point, gaussian_count, random_choice
+from gstk.errors import TrainingError
+from gstk.training.sampling import (
+    SAMPLERS,
+    Prompts,
+    centre_point,
+    edge_center_points,
+    error_point,
+    gaussian_count,
+    make_sampler,
+    random_choice,
+)
 
 RNG = np.random.default_rng
 
@@ -171,3 +181,182 @@ def test_random_choice_draws_from_its_generator() -> None:
     choose = random_choice(RNG(3))
     rng = RNG(3)
     assert [choose(9) for _ in range(20)] == [rng.integers(9) for _ in range(20)]
+
+
+def scene() -> np.ndarray:
+    """Three boxes of three classes, and a class 7 of one voxel."""
+    labels = np.zeros((20, 22, 24), np.int16)
+    labels[2:13, 3:14, 4:15] = 1
+    labels[14:19, 2:9, 2:20] = 2
+    labels[3:9, 16:21, 17:23] = 4
+    labels[0, 0, 0] = 7
+    return labels
+
+
+def flood(labels: np.ndarray, classes: list[int]):
+    """A network that finds one third of each object's error, whatever it is asked."""
+
+    def predict(prompts: Prompts) -> np.ndarray:
+        seen.append(prompts)
+        return np.stack([(labels == c) & (np.indices(labels.shape)[2] % 3 == 0) for c in classes])
+
+    seen: list[Prompts] = []
+    return predict, seen
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.sampled_from([1, 2, 3, 4, 7, 300]), unique=True, max_size=5), st.integers(1, 9), st.integers(0, 99))
+def test_every_sampler_keeps_the_contract(name: str, classes: list[int], max_points: int, seed: int) -> None:
+    labels = scene()
+    before = labels.copy()
+    sampler = make_sampler(name, max_points, max_rounds=3, special_classes=(2, 7))
+    predict, _ = flood(labels, classes)
+    prompts = sampler(labels, classes, RNG(seed), predict)
+    np.testing.assert_array_equal(labels, before)
+    assert prompts.coords.dtype == prompts.labels.dtype == np.int64
+    assert prompts.coords.shape == (*prompts.labels.shape, 3)
+    assert len(prompts.labels) == len(classes)
+    for label, coords, kinds in zip(classes, prompts.coords, prompts.labels, strict=True):
+        if label in (3, 300):  # not in the patch
+            assert (kinds == -1).all()
+            continue
+        allowed = {2, 3} if label in (2, 7) else {0, 1}
+        assert kinds.max() in (1, 3)
+        for zyx, kind in zip(coords, kinds, strict=True):
+            assert kind == -1 or kind in allowed
+            assert kind == -1 or (labels[tuple(zyx)] == label) == (kind % 2 == 1)
+        assert (coords[kinds == -1] == 0).all()
+    again = sampler(labels, classes, RNG(seed), predict)
+    np.testing.assert_array_equal(again.coords, prompts.coords)
+    np.testing.assert_array_equal(again.labels, prompts.labels)
+
+
+@pytest.mark.parametrize("name", ["edge-center", "error"])
+def test_threads_do_not_change_the_points(name: str) -> None:
+    labels, classes = scene(), [1, 2, 4, 7]
+    predict, _ = flood(labels, classes)
+    alone, together = (make_sampler(name, workers=n)(labels, classes, RNG(5), predict) for n in (1, 4))
+    np.testing.assert_array_equal(alone.coords, together.coords)
+    np.testing.assert_array_equal(alone.labels, together.labels)
+
+
+def drawn_counts(name: str, law: str, maximum: int) -> tuple[np.ndarray, np.ndarray]:
+    sampler = make_sampler(name, maximum, count_law=law)
+    rng = RNG(1)
+    labels = [sampler(scene(), [1], rng, None).labels for _ in range(3000)]
+    return np.array([(k == 1).sum() for k in labels]), np.array([(k == 0).sum() for k in labels])
+
+
+@pytest.mark.parametrize(("name", "law"), [("vista3d", "paper"), ("edge-center", "authors"), ("edge-center", "paper")])
+def test_counts_follow_their_law(name: str, law: str) -> None:
+    """|N(0, max // 2)|, cut: k points with probability P(k <= |x| < k + 1); the paper's: N(max/2, max/4), rounded."""
+    maximum = 6
+    numbers = np.arange(maximum + 1)
+    half, bell = stats.halfnorm(scale=maximum // 2), stats.norm(maximum / 2, maximum / 4)
+    for counts, least in zip(drawn_counts(name, law, maximum), (1, 0), strict=True):
+        if law == "paper" and name == "edge-center":
+            upper = np.where(numbers == maximum, 1, bell.cdf(numbers + 0.5))
+            upper[:least] = 0
+        else:
+            upper = np.where(numbers == maximum, 1, half.cdf(numbers + 1 - least))
+        expected = np.diff(upper, prepend=0) * len(counts)
+        kept = expected > 0
+        found = np.bincount(counts, minlength=maximum + 1)
+        assert found[~kept].sum() == 0
+        assert stats.chisquare(found[kept], expected[kept]).pvalue > 1e-4
+
+
+def test_vista3d_points_lie_anywhere_on_the_object() -> None:
+    sampler, rng, labels = make_sampler("vista3d", 8), RNG(0), scene()
+    index = {tuple(v): i for i, v in enumerate(np.argwhere(labels == 4).tolist())}
+    counts = np.zeros(len(index))
+    for _ in range(2000):
+        prompts = sampler(labels, [4], rng, None)
+        for zyx in prompts.coords[0][prompts.labels[0] == 1].tolist():
+            counts[index[tuple(zyx)]] += 1
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_vista3d_counts_agree_with_monai() -> None:
+    sampler_module = pytest.importorskip("monai.apps.vista3d.sampler")
+    torch = pytest.importorskip("torch")
+    import random
+
+    random.seed(0)
+    labels = scene()
+    theirs = []
+    for _ in range(1500):
+        _, _, kinds, _ = sampler_module.sample_prompt_pairs(
+            torch.from_numpy(labels.astype(np.int64))[None, None], [1, 2], max_point=6, drop_label_prob=1
+        )
+        theirs.append(((kinds[0] == 1).sum().item(), (kinds[0] == 0).sum().item()))
+    for ours, of_monai in zip(drawn_counts("vista3d", "paper", 6), np.transpose(theirs), strict=True):
+        table = np.array([np.bincount(c, minlength=8) for c in (ours, of_monai)])
+        table = table[:, table.sum(axis=0) > 0]
+        assert stats.chi2_contingency(table).pvalue > 1e-4
+
+
+def test_the_error_sampler_clicks_where_the_network_errs() -> None:
+    labels, classes = scene(), [1, 2]
+    sampler = make_sampler("error", max_rounds=3)
+    rounds = []
+    for seed in range(60):
+        predict, seen = flood(labels, classes)
+        prompts = sampler(labels, classes, RNG(seed), predict)
+        rounds.append(len(seen))
+        for b, label in enumerate(classes):
+            own = prompts.coords[b][prompts.labels[b] >= 0].tolist()
+            first = seen[0].coords[b][seen[0].labels[b] >= 0].tolist() if seen else own
+            assert own[: len(first)] == first
+            assert len(own) == len(first) + len(seen)
+            for zyx in own[len(first) :]:  # what the network never finds
+                assert labels[tuple(zyx)] == label
+                assert zyx[2] % 3 != 0
+    assert np.bincount(rounds).min() > 0
+    assert set(rounds) == {0, 1, 2, 3}
+
+
+def test_the_error_sampler_adds_nothing_to_a_right_mask() -> None:
+    labels, classes = scene(), [1, 4]
+    sampler = make_sampler("error", max_rounds=3)
+    for seed in range(10):
+        asked: list[Prompts] = []
+
+        def predict(prompts: Prompts, asked: list[Prompts] = asked) -> np.ndarray:
+            asked.append(prompts)
+            return np.stack([labels == c for c in classes])
+
+        prompts = sampler(labels, classes, RNG(seed), predict)
+        if asked:
+            np.testing.assert_array_equal(prompts.coords, asked[0].coords)
+
+
+def test_special_classes_carry_the_labels_that_monai_gives_them() -> None:
+    vista3d = pytest.importorskip("monai.networks.nets.vista3d")
+    torch = pytest.importorskip("torch")
+    labels, classes = scene(), [1, 2, 7]
+    for name in ("vista3d", "edge-center"):
+        plain, special = (make_sampler(name, special_classes=s)(labels, classes, RNG(3), None) for s in ((), (2, 7)))
+        converted = vista3d.VISTA3D.convert_point_label(
+            None, torch.from_numpy(plain.labels.copy()), classes, special_index=(2, 7)
+        )
+        np.testing.assert_array_equal(special.labels, converted.numpy())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"name": "random"}, "vista3d, edge-center, error"),
+        ({"name": "error", "count_law": "mine"}, "paper, authors"),
+        ({"name": "error", "max_points": 0}, "expected 1"),
+    ],
+)
+def test_samplers_that_do_not_exist(arguments: dict, said: str) -> None:
+    with pytest.raises(TrainingError, match=said):
+        make_sampler(**arguments)
+
+
+def test_the_error_sampler_needs_a_network() -> None:
+    with pytest.raises(TrainingError, match="network"):
+        make_sampler("error")(scene(), [1], RNG(0), None)

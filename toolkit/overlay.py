@@ -85,7 +85,8 @@ def draw_overlay(
     low, high = intensity_range(volume)
     font = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     axes, flipped = _upright(geometry)
-    turned = [np.flip(array.transpose(axes), [k for k in range(3) if flipped[k]]) for array in (volume, mask)]
+    backwards = tuple(k for k in range(3) if flipped[k])
+    volume, mask = np.flip(volume.transpose(axes), backwards), np.flip(mask.transpose(axes), backwards)
     spacing_mm = [geometry.spacing_mm[axis] for axis in axes]
 
     def turn(zyx: Voxel) -> Voxel:
@@ -95,7 +96,7 @@ def draw_overlay(
     rows = []
     for _, said in shown:
         there, centre = _turned(said, turn), turn(_centre(said))
-        rows.append([_panel(*turned, spacing_mm, there, centre, axis, low, high) for _, axis in _VIEWS])
+        rows.append([_panel(volume, mask, spacing_mm, there, centre, axis, low, high) for _, axis in _VIEWS])
     captions = [
         [f"object {object_id}   {name} {'zyx'[axes[k]]} = {_centre(said)[axes[k]]}" for name, k in _VIEWS]
         for object_id, said in shown

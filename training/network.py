@@ -179,13 +179,14 @@ class PromptDecoder(nn.Module):
             each = [F.conv3d(f.unsqueeze(0), k, padding=1) for f, k in zip(features_BCHWD, kernels, strict=True)]
             logits: Tensor = torch.cat(each) + bias_B1111
             return logits
-        maps = kernel_BC27.transpose(1, 2) @ features_BCHWD.reshape(objects, channels, h * w * d)
+        maps: Tensor = kernel_BC27.transpose(1, 2) @ features_BCHWD.reshape(objects, channels, h * w * d)
         for axis in (2, 1, 0):  # the last axis of a kernel varies fastest from one tap to the next
             kernel_shape, padding = [1, 1, 1], [0, 0, 0]
             kernel_shape[axis], padding[axis] = 3, 1
             shifts = self.shifts.to(maps.dtype).reshape(1, 3, *kernel_shape)
             maps = F.conv3d(maps.reshape(objects * 3**axis, 3, h, w, d), shifts, padding=padding)
-        return maps + bias_B1111
+        maps = maps + bias_B1111
+        return maps
 
 
 def _two_way(transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
