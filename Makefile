@@ -37,6 +37,7 @@ format: $(DEV)/.installed
 define install
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gstk needs Python 3.11 or newer; try make PYTHON=python3.12")'
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	rm -rf build
 	$(1)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt '.[$(2)]'
 	$(1)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
 	touch $(1)/.installed

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,52 +22,27 @@ from rich.progress import track
 from rich.table import Table
 
 import gstk
-from gstk.clicks import next_click
-from gstk.prompts import ObjectPrompts, Point
+from gstk.prompts import ObjectPrompts
+from gstk.protocol import click_by_click
 
 ROUNDS = 5
 
 
-def dice(first: np.ndarray, second: np.ndarray) -> float:
-    total = int(first.sum()) + int(second.sum())
-    return 2 * int((first & second).sum()) / total if total else 1.0
-
-
 def score_case(session: gstk.Session, case: gstk.Case, start: str) -> dict[str, Any]:
     assert case.labels is not None
-    truth = case.labels
-    classes = [int(k) for k in np.unique(truth) if k]
-    prompts = dict.fromkeys(classes, ObjectPrompts())
     began = time.perf_counter()
-    session.set_image(case.image, case.geometry.spacing_mm)
     encodes = session.encodes
-    box_dice = None
-    if start == "boxes":
-        for k in classes:
-            prompts[k] = replace(prompts[k], box=case.prompts[k].box)
-            session.set_prompts(prompts[k], k)
-        box_dice = float(np.mean([dice(session.mask == k, truth == k) for k in classes]))
-    rounds = []
-    per_class = []
-    for _ in range(ROUNDS):
-        mask = session.mask
-        for k in classes:
-            click = next_click(mask == k, truth == k)
-            if click is not None:
-                prompts[k] = replace(prompts[k], points=(*prompts[k].points, Point(*click)))
-                session.set_prompts(prompts[k], k)
-        mask = session.mask
-        per_class = [dice(mask == k, truth == k) for k in classes]
-        rounds.append(float(np.mean(per_class)))
+    boxes = {k: ObjectPrompts(box=p.box) for k, p in case.prompts.items()} if start == "boxes" else None
+    scores = click_by_click(session, case.image, case.geometry.spacing_mm, case.labels, ROUNDS, start=boxes)
     return {
         "case": case.name,
         "shape": list(case.geometry.shape),
-        "classes": len(classes),
-        "dsc_box": box_dice,
-        "dsc": rounds,
-        "dsc_per_class": per_class,
-        "auc": float(np.trapezoid(rounds)),
-        "final": rounds[-1],
+        "classes": len(scores.classes),
+        "dsc_box": None if scores.start is None else float(np.mean(scores.start)),
+        "dsc": scores.means,
+        "dsc_per_class": scores.rounds[-1],
+        "auc": float(np.trapezoid(scores.means)),
+        "final": scores.means[-1],
         "encodes": session.encodes - encodes,
         "seconds": time.perf_counter() - began,
     }

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from gstk.errors import EngineError, GstkError
 from gstk.export.bundle import Bundle
 
-__all__ = ["Embedding", "Engine"]
+__all__ = ["BundleEngine", "Embedding", "Engine"]
 
 Shape = tuple[int, int, int]
 
@@ -49,15 +49,14 @@ class Embedding:
 
 
 class Engine(ABC):
-    """A bundle opened by a backend.
+    """The two halves of a network, ready to run.
 
     Calls from several threads are safe: one region is encoded and one decoded at a time, and a decode does not wait for
     an encode. Use it as a context manager, or call `close`.
 
     Attributes:
         name: the backend.
-        bundle: what it runs.
-        precision: which graphs of the bundle it runs.
+        precision: what it computes in.
         version: version of the backend's package.
         device: what it runs on, in words.
         decode_voxels: voxels that one run of the decoder takes; more objects than fit run in groups, since memory grows
@@ -66,32 +65,20 @@ class Engine(ABC):
 
     name: ClassVar[str]
     decode_voxels: ClassVar[int] = 128**3
+    precision: str
     version: str = ""
     device: str = "cpu"
 
-    def __init__(self, bundle: Bundle, precision: str = "fp32", threads: int | None = None) -> None:
-        """Opens a bundle.
+    def __init__(self, multiple: int, minimum: int) -> None:
+        """Begins an engine.
 
         Args:
-            bundle: an opened bundle.
-            precision: `fp32`, or another that the bundle holds.
-            threads: CPU threads to compute with; None leaves it to the backend.
-
-        Raises:
-            BundleError: the bundle holds no graphs of that precision.
-            BackendMissing: the backend's package or device is not there.
-            EngineError: `threads` is below 1, or the backend cannot load the graphs.
+            multiple, minimum: what sides of a region are multiples of, and their least, voxels.
         """
-        if threads is not None and threads < 1:
-            raise EngineError(f"got {threads} threads, expected 1 or more, or None for the backend's choice")
-        self.bundle = bundle
-        self.precision = precision
+        self._multiple, self._minimum = multiple, minimum
         self._id = next(_serial)
         self._encoding, self._decoding = threading.Lock(), threading.Lock()
         self._closed = False
-        encoder, decoder = (bundle.graph(kind, precision) for kind in ("encoder", "prompt_decoder"))
-        with self._failing_as(f"load the graphs of {bundle.path}"):
-            self._load(encoder, decoder, threads)
 
     def encode(self, image: ArrayLike) -> Embedding:
         """Encodes a region once, for any number of `decode` calls.
@@ -161,10 +148,6 @@ class Engine(ABC):
         self.close()
 
     @abstractmethod
-    def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
-        """Loads the graphs; sets `version` and `device`."""
-
-    @abstractmethod
     def _encode(self, image: NDArray[np.float32]) -> tuple[Any, int]:
         """The embedding's handle and its size in bytes."""
 
@@ -181,14 +164,13 @@ class Engine(ABC):
             raise EngineError(f"the {self.name} engine is closed; open another with gstk.engines.open_engine")
 
     def _checked_image(self, image: NDArray[np.float32]) -> Shape:
-        rules = self.bundle.manifest.roi
         shape = image.shape
         if len(shape) != 5 or shape[:2] != (1, 1):
             raise EngineError(f"got an image {shape}, expected (1, 1, H, W, D); add or drop axes")
-        if any(side % rules.multiple or side < rules.minimum for side in shape[2:]):
+        if any(side % self._multiple or side < self._minimum for side in shape[2:]):
             raise EngineError(
-                f"got a region of {shape[2:]}, expected sides that are multiples of {rules.multiple} and at least "
-                f"{rules.minimum}; pad or crop it"
+                f"got a region of {shape[2:]}, expected sides that are multiples of {self._multiple} and at least "
+                f"{self._minimum}; pad or crop it"
             )
         if not np.isfinite(image).all():
             raise EngineError("got an image with NaN or infinity, expected finite values in 0..1; replace them first")
@@ -204,6 +186,41 @@ class Engine(ABC):
         except Exception as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise EngineError(f"{self.name} failed to {what}: {reason[:300]}") from error
+
+
+class BundleEngine(Engine):
+    """A bundle opened by a backend.
+
+    Attributes:
+        bundle: what it runs.
+        precision: which graphs of the bundle it runs.
+    """
+
+    def __init__(self, bundle: Bundle, precision: str = "fp32", threads: int | None = None) -> None:
+        """Opens a bundle.
+
+        Args:
+            bundle: an opened bundle.
+            precision: `fp32`, or another that the bundle holds.
+            threads: CPU threads to compute with; None leaves it to the backend.
+
+        Raises:
+            BundleError: the bundle holds no graphs of that precision.
+            BackendMissing: the backend's package or device is not there.
+            EngineError: `threads` is below 1, or the backend cannot load the graphs.
+        """
+        if threads is not None and threads < 1:
+            raise EngineError(f"got {threads} threads, expected 1 or more, or None for the backend's choice")
+        self.bundle = bundle
+        self.precision = precision
+        super().__init__(bundle.manifest.roi.multiple, bundle.manifest.roi.minimum)
+        encoder, decoder = (bundle.graph(kind, precision) for kind in ("encoder", "prompt_decoder"))
+        with self._failing_as(f"load the graphs of {bundle.path}"):
+            self._load(encoder, decoder, threads)
+
+    @abstractmethod
+    def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
+        """Loads the graphs; sets `version` and `device`."""
 
 
 def _check_points(coords: NDArray[np.float32], labels: NDArray[np.int64], roi_shape: Shape) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.engines.base import Engine
+from gstk.engines.base import BundleEngine
 from gstk.errors import BackendMissing
 
 __all__ = ["ONNXRuntimeEngine"]
@@ -16,7 +16,7 @@ __all__ = ["ONNXRuntimeEngine"]
 _ERRORS_ONLY = 3
 
 
-class ONNXRuntimeEngine(Engine):
+class ONNXRuntimeEngine(BundleEngine):
     """See `Engine`. Regions of any admitted shape, FP32 arithmetic."""
 
     name: ClassVar[str] = "onnxruntime"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.engines.base import Engine
+from gstk.engines.base import BundleEngine
 from gstk.engines.openvino_norm import split_instance_norms
 from gstk.errors import BackendMissing
 
@@ -20,7 +20,7 @@ KEEP_MAP_BYTES = 16 * 4 * 128**3
 """A feature map of 16 channels at 128³: 1.6 GB for both graphs."""
 
 
-class OpenVINOEngine(Engine):
+class OpenVINOEngine(BundleEngine):
     """See `Engine`. Regions of any admitted shape, FP32 arithmetic."""
 
     name: ClassVar[str] = "openvino"

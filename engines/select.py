@@ -8,7 +8,7 @@ import importlib.util
 import os
 from typing import NamedTuple
 
-from gstk.engines.base import Engine
+from gstk.engines.base import BundleEngine
 from gstk.errors import BackendMissing, EngineError
 from gstk.export.bundle import Bundle, find_bundle
 
@@ -60,7 +60,7 @@ def open_engine(
     backend: str = "auto",
     precision: str = "fp32",
     threads: int | None = None,
-) -> Engine:
+) -> BundleEngine:
     """Opens a bundle with a backend.
 
     Args:
@@ -88,9 +88,9 @@ def open_engine(
     raise BackendMissing(f'none of {", ".join(BACKENDS)} is installed; pip install "gstk[cpu]"')
 
 
-def _open(name: str, bundle: Bundle, precision: str, threads: int | None) -> Engine:
+def _open(name: str, bundle: Bundle, precision: str, threads: int | None) -> BundleEngine:
     module = importlib.import_module(f"gstk.engines.{name}")
-    engine: Engine = getattr(module, BACKENDS[name].class_name)(bundle, precision, threads)
+    engine: BundleEngine = getattr(module, BACKENDS[name].class_name)(bundle, precision, threads)
     return engine
 
 

@@ -264,7 +264,7 @@ def test_command_without_torch_names_the_extra() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code + "gstk.cli.main()"], capture_output=True, text=True)
     assert result.returncode == 1
-    assert result.stderr.strip() == 'error: export needs torch, which is not installed; pip install "gstk[export]"'
+    assert result.stderr.strip() == 'error: this needs torch, which is not installed; pip install "gstk[export]"'
 
 
 def test_exported_bundle_runs_without_torch(small_export: Any) -> None:

@@ -1,175 +1,185 @@
-"""Patches to train on: a phantom, an object of it, a window around that object, the objects seen through it."""
+"""What a run trains on, prepared ahead by worker processes: one item a volume, the same whatever draws it.
+
+Item k of a stage depends on the seed, the stage and k alone, not on workers or processes, so that a run can be resumed
+and spread without changing what it sees.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
-from gstk.preprocess import intensity_range, normalise, resample
-from gstk.training.phantoms import Phantom, generate_phantom
+from gstk.cases import check_image, to_label_map
+from gstk.errors import CaseError, GstkError, TrainingError
+from gstk.safe_pickle import read_npz
+from gstk.training.augment import augment
+from gstk.training.cutting import Patch, Volume, cut_patches
+from gstk.training.phantoms import generate_phantom
 from gstk.training.recipe import DataRecipe
 
-__all__ = ["Patch", "cut_patch", "phantom_patches"]
+__all__ = ["Item", "Lane", "find_cases", "make_loader", "read_list", "read_volume"]
 
-MIN_OBJECT_VOXELS = 20
+DATA_STREAM, SAMPLER_STREAM = 1, 2
+"""Which random numbers of a stage: those of its data, those of its clicks."""
 
 
-class Patch(NamedTuple):
-    """One step's data.
+class Item(NamedTuple):
+    """One volume's share of a run.
 
     Attributes:
-        image: float32 (z,y,x), normalised by the whole volume's percentiles, perturbed.
-        masks: bool (B,z,y,x), the objects to click on, the one that the window was made for first.
+        name: the case's.
+        patches: up to `patches_per_case`.
+        problem: why there are none, where the case could not be used; else empty.
     """
 
-    image: NDArray[np.float32]
-    masks: NDArray[np.bool_]
+    name: str
+    patches: list[Patch]
+    problem: str = ""
 
 
-def cut_patch(phantom: Phantom, recipe: DataRecipe, rng: np.random.Generator, growth: float = 1.0) -> Patch | None:
-    """Cuts one patch; None where the phantom has no object that is large enough.
+class Lane(NamedTuple):
+    """Every `lanes`-th item of a stage: what one slot of a step's batch sees."""
 
-    Args:
-        growth: how far the patch's size has grown, 0 to 1.
+    lane: int
+    lanes: int
+
+
+def find_cases(folder: Path) -> list[Path]:
+    """The .npz files of a folder and of those in it, sorted.
+
+    Raises:
+        TrainingError: there is no such folder, or no .npz file in it.
     """
-    sizes = np.bincount(phantom.labels.ravel())
-    ids = np.flatnonzero(sizes >= 3 * MIN_OBJECT_VOXELS)
-    ids = ids[ids > 0]
-    if not len(ids):
-        return None
-    target = int(ids[rng.integers(len(ids))])
-    shape = _patch_shape(recipe, rng, growth)
-    start, step = _window(phantom.labels == target, shape, recipe, rng)
-    low, high = intensity_range(phantom.image)
-    volume = normalise(phantom.image, low, high)
-    image = resample(volume, start, step, shape)
-    labels = _nearest(phantom.labels, start, step, shape)
-    seen = np.bincount(labels.ravel(), minlength=target + 1)
-    if seen[target] < MIN_OBJECT_VOXELS:
-        return None
-    others = np.flatnonzero(seen >= MIN_OBJECT_VOXELS)
-    others = rng.permutation(others[(others > 0) & (others != target)])[: recipe.max_objects - 1]
-    masks = labels[None] == np.array([target, *others])[:, None, None, None]
-    return Patch(*_flip_and_turn(_perturb(image, recipe.intensity_probability, rng), masks, rng))
+    if not folder.is_dir():
+        raise TrainingError(f"got {folder}, expected a folder of .npz cases; gstk prepare makes them")
+    found = sorted(path for path in folder.rglob("*.npz") if path.is_file())
+    if not found:
+        raise TrainingError(f"got {folder} without an .npz file, expected cases; gstk prepare makes them")
+    return found
 
 
-def _patch_shape(recipe: DataRecipe, rng: np.random.Generator, growth: float) -> tuple[int, int, int]:
-    first, last = (n ** (1 / 3) for n in recipe.patch_voxels)
-    side = first + (last - first) * growth
-    if rng.random() < recipe.cube_share:
-        cube = max((n for n in recipe.patch_sides if n <= side + 1e-6), default=min(recipe.patch_sides))
-        return (cube, cube, cube)
-    while True:
-        z, y, x = (int(n) for n in rng.choice(recipe.patch_sides, 3))
-        if 0.3 * side**3 <= z * y * x <= side**3 + 1:
-            return (z, y, x)
+def read_list(path: Path, folder: Path) -> list[Path]:
+    """The cases that a list names, one path a line, relative to `folder`; empty lines and lines with # are left out.
+
+    Raises:
+        TrainingError: the list cannot be read, is empty, or names what is not in the folder.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"cannot read the list {path}: {error}") from None
+    cases = [folder / line for line in lines if line and not line.startswith("#")]
+    strange = [case for case in cases if not case.is_file() or not case.resolve().is_relative_to(folder.resolve())]
+    if strange or not cases:
+        what = f"{strange[0].relative_to(folder)}, which is not there" if strange else "no case"
+        raise TrainingError(f"got {what} in the list {path}, expected paths of .npz files in {folder}")
+    return cases
 
 
-def _window(
-    mask: NDArray[np.bool_], shape: tuple[int, int, int], recipe: DataRecipe, rng: np.random.Generator
-) -> tuple[list[float], list[float]]:
-    """First face and step of a window that holds a voxel of the object, as in `gstk.preprocess.axis_weights`."""
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    extent = max(axis.stop - axis.start for axis in box)
-    share = float(np.exp(rng.uniform(*np.log(recipe.object_extent))))
-    step = np.clip(extent / (share * float(np.mean(shape))), 0.35, 2.5) * np.exp(rng.uniform(-0.15, 0.15, 3))
-    voxels = np.argwhere(mask[box])
-    centre = np.array([(axis.start + axis.stop) / 2 for axis in box])
-    anchor = voxels[rng.integers(len(voxels))] + [axis.start for axis in box] + 0.5
-    focus = np.where(rng.random() < 0.7, centre, anchor)
-    focus = focus + rng.uniform(-0.25, 0.25, 3) * step * shape
-    start = focus - step * np.array(shape) / 2
-    # The voxel that the window is made for stays inside it.
-    start = np.clip(start, anchor + step - step * np.array(shape), anchor - step)
-    return list(start), list(step)
+def read_volume(path: Path) -> Volume:
+    """Reads what training needs of a case: image, labels and spacing, never its prompts.
+
+    Raises:
+        GstkError: the file is damaged, or is no case with labels.
+    """
+    arrays = read_npz(path, ("imgs", "gts", "spacing"))
+    if "imgs" not in arrays or "gts" not in arrays:
+        raise CaseError(f"got {', '.join(arrays) or 'nothing'} in {path.name}, expected 'imgs' and 'gts' to train on")
+    image = check_image(arrays["imgs"], f"'imgs' of {path.name}")
+    labels = to_label_map(arrays["gts"], image.shape, f"'gts' of {path.name}")
+    spacing = np.asarray(arrays.get("spacing", np.ones(3)))
+    if spacing.size != 3 or spacing.dtype.kind not in "iuf" or not (spacing > 0).all():
+        raise CaseError(f"got the spacing {spacing.tolist()!r:.60} in {path.name}, expected three numbers above 0")
+    z, y, x = (float(s) for s in spacing.ravel())
+    return Volume(image, labels, (z, y, x))
 
 
-def _nearest(
-    labels: NDArray[np.int32], start: list[float], step: list[float], shape: tuple[int, int, int]
-) -> NDArray[np.int32]:
-    index = [
-        np.rint(s + (np.arange(n) + 0.5) * t - 0.5).astype(int) for s, t, n in zip(start, step, shape, strict=True)
-    ]
-    inside = [(i >= 0) & (i < n) for i, n in zip(index, labels.shape, strict=True)]
-    clipped = [np.clip(i, 0, n - 1) for i, n in zip(index, labels.shape, strict=True)]
-    seen = np.logical_and.outer(np.logical_and.outer(inside[0], inside[1]), inside[2])
-    return np.where(seen, labels[np.ix_(*clipped)], np.int32(0))
+class _Cases(Dataset[Item]):
+    def __init__(self, paths: Sequence[Path], recipe: DataRecipe, seed: Sequence[int]) -> None:
+        self.paths, self.recipe, self.seed = list(paths), recipe, list(seed)
+
+    def __len__(self) -> int:
+        return len(self.paths) or self.recipe.phantoms
+
+    def __getitem__(self, draw: int) -> Item:
+        rng = np.random.default_rng([*self.seed, DATA_STREAM, draw])
+        if not self.paths:
+            phantom = generate_phantom(int(rng.integers(2**63)), (self.recipe.phantom_side,) * 3)
+            return self._cut(f"phantom {draw}", Volume(phantom.image, phantom.labels, phantom.spacing_mm), draw, rng)
+        path = self.paths[_shuffled(len(self.paths), self.seed, draw)]
+        try:
+            return self._cut(path.name, read_volume(path), draw, rng)
+        except (GstkError, OSError, MemoryError, ValueError) as error:
+            return Item(path.name, [], f"{type(error).__name__}: {error}")
+
+    def _cut(self, name: str, volume: Volume, draw: int, rng: np.random.Generator) -> Item:
+        recipe = self.recipe
+        drawn = draw * recipe.patches_per_case
+        growth = min(1.0, drawn / recipe.growth_patches) if recipe.growth_patches else 1.0
+        patches = cut_patches(volume, recipe, rng, growth)
+        problem = "" if patches or not self.paths else "no object in its labels"
+        return Item(name, [augment(patch, recipe, rng) for patch in patches], problem)
 
 
-def _perturb(image: NDArray[np.float32], probability: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """The paper's section 3.2: scale and shift by ±0.2, Gaussian noise of standard deviation up to 0.2."""
-    if rng.random() < probability:
-        image = image * np.float32(1 + rng.uniform(-0.2, 0.2))
-    if rng.random() < probability:
-        image = image + np.float32(rng.uniform(-0.2, 0.2))
-    if rng.random() < probability:
-        image = image + np.float32(rng.uniform(0, 0.2)) * rng.standard_normal(image.shape, dtype=np.float32)
-    return image
+def _shuffled(count: int, seed: Sequence[int], draw: int) -> int:
+    epoch, position = divmod(draw, count)
+    return int(np.random.default_rng([*seed, epoch]).permutation(count)[position])
 
 
-def _flip_and_turn(
-    image: NDArray[np.float32], masks: NDArray[np.bool_], rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Every orientation alike: generated scenes have no up."""
-    axes = rng.permutation(3)
-    image, masks = image.transpose(axes), masks.transpose(0, *(axes + 1))
-    flips = tuple(int(a) for a in np.flatnonzero(rng.random(3) < 0.5))
-    if flips:
-        image, masks = np.flip(image, flips), np.flip(masks, tuple(a + 1 for a in flips))
-    return np.ascontiguousarray(image), np.ascontiguousarray(masks)
+class _Draws:
+    """Which items a process loads: those of its lanes, without end."""
 
+    def __init__(self, lanes: Sequence[Lane], first_block: int) -> None:
+        self.lanes, self.first_block = lanes, first_block
 
-class _PhantomStream(IterableDataset[Patch]):
-    """Patches without end; patch k of a run is the same however many workers draw."""
-
-    def __init__(self, recipe: DataRecipe, seed: int, first: int) -> None:
-        super().__init__()
-        self.recipe, self.seed, self.first = recipe, seed, first
-
-    def __iter__(self) -> Iterator[Patch]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        group = self.first // self.recipe.patches_per_phantom + worker
+    def __iter__(self) -> Iterator[int]:
+        block = self.first_block
         while True:
-            phantom_seed = int(np.random.SeedSequence([self.seed, group]).generate_state(1)[0])
-            rng = np.random.default_rng([self.seed, group, 1])
-            phantom = generate_phantom(phantom_seed, (self.recipe.phantom_side,) * 3)
-            drawn = group * self.recipe.patches_per_phantom
-            growth = min(1.0, drawn / self.recipe.growth_patches) if self.recipe.growth_patches else 1.0
-            for _ in range(self.recipe.patches_per_phantom):
-                patch = cut_patch(phantom, self.recipe, rng, growth)
-                if patch is not None:
-                    yield patch
-            group += workers
+            yield from (block * lanes + lane for lane, lanes in self.lanes)
+            block += 1
 
 
-def phantom_patches(recipe: DataRecipe, seed: int, first: int = 0, workers: int = 1) -> DataLoader[Patch]:
-    """Patches of generated phantoms, drawn ahead by worker processes.
+def make_loader(
+    paths: Sequence[Path], recipe: DataRecipe, seed: Sequence[int], lanes: Sequence[Lane], first_block: int = 0
+) -> DataLoader[Item]:
+    """Items without end, block after block: in each, one for every lane of this process.
 
     Args:
-        first: where in the stream to begin, so that a resumed run sees new phantoms.
+        paths: the cases; empty where volumes are generated.
+        seed: of the run and the stage.
+        first_block: where to begin, for a resumed run.
     """
-    stream = _PhantomStream(recipe, seed, first)
+    workers = recipe.workers
     return DataLoader(
-        stream,
+        _Cases(paths, recipe, seed),
         batch_size=None,
+        sampler=_Draws(lanes, first_block),
         collate_fn=_as_is,
         num_workers=workers,
-        prefetch_factor=6 if workers else None,
-        worker_init_fn=_one_thread,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=_alone,
         multiprocessing_context="fork" if workers else None,
     )
 
 
-def _as_is(patch: Any) -> Any:
-    return patch
+def _as_is(item: Any) -> Any:
+    return item
 
 
-def _one_thread(_: int) -> None:
+def _alone(_: int) -> None:
+    """A worker computes with one thread, and leaves signals to the process that started it."""
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def object_masks(labels: NDArray[np.integer], classes: Sequence[int]) -> NDArray[np.bool_]:
+    """Bool (B,z,y,x), one mask a class."""
+    return np.asarray(labels[None] == np.array(classes)[:, None, None, None])

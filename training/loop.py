@@ -1,31 +1,54 @@
-"""The training loop: rounds of clicks on each patch, Dice and cross entropy for each object, a moving average kept."""
+"""A stage of training: rounds of clicks on each patch, a loss for each object, a moving average of the weights.
+
+A step's batch is `lanes = processes * accumulate` patches, one after the other; which patch a lane sees, and where it
+is clicked, follows from the seed, the stage, the step and the lane. One process with two lanes and two with one each
+therefore do the same, and a resumed run goes on as if it had never stopped.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from monai.losses import DiceCELoss
+from monai.networks.nets.vista3d import VISTA3D
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gstk.clicks import Click
-from gstk.training.checkpoint import load_network, save_checkpoint
-from gstk.training.data import phantom_patches
-from gstk.training.initialise import local_prompt_init
-from gstk.training.network import Encoder, PromptDecoder, build_network
+from gstk.training.cutting import Patch
+from gstk.training.data import SAMPLER_STREAM, Item, Lane, make_loader
+from gstk.training.distributed import Processes
+from gstk.training.network import Encoder, PromptDecoder
 from gstk.training.recipe import LoopRecipe, Recipe
-from gstk.training.sampling import centre_point, edge_center_points, error_point, gaussian_count
+from gstk.training.sampling import Prompts, Sampler, make_sampler
 
-__all__ = ["points_to_tensors", "train_on_phantoms", "warmup_cosine"]
+__all__ = ["Progress", "Trainer", "stage_steps", "warmup_cosine"]
 
-Clicks = list[list[Click]]
+
+@dataclass
+class Progress:
+    """What a step did.
+
+    Attributes:
+        step: its number, from 1.
+        steps: of the stage.
+        values: loss, dice (after the last round), first_dice (after the first prompt), lr, seconds, wait (seconds spent
+            waiting for data) and patches of the step.
+        problems: what went wrong and was passed over: damaged cases, gradients that were not finite.
+    """
+
+    step: int
+    steps: int
+    values: dict[str, float]
+    problems: list[str] = field(default_factory=list)
 
 
 def warmup_cosine(step: int, warmup_steps: int, steps: int) -> float:
@@ -36,150 +59,209 @@ def warmup_cosine(step: int, warmup_steps: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def points_to_tensors(clicks: Clicks) -> tuple[Tensor, Tensor]:
-    """Clicks of B objects as `point_coords` [B,N,3] and `point_labels` [B,N], padded with label -1."""
-    longest = max(1, *(len(c) for c in clicks)) if clicks else 1
-    coords = torch.zeros(len(clicks), longest, 3)
-    labels = torch.full((len(clicks), longest), -1, dtype=torch.int64)
-    for b, object_clicks in enumerate(clicks):
-        for n, click in enumerate(object_clicks):
-            coords[b, n] = torch.tensor(click.zyx, dtype=torch.float32)
-            labels[b, n] = int(click.foreground)
-    return coords, labels
-
-
-def _first_prompt(masks: NDArray[np.bool_], recipe: LoopRecipe, rng: np.random.Generator) -> Clicks:
-    """Half the time the official first click, else the paper's edge-center points."""
-    clicks: Clicks = []
-    for mask in masks:
-        if rng.random() < 0.5:
-            clicks.append([centre_point(mask, rng)])
-        else:
-            foreground = gaussian_count(rng, recipe.max_points, minimum=1)
-            background = gaussian_count(rng, recipe.max_points)
-            clicks.append(edge_center_points(mask, rng, foreground, background))
-    return clicks
-
-
-def _click_on_errors(clicks: Clicks, logits: Tensor, masks: NDArray[np.bool_], rng: np.random.Generator) -> Clicks:
-    predictions = (logits[:, 0] > 0).numpy()
-    following: Clicks = []
-    for object_clicks, prediction, mask in zip(clicks, predictions, masks, strict=True):
-        click = error_point(prediction, mask, rng)
-        following.append([*object_clicks, click] if click else object_clicks)
-    return following
-
-
-class _Average:
-    """Exponential moving average of a network's parameters and of its trained frequencies."""
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.decay = decay
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for kept, new in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
-            if kept.is_floating_point():
-                kept.lerp_(new, 1 - decay)
-
-
-def train_on_phantoms(
-    recipe: Recipe,
-    out_dir: Path,
-    progress: Callable[[int, dict[str, float]], None] | None = None,
-    save_every: int = 250,
-    init: Path | None = None,
-) -> Path:
-    """Trains the interactive branch on generated volumes and writes `out_dir/last.pt`.
-
-    The saved weights are the moving average, rounded to half precision, so that a bundle may store them in half the
-    space and lose nothing.
+def stage_steps(recipe: Recipe, stage: int, cases: int, lanes: int) -> int:
+    """Optimiser steps of a stage: a step takes one patch a lane, an epoch every patch of every case.
 
     Args:
-        progress: called after each step with its number and {"loss", "dice", "seconds"}.
-        save_every: steps between checkpoints.
-        init: checkpoint to start from, of the recipe's architecture; None starts from fresh weights.
-
-    Returns:
-        The checkpoint's path. An interrupt leaves the last one that was saved.
+        cases: number of cases; 0 where volumes are generated.
+        lanes: patches of a step, over all processes.
     """
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng([recipe.seed, 2])
-    network = load_network(init, recipe.network).train() if init else build_network(recipe.network).train()
-    if recipe.loop.local_init and not init:
-        local_prompt_init(network)
-    encoder, decoder = Encoder(network), PromptDecoder(network)
-    parameters = [p for module in (encoder, decoder) for p in module.parameters()]
-    unused = {id(p) for p in network.image_encoder.up_layers_auto.parameters()}
-    parameters = list({id(p): p for p in parameters if id(p) not in unused}.values())
-    if recipe.loop.train_frequencies:
-        parameters.append(network.point_head.pe_layer.positional_encoding_gaussian_matrix.requires_grad_())
-    optimiser = torch.optim.AdamW(parameters, lr=recipe.loop.learning_rate, weight_decay=recipe.loop.weight_decay)
-    average = _Average(network, recipe.loop.ema_decay)
-    criterion = DiceCELoss(sigmoid=True, lambda_ce=recipe.loop.cross_entropy_weight)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint = out_dir / "last.pt"
-
-    def save(step: int) -> None:
-        kept = copy.deepcopy(average.network).half().float()
-        extra = {"training": {"recipe": json.dumps(recipe.to_dict()), "step": step}}
-        save_checkpoint(checkpoint, kept, recipe.network, extra)
-
-    stream = iter(phantom_patches(recipe.data, recipe.seed))
-    for step in range(recipe.loop.steps):
-        began = time.perf_counter()
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.loop.learning_rate * warmup_cosine(step, recipe.loop.warmup_steps, recipe.loop.steps)
-        patch = next(stream)
-        loss, dice = _rounds(encoder, decoder, patch.image, patch.masks, criterion, recipe.loop, step, rng)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(parameters, recipe.loop.clip_norm)
-        if torch.isfinite(norm):
-            optimiser.step()
-        average.update(network, step)
-        if progress:
-            progress(step, {"loss": loss.item(), "dice": dice, "seconds": time.perf_counter() - began})
-        if (step + 1) % save_every == 0:
-            save(step + 1)
-    save(recipe.loop.steps)
-    return checkpoint
+    chosen = recipe.stage(stage)
+    blocks = math.ceil((cases or recipe.data.phantoms) / lanes)
+    return chosen.steps or chosen.epochs * blocks * recipe.data.patches_per_case
 
 
-def _rounds(
-    encoder: nn.Module,
-    decoder: nn.Module,
-    image: NDArray[np.float32],
-    masks: NDArray[np.bool_],
-    criterion: nn.Module,
-    recipe: LoopRecipe,
-    step: int,
-    rng: np.random.Generator,
-) -> tuple[Tensor, float]:
-    """Mean loss of the first prompt's masks and of those after some rounds of clicks on the error."""
-    truth = torch.from_numpy(masks[:, None].astype(np.float32))
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.bf16):
-        embedding = encoder(torch.from_numpy(image)[None, None])
-    embedding = embedding.float()
+class Trainer:
+    """Fits a network for one stage. Build it, `load_state` where a run goes on, then iterate over `run`.
 
-    def decode(clicks: Clicks) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.bf16):
-            logits: Tensor = decoder(embedding, *points_to_tensors(clicks)).float()
-        return logits
+    Attributes:
+        network: what is fitted.
+        average: the moving average of its weights: the model that comes out.
+        steps: of the stage.
+        step: how many of them are done.
+    """
 
-    clicks = _first_prompt(masks, recipe, rng)
-    logits = decode(clicks)
-    loss = criterion(logits, truth)
-    allowed = min(recipe.max_rounds, step // recipe.round_steps) if recipe.round_steps else recipe.max_rounds
-    rounds = int(rng.integers(0, allowed + 1))
-    for number in range(rounds):
-        clicks = _click_on_errors(clicks, logits.detach(), masks, rng)
-        with torch.set_grad_enabled(number == rounds - 1):
-            logits = decode(clicks)
-    if rounds:
-        loss = (loss + criterion(logits, truth)) / 2
-    hit = (logits.detach() > 0).float()
-    dice = 2 * (hit * truth).sum((1, 2, 3, 4)) / (hit + truth).sum((1, 2, 3, 4)).clamp_min(1)
-    return loss, float(dice.mean())
+    def __init__(
+        self, recipe: Recipe, stage: int, network: VISTA3D, cases: Sequence[Path], processes: Processes | None = None
+    ) -> None:
+        """Prepares a stage.
+
+        Args:
+            network: with the weights to start from; it is moved to the device of `processes`.
+            cases: files to train on; empty where the recipe generates volumes.
+            processes: those of the run; None is this one alone, on the CPU.
+        """
+        self.recipe, self.stage, self.cases = recipe, stage, list(cases)
+        self.processes = processes or Processes()
+        self.device = self.processes.device
+        self._loop, self._chosen = recipe.loop, recipe.stage(stage)
+        self._lane_count = self.processes.count * self._loop.accumulate
+        self.steps = stage_steps(recipe, stage, len(self.cases), self._lane_count)
+        self._warmup = min(self._chosen.warmup_steps, self.steps // 10)
+        self.step = 0
+        self.network = network.to(self.device).train()
+        self._encoder, self._decoder = Encoder(self.network), PromptDecoder(self.network).to(self.device)
+        self.parameters = _trained(self.network, self._loop)
+        self._optimiser = torch.optim.AdamW(
+            self.parameters, lr=self._chosen.learning_rate, weight_decay=self._loop.weight_decay
+        )
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._loop.precision == "fp16")
+        self.average = (
+            copy.deepcopy(self.network).eval().requires_grad_(False) if self._loop.ema_decay else self.network
+        )
+        self._criterion = DiceCELoss(sigmoid=True, lambda_ce=self._loop.cross_entropy_weight)
+        self._sampler: Sampler = make_sampler(
+            self._chosen.sampler,
+            self._chosen.max_points,
+            self._chosen.count_law,
+            self._chosen.max_rounds,
+            self._chosen.special_classes,
+            workers=min(4, recipe.data.max_objects) if self.device.type == "cuda" else 1,
+        )
+
+    def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
+        """Does the steps that are left, and says of each what it did.
+
+        Args:
+            stop: asked before each step, in every process; where any says yes, all of them end before it.
+        """
+        lanes = [Lane(n, self._lane_count) for n in range(self.processes.rank, self._lane_count, self.processes.count)]
+        per_case = self.recipe.data.patches_per_case
+        block = self.step // per_case
+        seed = (self.recipe.seed, self.stage)
+        loader = iter(make_loader(self.cases, self.recipe.data, seed, lanes, block))
+        items: list[Item] = []
+        while self.step < self.steps:
+            began = time.perf_counter()
+            problems = []
+            if not items or self.step % per_case == 0:
+                items = [next(loader) for _ in lanes]
+                if self.step % per_case == 0:
+                    problems = [f"{item.name} is left out: {item.problem}" for item in items if item.problem]
+            waited = time.perf_counter() - began
+            place = self.step % per_case
+            patches = [(lane, i.patches[place]) for lane, i in zip(lanes, items, strict=True) if place < len(i.patches)]
+            stops, count = self.processes.sum([float(stop()), float(len(patches))])
+            if stops:
+                return
+            values, trouble = self._step(patches, int(count))
+            self.step += 1
+            values |= {"seconds": time.perf_counter() - began, "wait": waited, "patches": count}
+            yield Progress(self.step, self.steps, values, problems + trouble)
+
+    def _step(self, patches: Sequence[tuple[Lane, Patch]], count: int) -> tuple[dict[str, float], list[str]]:
+        """One optimiser step on the patches of all processes; without any, the schedule goes on and nothing else."""
+        rate = self._chosen.learning_rate * warmup_cosine(self.step, self._warmup, self.steps)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        self._optimiser.zero_grad(set_to_none=True)
+        sums = np.zeros(3)
+        for lane, patch in patches:
+            rng = np.random.default_rng([self.recipe.seed, self.stage, SAMPLER_STREAM, self.step, lane.lane])
+            loss, dice, first_dice = self.rounds(patch, rng)
+            self._scaler.scale(loss / count).backward()  # type: ignore[no-untyped-call]
+            sums += [loss.item(), dice, first_dice]
+        trouble = []
+        if count:
+            self.processes.sum_gradients(self.parameters)
+            self._scaler.unscale_(self._optimiser)
+            norm = nn.utils.clip_grad_norm_(self.parameters, self._loop.clip_norm or math.inf)
+            finite = bool(torch.isfinite(norm))
+            if not finite:
+                trouble = [f"step {self.step + 1}: the gradient is not finite; the weights stay as they are"]
+            if finite or self._scaler.is_enabled():  # the scaler passes over such a step itself, and scales less
+                self._scaler.step(self._optimiser)
+                self._scaler.update()
+            self._follow()
+        loss_sum, dice_sum, first_sum = self.processes.sum(sums.tolist())
+        share = 1 / count if count else math.nan
+        return {
+            "loss": loss_sum * share,
+            "dice": dice_sum * share,
+            "first_dice": first_sum * share,
+            "lr": rate,
+        }, trouble
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Moves the average; early in a stage it follows closely, so that the start is soon forgotten."""
+        if self.average is self.network:
+            return
+        decay = min(self._loop.ema_decay, (1 + self.step) / (10 + self.step))
+        for kept, new in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
+            kept.lerp_(new, 1 - decay)
+
+    def rounds(self, patch: Patch, rng: np.random.Generator) -> tuple[Tensor, float, float]:
+        """Loss and Dice of a patch, of the prompts that the sampler gives and of the first, where it went on from them.
+
+        The sampler may ask for masks on its way; those of its first prompt are judged too, since a user sees them.
+        """
+        image = torch.from_numpy(patch.image).to(self.device, non_blocking=True)[None, None]
+        labels = torch.from_numpy(patch.labels).to(self.device, non_blocking=True)
+        wanted = torch.tensor(patch.classes, device=self.device)
+        truth = (labels[None, None] == wanted[:, None, None, None, None]).float()
+        with self._autocast():
+            embedding = self._encoder(image)
+        embedding = embedding.float()
+
+        def decode(prompts: Prompts) -> Tensor:
+            coords, kinds = (torch.from_numpy(a).to(self.device) for a in prompts)
+            with self._autocast():
+                logits: Tensor = self._decoder(embedding, coords.float(), kinds)
+            return logits.float()
+
+        first: list[Tensor] = []
+
+        def predict(prompts: Prompts) -> NDArray[np.bool_]:
+            with torch.set_grad_enabled(not first):
+                logits = decode(prompts)
+            if not first:
+                first.append(logits)
+            return np.asarray((logits.detach()[:, 0] > 0).cpu().numpy())
+
+        prompts = self._sampler(patch.labels, patch.classes, rng, predict)
+        judged = [*first, decode(prompts)]
+        losses = [self._criterion(logits, truth) for logits in judged]
+        scores = [_dice(logits.detach(), truth) for logits in (judged[-1], judged[0])]
+        return torch.stack(losses).mean(), scores[0], scores[1]
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._loop.precision)
+        return torch.autocast(self.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
+
+    def state(self) -> dict[str, Any]:
+        """All that `load_state` needs to go on bit for bit."""
+        return {
+            "step": self.step,
+            "lanes": self._lane_count,
+            "weights": self.network.state_dict(),
+            "average": self.average.state_dict() if self.average is not self.network else {},
+            "optimizer": self._optimiser.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes up what `state` gave."""
+        self.network.load_state_dict(state["weights"])
+        if self.average is not self.network:
+            self.average.load_state_dict(state["average"])
+        self._optimiser.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.step = int(state["step"])
+
+
+def _trained(network: VISTA3D, recipe: LoopRecipe) -> list[nn.Parameter]:
+    """The parameters of the interactive branch; those of the automatic one stay as they are."""
+    modules = (Encoder(network), PromptDecoder(network))
+    automatic = {id(p) for p in network.image_encoder.up_layers_auto.parameters()}
+    parameters = {id(p): p for module in modules for p in module.parameters() if id(p) not in automatic}
+    if recipe.train_frequencies:
+        frequencies = network.point_head.pe_layer.positional_encoding_gaussian_matrix.requires_grad_()
+        parameters[id(frequencies)] = frequencies
+    return list(parameters.values())
+
+
+def _dice(logits: Tensor, truth: Tensor) -> float:
+    hit = (logits > 0).float()
+    axes = (1, 2, 3, 4)
+    return float((2 * (hit * truth).sum(axes) / (hit + truth).sum(axes).clamp_min(1)).mean())

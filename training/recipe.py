@@ -2,43 +2,88 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from dataclasses import asdict, dataclass, field
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from gstk.errors import CheckpointError, TrainingError
+from gstk.training.sampling import COUNT_LAWS, SAMPLERS
 from gstk.training.spec import VISTA3DSpec
 
-__all__ = ["DataRecipe", "LoopRecipe", "Recipe", "load_recipe"]
+__all__ = [
+    "DataRecipe",
+    "LoopRecipe",
+    "Recipe",
+    "StageRecipe",
+    "ValidationRecipe",
+    "load_recipe",
+    "recipe_from_dict",
+    "with_settings",
+]
+
+SOURCES = ("cases", "phantoms")
+CUTS = ("crop", "zoom")
+PRECISIONS = ("bf16", "fp16", "off")
 
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Where patches come from.
+    """Where patches come from and how they are varied (the paper, section 3.2).
 
     Attributes:
+        source: `cases` (.npz files) or `phantoms` (generated volumes).
+        cut: `crop` takes patches at the volume's own resolution around a voxel of a class drawn at random, as the paper
+            does; `zoom` samples windows around an object at the resolution that it asks for, as a session does.
+        patches_per_case: patches that are cut from one volume.
+        max_objects: most objects of a patch that are clicked on.
+        patch_size: (z,y,x) of `crop`; smaller volumes are padded with zeros.
+        intensity_probability: chance of each intensity perturbation: scale, shift, noise.
+        spatial_probability: chance of a flip along each axis, and of a quarter turn.
+        any_orientation: all 48 orientations of a cube alike instead, for data without an up.
+        workers: processes that prepare data ahead; 0 prepares it between the steps.
+        zoom_voxels: most voxels of a `zoom` patch at the start of a stage, and from `growth_patches` on.
+        growth_patches: patches over which the first grows into the second; cubes in between.
+        zoom_sides: sides that a `zoom` patch may have along each axis.
+        cube_share: share of the `zoom` patches that are cubes.
+        object_extent: range (log-uniform) of the object's longest side over the `zoom` patch's side.
+        zoom_steps: least and greatest step of a `zoom` patch, voxels of the volume.
         phantom_side: side of a generated volume, voxels.
-        patches_per_phantom: patches that are cut from one volume before the next is drawn.
-        patch_voxels: most voxels of a patch, at the start of a run and from `growth_patches` on; cubes in between.
-        growth_patches: patches over which the first grows into the second.
-        patch_sides: sides that a patch may have along each axis; multiples of the spec's `roi_multiple`.
-        cube_share: share of the patches that are cubes.
-        object_extent: range (log-uniform) of the clicked object's longest side over the patch's side.
-        max_objects: objects of a patch that are clicked on.
-        intensity_probability: chance of each intensity perturbation (the paper: 0.2).
+        phantoms: generated volumes that count as one epoch.
     """
 
-    phantom_side: int = 96
-    patches_per_phantom: int = 3
-    patch_voxels: tuple[int, int] = (64**3, 64**3)
-    growth_patches: int = 0
-    patch_sides: tuple[int, ...] = (32, 48, 64, 80, 96)
-    cube_share: float = 0.6
-    object_extent: tuple[float, float] = (0.12, 1.1)
-    max_objects: int = 4
+    source: str = "cases"
+    cut: str = "crop"
+    patches_per_case: int = 4
+    max_objects: int = 10
+    patch_size: tuple[int, ...] = (128, 128, 128)
     intensity_probability: float = 0.2
+    spatial_probability: float = 0.2
+    any_orientation: bool = False
+    workers: int = 4
+    zoom_voxels: tuple[int, ...] = (64**3, 64**3)
+    growth_patches: int = 0
+    zoom_sides: tuple[int, ...] = (32, 48, 64, 80, 96)
+    cube_share: float = 0.6
+    object_extent: tuple[float, ...] = (0.12, 1.1)
+    zoom_steps: tuple[float, ...] = (0.35, 2.5)
+    phantom_side: int = 96
+    phantoms: int = 1000
+
+    def __post_init__(self) -> None:
+        _require_one_of("data.source", self.source, SOURCES)
+        _require_one_of("data.cut", self.cut, CUTS)
+        _require_range(self, "data", 1, "patches_per_case", "max_objects", "phantoms", "phantom_side")
+        _require_range(self, "data", 0, "workers", "growth_patches", "intensity_probability", "spatial_probability")
+        for name, length in (("patch_size", 3), ("zoom_voxels", 2), ("object_extent", 2), ("zoom_steps", 2)):
+            if len(getattr(self, name)) != length:
+                raise TrainingError(f"got data.{name} = {list(getattr(self, name))}, expected {length} numbers")
+        if not self.zoom_sides:
+            raise TrainingError("got data.zoom_sides = [], expected one side or more")
 
 
 @dataclass(frozen=True)
@@ -46,77 +91,265 @@ class LoopRecipe:
     """How weights are fitted.
 
     Attributes:
-        steps: optimiser steps, one patch each.
-        learning_rate, weight_decay, warmup_steps: AdamW under a warm-up cosine.
-        max_points: most points of a sign that the first round draws.
-        max_rounds: most rounds of clicks on the error that follow the first prompt.
-        round_steps: steps after which one more such round is allowed, until there are `max_rounds`.
-        cross_entropy_weight: weight of cross entropy beside Dice (the paper: 1).
-        local_init: start from `gstk.training.initialise`, for networks trained from scratch.
-        ema_decay: exponential moving average of the weights, which is what is saved.
-        clip_norm: largest gradient norm.
-        bf16: run convolutions in bfloat16.
-        train_frequencies: also fit the positional encoding's frequencies, which MONAI draws and leaves.
+        accumulate: patches, one after the other, of one step of each process.
+        weight_decay: of AdamW.
+        cross_entropy_weight: weight of cross entropy beside Dice.
+        precision: `bf16` or `fp16` autocast (the second with a scaled loss), or `off`.
+        clip_norm: largest norm of the gradient.
+        ema_decay: of the moving average of the weights, which is the model that comes out; 0 keeps none.
+        half_weights: round the model to float16, so that a bundle may store it so and lose nothing.
+        local_init: fresh weights from `gstk.training.initialise`, for narrow networks.
+        train_frequencies: fit the positional encoding's frequencies too, which MONAI draws and leaves.
+        checkpoint_steps: steps between checkpoints.
+        keep: how many checkpoints are kept.
     """
 
-    steps: int = 5000
-    learning_rate: float = 1e-3
+    accumulate: int = 1
     weight_decay: float = 1e-5
-    warmup_steps: int = 200
-    max_points: int = 4
-    max_rounds: int = 4
-    round_steps: int = 0
     cross_entropy_weight: float = 1.0
-    local_init: bool = False
-    ema_decay: float = 0.998
+    precision: str = "bf16"
     clip_norm: float = 1.0
-    bf16: bool = True
+    ema_decay: float = 0.999
+    half_weights: bool = False
+    local_init: bool = False
     train_frequencies: bool = False
+    checkpoint_steps: int = 500
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        _require_one_of("loop.precision", self.precision, PRECISIONS)
+        _require_range(self, "loop", 1, "accumulate", "checkpoint_steps", "keep")
+        _require_range(self, "loop", 0, "weight_decay", "cross_entropy_weight", "clip_norm", "ema_decay")
+        if self.ema_decay >= 1:
+            raise TrainingError(f"got loop.ema_decay = {self.ema_decay}, expected a number below 1")
+
+
+@dataclass(frozen=True)
+class StageRecipe:
+    """One of the two stages (the paper, section 3.2, "Model selection criteria").
+
+    Attributes:
+        epochs: passes over the cases.
+        steps: optimiser steps instead, where it is not 0.
+        learning_rate: AdamW's, at the top of the warm-up cosine.
+        warmup_steps: of the schedule; at most a tenth of the stage's steps are used.
+        sampler, count_law, max_points, max_rounds, special_classes: see `gstk.training.sampling.make_sampler`.
+    """
+
+    epochs: int = 100
+    steps: int = 0
+    learning_rate: float = 2e-5
+    warmup_steps: int = 500
+    sampler: str = "vista3d"
+    count_law: str = "paper"
+    max_points: int = 5
+    max_rounds: int = 4
+    special_classes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_one_of("sampler", self.sampler, SAMPLERS)
+        _require_one_of("count_law", self.count_law, COUNT_LAWS)
+        _require_range(self, "stage", 0, "epochs", "steps", "learning_rate", "warmup_steps", "max_rounds")
+        _require_range(self, "stage", 1, "max_points")
+
+
+@dataclass(frozen=True)
+class ValidationRecipe:
+    """Clicks by the official rule on cases that are not trained on.
+
+    Attributes:
+        steps: steps between validations; 0 validates at the end of a stage alone.
+        cases: most cases of the list, or generated volumes where the source is `phantoms`.
+        clicks: clicks on each object, one after the other.
+        max_objects: most objects of a case, the largest first.
+    """
+
+    steps: int = 0
+    cases: int = 8
+    clicks: int = 5
+    max_objects: int = 4
+
+    def __post_init__(self) -> None:
+        _require_range(self, "validation", 0, "steps", "cases")
+        _require_range(self, "validation", 1, "clicks", "max_objects")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run: its name, seed, network, data and loop."""
+    """One run: its name, seed, network, data, loop, and the two stages."""
 
     name: str
     seed: int = 0
     network: VISTA3DSpec = field(default_factory=VISTA3DSpec)
     data: DataRecipe = field(default_factory=DataRecipe)
     loop: LoopRecipe = field(default_factory=LoopRecipe)
+    stage1: StageRecipe = field(default_factory=StageRecipe)
+    stage2: StageRecipe = field(default_factory=lambda: StageRecipe(sampler="edge-center"))
+    validation: ValidationRecipe = field(default_factory=ValidationRecipe)
+
+    def __post_init__(self) -> None:
+        multiple = self.network.roi_multiple
+        sides = self.data.zoom_sides if self.data.cut == "zoom" else self.data.patch_size
+        if any(side % multiple or side < multiple for side in sides):
+            raise TrainingError(
+                f"got patch sides {list(sides)}, expected multiples of {multiple} for {self.network.levels} levels"
+            )
+        if self.data.cut == "zoom" and min(sides) ** 3 > min(self.data.zoom_voxels):
+            raise TrainingError(
+                f"got data.zoom_voxels = {list(self.data.zoom_voxels)}, expected {min(sides) ** 3} or more, a cube of "
+                "the shortest side"
+            )
+
+    def stage(self, number: int) -> StageRecipe:
+        """The recipe of stage 1 or 2."""
+        return self.stage1 if number == 1 else self.stage2
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON-ready values, for a checkpoint or a manifest."""
-        return {**asdict(self), "network": self.network.to_dict()}
+        """The recipe as JSON-ready values, for a checkpoint or a manifest; `recipe_from_dict` reads them."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self) | {"network": self.network.to_dict()}))
+        return values
+
+
+_SECTIONS: dict[str, type[Any]] = {
+    "data": DataRecipe,
+    "loop": LoopRecipe,
+    "stage1": StageRecipe,
+    "stage2": StageRecipe,
+    "validation": ValidationRecipe,
+}
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
-    """Reads a recipe: a TOML file, or the name of one that gstk ships.
+    """Reads a recipe: a TOML or JSON file, or the name of one that gstk ships.
 
     Raises:
-        TrainingError: there is no such recipe, it is not TOML, a field is unknown, or the network is none.
+        TrainingError: there is no such recipe, it is not TOML, a field is unknown or of a wrong type, or the network
+            is none.
     """
     path = Path(name_or_path)
     shipped = resources.files("gstk.training") / "recipes"
-    if path.suffix != ".toml":
+    if path.suffix not in (".toml", ".json"):
         path = Path(str(shipped / f"{name_or_path}.toml"))
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         names = sorted(p.name.removesuffix(".toml") for p in shipped.iterdir())
         wanted = f"expected a .toml file or one of {', '.join(names)}"
         raise TrainingError(f"got recipe {str(name_or_path)!r}, {wanted}") from None
-    except (OSError, ValueError) as error:  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors
+    except (OSError, ValueError) as error:  # errors of TOML, of JSON and of Unicode are ValueErrors
         raise TrainingError(f"{path.name} is no recipe: {error}") from None
-    sections: dict[str, Any] = {"data": DataRecipe, "loop": LoopRecipe}
     try:
-        parts = {key: kind(**_tuples(key, values.pop(key, {}))) for key, kind in sections.items()}
-        network = VISTA3DSpec.from_dict(values.pop("network", {}))
-        return Recipe(**{"name": path.stem, **values}, network=network, **parts)
+        return recipe_from_dict({"name": path.stem, **values})
+    except TrainingError as error:
+        raise TrainingError(f"{path.name}: {error}") from None
+
+
+def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from what its TOML file, or `Recipe.to_dict`, holds.
+
+    Raises:
+        TrainingError: a field is unknown, missing or of a wrong type, or its value makes no sense.
+    """
+    rest = dict(values)
+    try:
+        parts = {key: _section(key, kind, rest.pop(key, {})) for key, kind in _SECTIONS.items()}
+        network = rest.pop("network", {})
+        if not isinstance(network, Mapping):
+            raise TrainingError(f"got network = {network!r}, expected a table of fields")
+        return Recipe(**_checked("", Recipe, rest), network=VISTA3DSpec.from_dict(network), **parts)
     except (TypeError, CheckpointError) as error:
-        raise TrainingError(f"{path.name}: {error}; see gstk.training.recipe for the fields") from None
+        raise TrainingError(f"{error}; see gstk.training.recipe for the fields") from None
 
 
-def _tuples(section: str, values: Any) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise TypeError(f"got {section} = {values!r}, expected a table of fields")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """The recipe with some fields changed.
+
+    Args:
+        settings: `key=value` each, the key as `seed` or `stage1.epochs`, the value as TOML has it; a word that is no
+            TOML value is text.
+
+    Raises:
+        TrainingError: there is no such field, or it cannot have that value.
+    """
+    values = recipe.to_dict()
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        *path, name = key.strip().split(".")
+        table = values
+        for part in path:
+            table = table[part] if isinstance(table.get(part), dict) else {}
+        if not equals or name not in table or isinstance(table[name], dict):
+            raise TrainingError(
+                f"got --set {setting!r}, expected section.field=value with a field of the recipe, as stage1.epochs=5"
+            )
+        try:
+            table[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            table[name] = text.strip()
+    return recipe_from_dict(values)
+
+
+def difference(first: Recipe, second: Recipe) -> list[str]:
+    """Names of the fields that two recipes differ in."""
+    flat = [
+        {f"{k}.{n}" if isinstance(v, dict) else k: w for k, v in r.to_dict().items() for n, w in _items(v)}
+        for r in (first, second)
+    ]
+    return [key for key in flat[0] if flat[0][key] != flat[1][key]]
+
+
+def with_spec(recipe: Recipe, spec: VISTA3DSpec) -> Recipe:
+    """The recipe for a network of another architecture."""
+    return replace(recipe, network=spec)
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, dict) else [("", value)]
+
+
+def _section(name: str, kind: type[Any], values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        raise TrainingError(f"got {name} = {values!r}, expected a table of fields")
+    defaults = {"sampler": "edge-center"} if name == "stage2" else {}
+    return kind(**defaults | _checked(f"{name}.", kind, values))
+
+
+def _checked(prefix: str, kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with lists as tuples, each of its field's type; unknown ones are left for the constructor."""
+    hints = get_type_hints(kind)
+    known = {f.name for f in fields(kind)}
+    checked = {}
+    for key, value in values.items():
+        kept = tuple(value) if isinstance(value, list) else value
+        if key in known:
+            kept = _as_type(f"{prefix}{key}", hints[key], kept)
+        checked[key] = kept
+    return checked
+
+
+def _as_type(name: str, hint: Any, value: Any) -> Any:
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            raise TrainingError(f"got {name} = {value!r}, expected a list")
+        return tuple(_as_type(name, get_args(hint)[0], item) for item in value)
+    assert get_origin(hint) not in (Union, types.UnionType), "no field may be of several types"
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise TrainingError(f"got {name} = {value!r}, expected {_TYPE_NAMES.get(hint, hint.__name__)}")
+    return value
+
+
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _require_one_of(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise TrainingError(f"got {name} = {value!r}, expected one of {', '.join(choices)}")
+
+
+def _require_range(part: Any, section: str, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(part, name) < least:
+            raise TrainingError(f"got {section}.{name} = {getattr(part, name)}, expected {least} or more")

@@ -10,10 +10,12 @@ from typing import Annotated
 import typer
 
 from gstk._version import __version__
+from gstk.cli.coreset import coreset_command
 from gstk.cli.export import export_command
 from gstk.cli.infer import infer_command
 from gstk.cli.phantom import phantom_command
 from gstk.cli.prepare import prepare_command
+from gstk.cli.train import train_command
 from gstk.errors import GstkError
 
 __all__ = ["app", "main"]
@@ -28,6 +30,8 @@ app = typer.Typer(
 app.command("infer")(infer_command)
 app.command("prepare")(prepare_command)
 app.command("export")(export_command)
+app.command("train")(train_command)
+app.command("coreset")(coreset_command)
 app.command("phantom")(phantom_command)
 
 

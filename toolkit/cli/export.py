@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gstk.errors import BackendMissing
+from gstk.cli.options import needing
 
 __all__ = ["export_command"]
 
@@ -30,10 +30,8 @@ def export_command(
 ) -> None:
     """Make a bundle of a checkpoint: two ONNX graphs that agree with torch, and a manifest."""
     default_roi = None if roi is None else _sides(roi)
-    try:
+    with needing("export"):
         from gstk.export.export import UNKNOWN_LICENCE, export_bundle
-    except ModuleNotFoundError as error:
-        raise BackendMissing(f'export needs {error.name}, which is not installed; pip install "gstk[export]"') from None
     from rich.console import Console
     from rich.table import Table
 

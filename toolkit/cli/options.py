@@ -1,8 +1,12 @@
-"""Options that several commands take."""
+"""What several commands share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 
-__all__ = ["SpacingOrderOption"]
+from gstk.errors import BackendMissing
+
+__all__ = ["SpacingOrderOption", "needing"]
 
 
 class SpacingOrderOption(StrEnum):
@@ -10,3 +14,16 @@ class SpacingOrderOption(StrEnum):
 
     zyx = "zyx"
     xyz = "xyz"
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Imports inside that fail say which extra of gstk installs what is missing.
+
+    Raises:
+        BackendMissing: a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise BackendMissing(f'this needs {error.name}, which is not installed; pip install "gstk[{extra}]"') from None

@@ -1,0 +1,29 @@
+"""`gstk coreset`: choose a share of the cases to train on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["coreset_command"]
+
+
+def coreset_command(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of .npz cases, searched with those in it.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The list to write.")] = Path("coreset.txt"),
+    fraction: Annotated[float, typer.Option(help="Share of the cases, above 0 and at most 1.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and files give the same list.")] = 0,
+) -> None:
+    """Write a list of a random share of the cases, for gstk train --cases."""
+    from gstk.cli.options import needing
+
+    with needing("train"):
+        from gstk.training.coreset import choose_coreset, write_list
+    from gstk.files import make_folder
+
+    chosen = choose_coreset(folder, fraction, seed)
+    make_folder(output.parent)
+    write_list(output, chosen, folder, f"gstk coreset --fraction {fraction} --seed {seed}")
+    typer.echo(f"{output}: {len(chosen)} cases")

@@ -1,0 +1,183 @@
+"""Patches of a labelled volume: crops at its own resolution, or windows as a session lays them around an object."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from gstk.preprocess import intensity_range, normalise, resample
+from gstk.training.recipe import DataRecipe
+
+__all__ = ["Patch", "Volume", "cut_patches"]
+
+MIN_OBJECT_VOXELS = 20
+"""Below this a window shows too little of an object to learn from."""
+
+Shape = tuple[int, int, int]
+Box = tuple[slice, ...]
+
+
+class Volume(NamedTuple):
+    """A labelled volume.
+
+    Attributes:
+        image: (z,y,x), any real dtype.
+        labels: integer (z,y,x), class ids, 0 background.
+        spacing_mm: (z,y,x).
+    """
+
+    image: NDArray[np.generic]
+    labels: NDArray[np.integer]
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+class Patch(NamedTuple):
+    """What one forward pass sees.
+
+    Attributes:
+        image: float32 (z,y,x), normalised by the whole volume's percentiles; 0 outside of it.
+        labels: int32 (z,y,x), class ids, 0 background and outside.
+        classes: ids of the objects to click on, all of them in `labels`, the one that the patch was cut for first.
+    """
+
+    image: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    classes: tuple[int, ...]
+
+
+def cut_patches(volume: Volume, recipe: DataRecipe, rng: np.random.Generator, growth: float = 1.0) -> list[Patch]:
+    """Cuts `recipe.patches_per_case` patches, each around an object drawn anew, every object as likely as any.
+
+    Args:
+        growth: how far the size of `zoom` patches has grown, 0 to 1.
+
+    Returns:
+        The patches; fewer where too many windows showed too little of their object, none without any object.
+    """
+    boxes = ndimage.find_objects(volume.labels.astype(np.int32, copy=False))
+    counts = np.bincount(volume.labels.ravel(), minlength=len(boxes) + 1)
+    least = 3 * MIN_OBJECT_VOXELS if recipe.cut == "zoom" else 1
+    ids = [label for label, box in enumerate(boxes, start=1) if box is not None and counts[label] >= least]
+    if not ids:
+        return []
+    low, high = intensity_range(volume.image)
+    patches: list[Patch] = []
+    for _ in range(3 * recipe.patches_per_case):
+        if len(patches) == recipe.patches_per_case:
+            break
+        target = ids[rng.integers(len(ids))]
+        patch: Patch | None
+        if recipe.cut == "crop":
+            patch = _crop(volume, target, boxes[target - 1], (low, high), recipe, rng)
+        else:
+            patch = _zoom(volume, target, boxes[target - 1], (low, high), recipe, rng, growth)
+        if patch is not None:
+            patches.append(patch)
+    return patches
+
+
+def _crop(
+    volume: Volume, target: int, box: Box, values: tuple[float, float], recipe: DataRecipe, rng: np.random.Generator
+) -> Patch:
+    """The paper's label-aware crop: around a voxel of the class, moved into the volume, padded where that is small."""
+    z, y, x = (int(n) for n in recipe.patch_size)
+    anchor = _voxel_of(volume.labels, target, box, rng)
+    start = [int(a) - n // 2 for a, n in zip(anchor, (z, y, x), strict=True)]
+    taken, put = [], []
+    for first, side, size in zip(start, (z, y, x), volume.labels.shape, strict=True):
+        low = min(max(0, first), max(0, size - side))
+        length = min(side, size)
+        before = (side - length) // 2
+        taken.append(slice(low, low + length))
+        put.append(slice(before, before + length))
+    image, labels = np.zeros((z, y, x), np.float32), np.zeros((z, y, x), np.int32)
+    image[tuple(put)] = normalise(volume.image[tuple(taken)], *values)
+    labels[tuple(put)] = volume.labels[tuple(taken)]
+    return Patch(image, labels, _classes(labels, target, 1, recipe, rng))
+
+
+def _zoom(
+    volume: Volume,
+    target: int,
+    box: Box,
+    values: tuple[float, float],
+    recipe: DataRecipe,
+    rng: np.random.Generator,
+    growth: float,
+) -> Patch | None:
+    shape = _zoom_shape(recipe, rng, growth)
+    start, step = _zoom_window(volume, target, box, shape, recipe, rng)
+    labels = _nearest(volume.labels, start, step, shape)
+    if np.count_nonzero(labels == target) < MIN_OBJECT_VOXELS:
+        return None
+    # Only the voxels that the window's kernels reach are converted: a volume may be far larger.
+    support = [
+        slice(max(0, int(s - t) - 1), max(0, int(s + n * t + t) + 2))
+        for s, t, n in zip(start, np.maximum(step, 1), shape, strict=True)
+    ]
+    inside = normalise(volume.image[tuple(support)], *values)
+    image = resample(inside, [s - axis.start for s, axis in zip(start, support, strict=True)], step, shape)
+    return Patch(image, labels, _classes(labels, target, MIN_OBJECT_VOXELS, recipe, rng))
+
+
+def _classes(
+    labels: NDArray[np.int32], target: int, least: int, recipe: DataRecipe, rng: np.random.Generator
+) -> tuple[int, ...]:
+    others = np.flatnonzero(np.bincount(labels.ravel()) >= least)
+    others = rng.permutation(others[(others > 0) & (others != target)])[: recipe.max_objects - 1]
+    return (target, *(int(label) for label in others))
+
+
+def _voxel_of(labels: NDArray[np.integer], target: int, box: Box, rng: np.random.Generator) -> NDArray[np.int64]:
+    voxels = np.flatnonzero(labels[box] == target)
+    local = np.unravel_index(voxels[rng.integers(len(voxels))], labels[box].shape)
+    return np.array([int(i) + axis.start for i, axis in zip(local, box, strict=True)])
+
+
+def _zoom_shape(recipe: DataRecipe, rng: np.random.Generator, growth: float) -> Shape:
+    first, last = (n ** (1 / 3) for n in recipe.zoom_voxels)
+    side = first + (last - first) * growth
+    if rng.random() < recipe.cube_share:
+        cube = max((n for n in recipe.zoom_sides if n <= side + 1e-6), default=min(recipe.zoom_sides))
+        return (cube, cube, cube)
+    least = min(0.3 * side**3, min(recipe.zoom_sides) ** 3)
+    while True:
+        z, y, x = (int(n) for n in rng.choice(recipe.zoom_sides, 3))
+        if least <= z * y * x <= side**3 + 1:
+            return (z, y, x)
+
+
+def _zoom_window(
+    volume: Volume, target: int, box: Box, shape: Shape, recipe: DataRecipe, rng: np.random.Generator
+) -> tuple[list[float], list[float]]:
+    """First face and step of a window that holds a voxel of the object, as in `gstk.preprocess.axis_weights`.
+
+    Its voxels are isotropic in millimetres, but for a little stretch.
+    """
+    relative = np.array(volume.spacing_mm) / min(volume.spacing_mm)
+    extent = max((axis.stop - axis.start) * r for axis, r in zip(box, relative, strict=True))
+    share = float(np.exp(rng.uniform(*np.log(recipe.object_extent))))
+    least, most = recipe.zoom_steps
+    step = np.clip(extent / (share * float(np.mean(shape))), least, most) / relative
+    step = step * np.exp(rng.uniform(-0.15, 0.15, 3))
+    centre = np.array([(axis.start + axis.stop) / 2 for axis in box])
+    anchor = _voxel_of(volume.labels, target, box, rng) + 0.5
+    focus = np.where(rng.random() < 0.7, centre, anchor)
+    focus = focus + rng.uniform(-0.25, 0.25, 3) * step * shape
+    start = focus - step * np.array(shape) / 2
+    # The voxel that the window is made for stays inside it.
+    start = np.clip(start, anchor + step - step * np.array(shape), anchor - step)
+    return list(start), list(step)
+
+
+def _nearest(labels: NDArray[np.integer], start: list[float], step: list[float], shape: Shape) -> NDArray[np.int32]:
+    index = [
+        np.rint(s + (np.arange(n) + 0.5) * t - 0.5).astype(int) for s, t, n in zip(start, step, shape, strict=True)
+    ]
+    inside = [(i >= 0) & (i < n) for i, n in zip(index, labels.shape, strict=True)]
+    clipped = [np.clip(i, 0, n - 1) for i, n in zip(index, labels.shape, strict=True)]
+    seen = np.logical_and.outer(np.logical_and.outer(inside[0], inside[1]), inside[2])
+    return np.where(seen, labels[np.ix_(*clipped)], 0).astype(np.int32)

@@ -1,0 +1,320 @@
+"""`gstk train`: the two stages, with checkpoints, validation and a log, from a recipe and a folder of cases.
+
+A run's folder:
+
+    recipe.json                      what was trained
+    stage1/model.pt                  the stage's result: the moving average of its weights
+    stage1/checkpoints/step-*.pt     to go on from; they hold a model too
+    stage1/events.out.tfevents.*     TensorBoard's log
+    stage2/...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from monai.networks.nets.vista3d import VISTA3D
+from torch import nn
+
+from gstk.errors import CheckpointError, TrainingError
+from gstk.files import atomic_path, make_folder
+from gstk.training.checkpoint import load_checkpoint, load_extra, load_network, save_checkpoint
+from gstk.training.cutting import Volume
+from gstk.training.distributed import Processes
+from gstk.training.initialise import local_prompt_init
+from gstk.training.loop import Progress, Trainer
+from gstk.training.network import build_network
+from gstk.training.recipe import Recipe, difference, recipe_from_dict, with_spec
+from gstk.training.validation import NetworkEngine, Score, validate, validation_phantoms
+
+__all__ = ["Interrupted", "Report", "train"]
+
+PICTURES = 2
+"""Cases of a validation that are drawn."""
+_MAY_CHANGE = ("name", "loop.accumulate", "loop.checkpoint_steps", "loop.keep", "data.workers", "validation.")
+"""Fields that a resumed run may have otherwise: they do not touch the weights (the patches of a step are checked)."""
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
+
+
+class Interrupted(Exception):
+    """A signal ended the run after a step.
+
+    Attributes:
+        signal: its number.
+        checkpoint: where the run can go on from.
+    """
+
+    def __init__(self, number: int, checkpoint: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; {checkpoint} holds all of it")
+        self.signal, self.checkpoint = number, checkpoint
+
+
+class Report:
+    """What a run tells: override what is of interest. The first process alone calls it."""
+
+    def begin(self, stage: int, step: int, steps: int) -> None:
+        """A stage begins, or goes on, after `step` of `steps` steps."""
+
+    def progress(self, stage: int, progress: Progress) -> None:
+        """A step was done."""
+
+    def validated(self, stage: int, step: int, scores: Sequence[Score]) -> None:
+        """The model was scored."""
+
+    def saved(self, stage: int, path: Path) -> None:
+        """A checkpoint or model was written."""
+
+
+def train(
+    recipe: Recipe,
+    out_dir: Path,
+    cases: Sequence[Path] = (),
+    validation: Sequence[Path] = (),
+    stages: Sequence[int] = (1, 2),
+    init: Path | None = None,
+    resume: bool = False,
+    processes: Processes | None = None,
+    report: Report | None = None,
+) -> Path:
+    """Trains one stage or both; every process of a run calls it with the same arguments.
+
+    Args:
+        recipe: what to do. Where there is an `init`, its architecture takes the place of the recipe's.
+        out_dir: the run's folder, see above.
+        cases: .npz files to train on; empty where the recipe generates volumes.
+        validation: .npz files to score on; those that are in `cases` too are not trained on.
+        stages: 1, 2 or both. Stage 2 begins with the model of stage 1 in `out_dir`, or with `init`.
+        init: weights to begin the first of the stages with; None takes fresh ones for stage 1.
+        resume: go on from the newest checkpoint in `out_dir`; stages that are done stay as they are.
+
+    Returns:
+        The last stage's `model.pt`.
+
+    Raises:
+        TrainingError: nothing to train on, a folder that holds another run, or nothing to begin stage 2 with.
+        CheckpointError: `init` or a checkpoint cannot be used.
+        Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
+    """
+    processes, report = processes or Processes(), report or Report()
+    held_out = {path.resolve() for path in validation}
+    cases = [path for path in cases if path.resolve() not in held_out]
+    if recipe.data.source == "cases" and not cases:
+        raise TrainingError("got no case to train on, expected .npz files that are not all in the validation list")
+    if recipe.data.source == "phantoms" and (cases or validation):
+        raise TrainingError("got cases for a recipe that generates its data, expected none, or data.source = 'cases'")
+    if init is not None:
+        recipe = with_spec(recipe, load_checkpoint(init)[0])
+    run_file = out_dir / "recipe.json"
+    _check_folder(recipe, out_dir, run_file, stages, resume)
+    make_folder(out_dir)
+    if processes.is_first:
+        with atomic_path(run_file) as partial:
+            partial.write_text(json.dumps(recipe.to_dict(), indent=1) + "\n", encoding="utf-8")
+    model = init
+    for stage in stages:
+        finished = out_dir / f"stage{stage}" / "model.pt"
+        if not (resume and finished.is_file()):
+            if stage == 2 and model is None:
+                model = out_dir / "stage1" / "model.pt"
+                if not model.is_file():
+                    raise TrainingError(f"got stage 2 without {model}, expected stage 1 before it, or --init")
+            run = _Stage(recipe, stage, out_dir, cases, validation, processes, report)
+            run.run(model, resume)
+        model = finished
+    assert model is not None
+    return model
+
+
+def _check_folder(recipe: Recipe, out_dir: Path, run_file: Path, stages: Sequence[int], resume: bool) -> None:
+    if not resume:
+        there = [out_dir / f"stage{s}" for s in stages if (out_dir / f"stage{s}").exists()]
+        if there:
+            raise TrainingError(f"got {there[0]}, which holds a run; use --resume to go on with it, or another folder")
+    elif run_file.is_file():
+        try:
+            before = recipe_from_dict(json.loads(run_file.read_text(encoding="utf-8")))
+        except ValueError:
+            raise TrainingError(f"{run_file} is no recipe; use another folder") from None
+        changed = [key for key in difference(before, recipe) if not key.startswith(_MAY_CHANGE)]
+        if changed:
+            raise TrainingError(
+                f"got a recipe with another {', '.join(changed)} than the run in {out_dir}; go on with the "
+                "same, or use another folder and --init"
+            )
+
+
+class _Stage:
+    """One stage of a run, and the files that it writes."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        stage: int,
+        out_dir: Path,
+        cases: Sequence[Path],
+        validation: Sequence[Path],
+        processes: Processes,
+        report: Report,
+    ) -> None:
+        self.recipe, self.stage, self.cases = recipe, stage, cases
+        self.processes, self.report = processes, report
+        self.folder = out_dir / f"stage{stage}"
+        self.checkpoints = self.folder / "checkpoints"
+        volumes = validation_phantoms(recipe) if recipe.data.source == "phantoms" else list(validation)
+        self.scored: list[Path | Volume] = list(volumes[: recipe.validation.cases])
+
+    def run(self, init: Path | None, resume: bool) -> None:
+        """Trains to the end of the stage, or to a signal."""
+        network = _fresh(self.recipe) if init is None else load_network(init, self.recipe.network)
+        trainer = Trainer(self.recipe, self.stage, network, self.cases, self.processes)
+        found = _checkpoints(self.checkpoints) if resume else []
+        if found:
+            trainer.load_state(_run_state(found[-1], trainer))
+        first = self.processes.is_first
+        if first:
+            make_folder(self.checkpoints)
+            self.report.begin(self.stage, trainer.step, trainer.steps)
+        loop, judged = self.recipe.loop, self.recipe.validation
+        with _signals() as signals, self._log() as log:
+            for progress in trainer.run(lambda: bool(signals)):
+                if first:
+                    _log_step(log, progress)
+                    self.report.progress(self.stage, progress)
+                last = progress.step == trainer.steps
+                if judged.steps and progress.step % judged.steps == 0 and not last:
+                    self._validate(trainer, log)
+                if progress.step % loop.checkpoint_steps == 0 and not last:
+                    self._save_checkpoint(trainer)
+            if trainer.step < trainer.steps:
+                self._save_checkpoint(trainer)
+                number = max(int(n) for n in self.processes.gather(signals[0] if signals else 0))
+                raise Interrupted(number, _checkpoint_name(self.checkpoints, trainer.step))
+            self._validate(trainer, log)
+        if first:
+            self._save(trainer, self.folder / "model.pt", {})
+            self.report.saved(self.stage, self.folder / "model.pt")
+        self.processes.sum([0.0])  # nobody reads the model before it is there
+
+    def _save_checkpoint(self, trainer: Trainer) -> None:
+        if self.processes.is_first:
+            path = _checkpoint_name(self.checkpoints, trainer.step)
+            self._save(trainer, path, {"run": trainer.state()})
+            for old in _checkpoints(self.checkpoints)[: -self.recipe.loop.keep]:
+                old.unlink()
+            self.report.saved(self.stage, path)
+
+    def _save(self, trainer: Trainer, path: Path, extra: dict[str, Any]) -> None:
+        model: nn.Module = trainer.average
+        if self.recipe.loop.half_weights:
+            model = copy.deepcopy(model).half().float()
+        training = {"recipe": json.dumps(self.recipe.to_dict()), "stage": self.stage, "step": trainer.step}
+        save_checkpoint(path, model, self.recipe.network, {"training": training, **extra})
+
+    def _validate(self, trainer: Trainer, log: Any) -> None:
+        """Every process scores its share of the cases."""
+        if not self.scored:
+            return
+        average = trainer.average
+        training = average.training
+        multiple = self.recipe.network.roi_multiple
+        with NetworkEngine(average, multiple, trainer.device, DTYPES[self.recipe.loop.precision]) as engine:
+            mine = self.scored[self.processes.rank :: self.processes.count]
+            own = validate(engine, self.recipe, mine, PICTURES if self.processes.is_first else 0)
+        average.train(training)
+        shares = self.processes.gather(own)
+        scores = [score for place in range(len(shares[0])) for share in shares for score in share[place : place + 1]]
+        if self.processes.is_first:
+            _log_scores(log, trainer.step, scores)
+            self.report.validated(self.stage, trainer.step, scores)
+
+    @contextlib.contextmanager
+    def _log(self) -> Iterator[Any]:
+        if not self.processes.is_first:
+            yield None
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise TrainingError('the log needs tensorboard; pip install "gstk[train]"') from None
+        with SummaryWriter(str(self.folder)) as log:
+            yield log
+
+
+def _fresh(recipe: Recipe) -> VISTA3D:
+    torch.manual_seed(recipe.seed)
+    network = build_network(recipe.network)
+    if recipe.loop.local_init:
+        local_prompt_init(network)
+    return network
+
+
+def _checkpoint_name(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.pt"
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.pt"))
+
+
+def _run_state(path: Path, trainer: Trainer) -> dict[str, Any]:
+    run = load_extra(path).get("run")
+    if not isinstance(run, dict) or set(run) != set(trainer.state()):
+        raise CheckpointError(f"{path} holds no state of a run; give it to --init instead")
+    if run["lanes"] != trainer.state()["lanes"]:
+        raise TrainingError(
+            f"got {trainer.state()['lanes']} patches a step, expected {run['lanes']} as the run had (processes times "
+            "loop.accumulate): set loop.accumulate so that it stays the same"
+        )
+    return run
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Numbers of the SIGINTs and SIGTERMs that came; a second one ends the process at once."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    before: dict[signal.Signals, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread: signals are its host's business
+        pass
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _log_step(log: Any, progress: Progress) -> None:
+    values = progress.values
+    for key in ("loss", "dice", "first_dice"):
+        if np.isfinite(values[key]):
+            log.add_scalar(f"train/{key}", values[key], progress.step)
+    log.add_scalar("train/lr", values["lr"], progress.step)
+    log.add_scalar("speed/patches_per_second", values["patches"] / values["seconds"], progress.step)
+    log.add_scalar("speed/share_waiting_for_data", values["wait"] / values["seconds"], progress.step)
+
+
+def _log_scores(log: Any, step: int, scores: Sequence[Score]) -> None:
+    usable = [score.dice for score in scores if score.dice]
+    if usable:
+        for click, value in enumerate(np.mean(usable, axis=0), start=1):
+            log.add_scalar(f"validation/dice_click_{click}", value, step)
+        log.add_scalar("validation/dice_auc", float(np.mean([np.trapezoid(d) for d in usable])), step)
+    for score in scores:
+        if score.picture is not None:
+            log.add_image(f"validation/{score.name}", score.picture, step, dataformats="HWC")
