@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from cli_runs import Outcome, Run
+
+from gstk.cli import main
 
 if TYPE_CHECKING:
     from monai.networks.nets.vista3d import VISTA3D
@@ -67,3 +71,18 @@ def small_export(tmp_path_factory: pytest.TempPathFactory) -> SmallExport:
         checkpoint, folder / "bundle", licence="CC0-1.0", default_roi=(32, 32, 32), half_weights=True
     )
     return SmallExport(spec, network, checkpoint, bundle)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["gstk", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call

@@ -10,50 +10,19 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
+from cli_runs import Run
 
 import gstk
 from gstk.cases import load_case
-from gstk.cli import main
+from gstk.cli import app
 from gstk.export.bundle import find_bundle
 
-COMMANDS = {"export", "infer", "phantom", "prepare"}
-
-
-@dataclass
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    def error_line(self) -> str:
-        lines = [line for line in self.err.splitlines() if "warning" not in line]
-        assert len(lines) == 1, self.err
-        return lines[0]
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str | Path) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["gstk", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return call
+COMMANDS = {"coreset", "export", "infer", "phantom", "prepare", "train"}
 
 
 @pytest.fixture(scope="session")
@@ -213,8 +182,10 @@ def test_a_phantom_is_an_npz_and_counts_its_objects(run: Run, tmp_path: Path) ->
 def test_the_commands_are_these_and_the_readme_names_each(run: Run) -> None:
     outcome = run("--help")
     assert outcome.code == 0
-    listed = {word for line in outcome.out.splitlines() for word in line.split() if word in COMMANDS}
-    assert listed == COMMANDS
+    assert {command.name for command in app.registered_commands} == COMMANDS
+    for command in COMMANDS:
+        assert f" {command} " in outcome.out
+        assert f"gstk {command} " in (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     assert run("--version").out.strip() == f"gstk {gstk.__version__}"
     for command in COMMANDS:
         assert run(command, "--help").code == 0
