@@ -147,7 +147,7 @@ def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
         (lambda s: _without(s, "image_encoder.encoder.conv_init.weight"), "no VISTA3D with a point head"),
         (lambda s: {k: v for k, v in s.items() if ".encoder.layers.1." not in k}, r"encoder levels \[0, 2\]"),
         (lambda s: {**s, "point_head.mask_tokens.weight": torch.full((1, 8), torch.nan)}, "NaN or infinity"),
-        (lambda s: {**s, "image_encoder.encoder.conv_init.weight": torch.zeros(9, 1, 3, 3, 3)}, "got width 9"),
+        (lambda s: {**s, "image_encoder.encoder.conv_init.weight": torch.zeros(9, 1, 3, 3, 3)}, "got filters 9"),
         (lambda s: {**s, "epoch": 3}, r"1 entries that are no tensors \(first: 'epoch'\)"),
         (lambda s: {}, "no tensors"),
         (lambda s: [1, 2], "got a list"),
@@ -178,7 +178,7 @@ def test_stated_architecture_must_fit(tmp_path: Path, state: dict[str, Any], arc
 
 
 def test_a_point_head_of_other_shape_is_kept(tmp_path: Path) -> None:
-    spec = VISTA3DSpec(width=16, blocks_down=(1, 1), n_classes=20, heads=1, attention_downsample=1)
+    spec = VISTA3DSpec(width=16, blocks_down=(1, 1), n_classes=20, heads=1, attention_downsample=1, filters=8)
     network = build_network(spec)
     save_checkpoint(tmp_path / "a.pt", network, spec)
     again = load_network(tmp_path / "a.pt")
@@ -186,7 +186,8 @@ def test_a_point_head_of_other_shape_is_kept(tmp_path: Path) -> None:
     assert (attention.num_heads, attention.internal_dim) == (1, 16)
     assert load_checkpoint(tmp_path / "a.pt")[0] == spec
     torch.save(network.state_dict(), tmp_path / "bare.pt")
-    assert load_checkpoint(tmp_path / "bare.pt")[0].attention_downsample == 1
+    bare = load_checkpoint(tmp_path / "bare.pt")[0]
+    assert (bare.width, bare.filters, bare.attention_downsample) == (16, 8, 1)
 
 
 def test_load_network_insists_on_a_given_spec(tmp_path: Path, network: VISTA3D) -> None:

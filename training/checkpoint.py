@@ -213,11 +213,12 @@ def _infer_spec(state: Mapping[str, Tensor], path: Path) -> VISTA3DSpec:
             f"{path} has encoder levels {sorted(blocks)[:10]}, expected 0, 1, 2, ... and at most {_MAX_LEVELS}"
         )
     return VISTA3DSpec(
-        width=first.shape[0],
+        width=classes.shape[1],
+        filters=first.shape[0],
         in_channels=first.shape[1],
         blocks_down=tuple(blocks[level] for level in range(len(blocks))),
         n_classes=classes.shape[0],
-        attention_downsample=first.shape[0] // compared if compared else 2,
+        attention_downsample=classes.shape[1] // compared if compared else 2,
     )
 
 
@@ -228,7 +229,7 @@ def _stated_spec(architecture: object, path: Path) -> VISTA3DSpec:
 
 
 def _require_same(expected: VISTA3DSpec, found: VISTA3DSpec, path: Path) -> None:
-    for name in ("width", "blocks_down", "in_channels", "n_classes", "attention_downsample"):
+    for name in ("width", "filters", "blocks_down", "in_channels", "n_classes", "attention_downsample"):
         want, got = getattr(expected, name), getattr(found, name)
         if want != got:
             raise CheckpointError(f"the weights of {path} have {name} {got}, expected {want} as the architecture says")

@@ -42,7 +42,7 @@ def build_network(spec: VISTA3DSpec | None = None) -> VISTA3D:
         blocks_down=spec.blocks_down,
         norm="instance",
         out_channels=spec.width,
-        init_filters=spec.width,
+        init_filters=spec.filters,
         dsdepth=1,
     )
     point_head = PointMappingSAM(feature_size=spec.width, n_classes=spec.n_classes, last_supported=spec.last_supported)

@@ -19,13 +19,15 @@ class VISTA3DSpec:
     """The architecture of one VISTA3D network; the defaults are MONAI's `vista3d132`.
 
     Attributes:
-        width: channels at full resolution and of every token; a multiple of 8.
+        width: channels of the encoder's result and of every token; a multiple of 8.
         blocks_down: residual blocks at each level of the encoder; its length is the number of levels.
         in_channels: channels of the image.
         n_classes: rows of the class embeddings.
         last_supported: largest class id that is not zero-shot.
         heads: attention heads of the point head's transformer.
         attention_downsample: factor between a token's channels and those that cross-attention compares.
+        filters: channels of the encoder's first level, twice as many on each level below; a multiple of 8. 0 stands for
+            the width, as in MONAI's network.
     """
 
     width: int = 48
@@ -35,11 +37,14 @@ class VISTA3DSpec:
     last_supported: int = 132
     heads: int = 4
     attention_downsample: int = 2
+    filters: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks_down", tuple(int(b) for b in self.blocks_down))
-        if self.width < 8 or self.width % 8:
-            raise CheckpointError(f"got width {self.width}, expected a positive multiple of 8")
+        object.__setattr__(self, "filters", self.filters or self.width)
+        for name in ("width", "filters"):
+            if getattr(self, name) < 8 or getattr(self, name) % 8:
+                raise CheckpointError(f"got {name} {getattr(self, name)}, expected a positive multiple of 8")
         compared = self.width // max(1, self.attention_downsample)
         if self.heads < 1 or self.attention_downsample < 1 or self.width % self.attention_downsample:
             raise CheckpointError(
