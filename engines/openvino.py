@@ -16,8 +16,8 @@ from gstk.errors import BackendMissing
 
 __all__ = ["OpenVINOEngine"]
 
-KEEP_MAP_BYTES = 16 * 4 * 128**3
-"""A feature map of 16 channels at 128³: 1.6 GB for both graphs."""
+KEEP_MAP_BYTES = 24 * 4 * 128**3
+"""A feature map of 24 channels at 128³: 2.0 GB for both graphs."""
 
 
 class OpenVINOEngine(BundleEngine):

@@ -6,6 +6,7 @@ and spread without changing what it sees.
 
 from __future__ import annotations
 
+import ctypes
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ __all__ = ["Item", "Lane", "find_cases", "make_loader", "read_list", "read_volum
 
 DATA_STREAM, SAMPLER_STREAM = 1, 2
 """Which random numbers of a stage: those of its data, those of its clicks."""
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 class Item(NamedTuple):
@@ -174,8 +178,11 @@ def _as_is(item: Any) -> Any:
 
 
 def _alone(_: int) -> None:
-    """A worker computes with one thread, and leaves signals to the process that started it."""
+    """A worker computes with one thread, leaves signals to the process that started it, and ends when that does."""
     torch.set_num_threads(1)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux: also when that process was killed
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

@@ -23,6 +23,7 @@ from monai.networks.nets.vista3d import VISTA3D
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gstk.training.auxiliary import ObjectReader
 from gstk.training.cutting import Patch
 from gstk.training.data import SAMPLER_STREAM, Item, Lane, make_loader
 from gstk.training.distributed import Processes
@@ -102,6 +103,11 @@ class Trainer:
         self.network = network.to(self.device).train()
         self._encoder, self._decoder = Encoder(self.network), PromptDecoder(self.network).to(self.device)
         self.parameters = _trained(self.network, self._loop)
+        self._reader: ObjectReader | None = None
+        if self._loop.object_weight:
+            torch.manual_seed(recipe.seed)
+            self._reader = ObjectReader(recipe.network.width).to(self.device)
+            self.parameters += self._reader.parameters()
         self._optimiser = torch.optim.AdamW(
             self.parameters, lr=self._chosen.learning_rate, weight_decay=self._loop.weight_decay
         )
@@ -223,7 +229,10 @@ class Trainer:
         judged = [*first, decode(prompts)]
         losses = [self._criterion(logits, truth) for logits in judged]
         scores = [_dice(logits.detach(), truth) for logits in (judged[-1], judged[0])]
-        return torch.stack(losses).mean(), scores[0], scores[1]
+        loss = torch.stack(losses).mean()
+        if self._reader is not None:
+            loss = loss + self._loop.object_weight * self._reader(embedding, labels)
+        return loss, scores[0], scores[1]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._loop.precision)
@@ -236,6 +245,7 @@ class Trainer:
             "lanes": self._lane_count,
             "weights": self.network.state_dict(),
             "average": self.average.state_dict() if self.average is not self.network else {},
+            "reader": {} if self._reader is None else self._reader.state_dict(),
             "optimizer": self._optimiser.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
@@ -245,6 +255,8 @@ class Trainer:
         self.network.load_state_dict(state["weights"])
         if self.average is not self.network:
             self.average.load_state_dict(state["average"])
+        if self._reader is not None:
+            self._reader.load_state_dict(state["reader"])
         self._optimiser.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self.step = int(state["step"])

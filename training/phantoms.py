@@ -140,9 +140,10 @@ def _blobs(rng: np.random.Generator, shape: Shape) -> _Scene:
     fields = np.stack([smooth_noise(rng, shape, period) for _ in range(n)])
     if rng.random() < 0.5:
         fields[0] += rng.uniform(0.3, 1.0)  # one of them becomes the background
-    objects = fields.argmax(0).astype(np.int32)
-    mean, texture = _palette(rng, n, max(2, n - int(rng.integers(3))))
-    return _Scene(objects, mean, texture)
+    # Each has a grey of its own, else nothing in the image would say where one ends.
+    mean, texture = _palette(rng, n, n)
+    mean[:] = (rng.permutation(n) + rng.uniform(0.15, 0.85, n)) / n
+    return _Scene(fields.argmax(0).astype(np.int32), mean, texture)
 
 
 def _organs(rng: np.random.Generator, shape: Shape) -> _Scene:
@@ -168,11 +169,15 @@ def _organs(rng: np.random.Generator, shape: Shape) -> _Scene:
     soft = float(rng.uniform(0.3, 0.6))
     mean = np.clip(soft + rng.normal(0, 0.13, count + 2), 0, 1).astype(np.float32)
     texture = rng.choice([0.0, 0.02, 0.05, 0.1], count + 2).astype(np.float32)
+    ground = soft + rng.choice([-0.25, -0.12, 0.1]) * rng.uniform(0.3, 1)
+    # Most organs differ from what they lie in; the borders of the others have to be guessed.
+    faint = (np.abs(mean - ground) < 0.08) & (rng.random(count + 2) < 0.8)
+    mean[faint] += np.where(mean[faint] < ground, -1, 1) * rng.uniform(0.06, 0.15, int(faint.sum())).astype(np.float32)
     special = rng.random(count + 2)
     mean[special < 0.12] = rng.uniform(0.85, 1.0)  # bone, contrast agent
     mean[special > 0.9] = rng.uniform(0.0, 0.12)  # gas
     mean[0], texture[0] = 0.0, 0.0
-    mean[1] = soft + rng.choice([-0.25, -0.12, 0.1]) * rng.uniform(0.3, 1)
+    mean[1] = ground
     return _Scene(objects, mean, texture, noise_range=(0.0, 0.08), context=1)
 
 
@@ -268,7 +273,7 @@ def _nested_tubes(rng: np.random.Generator, shape: Shape) -> _Scene:
     n = core + 1
     mean, texture = _palette(rng, n, 4)
     mean[:offset], texture[:offset] = surroundings.materials, surroundings.texture
-    if rng.random() < 0.7:  # segments of one material differ by position alone
+    if rng.random() < 0.35:  # segments of one material differ by position alone
         mean[offset + 1 : core] = mean[offset + 1]
         texture[offset + 1 : core] = texture[offset + 1]
     return _Scene(objects, mean, texture)

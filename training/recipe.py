@@ -97,6 +97,7 @@ class LoopRecipe:
         precision: `bf16` or `fp16` autocast (the second with a scaled loss), or `off`.
         clip_norm: largest norm of the gradient.
         ema_decay: of the moving average of the weights, which is the model that comes out; 0 keeps none.
+        object_weight: weight of what `gstk.training.auxiliary` asks of the embedding beside the masks; 0: nothing.
         half_weights: round the model to float16, so that a bundle may store it so and lose nothing.
         local_init: fresh weights from `gstk.training.initialise`, for narrow networks.
         train_frequencies: fit the positional encoding's frequencies too, which MONAI draws and leaves.
@@ -110,6 +111,7 @@ class LoopRecipe:
     precision: str = "bf16"
     clip_norm: float = 1.0
     ema_decay: float = 0.999
+    object_weight: float = 0.0
     half_weights: bool = False
     local_init: bool = False
     train_frequencies: bool = False
@@ -119,7 +121,9 @@ class LoopRecipe:
     def __post_init__(self) -> None:
         _require_one_of("loop.precision", self.precision, PRECISIONS)
         _require_range(self, "loop", 1, "accumulate", "checkpoint_steps", "keep")
-        _require_range(self, "loop", 0, "weight_decay", "cross_entropy_weight", "clip_norm", "ema_decay")
+        _require_range(
+            self, "loop", 0, "weight_decay", "cross_entropy_weight", "clip_norm", "ema_decay", "object_weight"
+        )
         if self.ema_decay >= 1:
             raise TrainingError(f"got loop.ema_decay = {self.ema_decay}, expected a number below 1")
 
