@@ -180,6 +180,14 @@ def test_label_maps(tmp_path: Path) -> None:
         prepare_case(source, labels=write(tmp_path / "soft.nrrd", labels / 3.0))
 
 
+def test_an_empty_label_map_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "a.nii.gz", ct(1, 2))
+    write(tmp_path / "none.nii.gz", np.zeros(SHAPE, np.uint8))
+    (result,) = prepare(tmp_path / "a.nii.gz", tmp_path / "out", labels=tmp_path / "none.nii.gz")
+    assert result.error is None
+    assert any("label map of a is empty" in warning for warning in result.warnings)
+
+
 def test_npz_sources(tmp_path: Path) -> None:
     gts = np.zeros(SHAPE, np.uint8)
     gts[0, 0, 0] = 5

@@ -1,6 +1,7 @@
 """Volumes against SimpleITK's own reading and writing; the files here are written by SimpleITK."""
 
 import gzip
+import multiprocessing
 import os
 import shutil
 import warnings
@@ -155,6 +156,15 @@ def test_a_dicom_series(tmp_path: Path) -> None:
     one_file = read_volume(folder / "002.dcm")
     assert one_file.name == "002"
     np.testing.assert_array_equal(one_file.image, case.image)
+
+
+def test_one_dicom_slice_is_as_thick_as_it_says(tmp_path: Path) -> None:
+    # In a process that has read a series, ITK writes a spacing between slices of 1 mm into the next file.
+    with multiprocessing.get_context("spawn").Pool(1) as fresh:
+        folder = fresh.apply(write_series, (tmp_path / "one", 1, "1.9.1"))
+    with pytest.warns(CaseWarning, match=r"one is one slice; its z spacing of 2 mm is its slice thickness"):
+        case = read_volume(folder)
+    assert case.geometry.spacing_mm == (2, 0.5, 0.5)
 
 
 def test_several_series(tmp_path: Path) -> None:

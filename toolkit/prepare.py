@@ -224,6 +224,8 @@ def _build(
     if label_map is None or (labels is None and case.prompts):
         return replace(case, image=image), intensities, {}
     label_map, label_ids = relabel(label_map)
+    if not label_ids:
+        warnings.warn(f"the label map of {case.name} is empty: the case has no classes", CaseWarning, stacklevel=3)
     prompts = {label: ObjectPrompts(box=box) for label, box in boxes_of(label_map).items()}
     return replace(case, image=image, labels=label_map, prompts=prompts, prev_mask=None), intensities, label_ids
 

@@ -26,6 +26,8 @@ VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 _KNOWN = f"expected .npz, {', '.join(VOLUME_SUFFIXES)}, a DICOM file or a folder of DICOM slices"
 _MODALITY_TAG = "0008|0060"
+_THICKNESS_TAG = "0018|0050"
+_SPACING_BETWEEN_TAG = "0018|0088"
 
 
 def case_name(path: StrPath) -> str:
@@ -210,7 +212,7 @@ def _read_series(path: Path) -> tuple[Any, str | None]:
     modality = first.GetMetaData(_MODALITY_TAG).strip() if first.HasMetaDataKey(_MODALITY_TAG) else ""
     _check_scalar_3d(path, first)
     if len(names) == 1:
-        return first.Execute(), modality or None
+        return _single_slice(first, path), modality or None
     reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames(names)
     image = reader.Execute()
@@ -222,6 +224,26 @@ def _read_series(path: Path) -> tuple[Any, str | None]:
             stacklevel=3,
         )
     return image, modality or None
+
+
+def _single_slice(reader: Any, path: Path) -> Any:
+    """The image of a series of one file: where it is one slice, ITK knows no z spacing and says 1 mm."""
+    image = reader.Execute()
+    stated = reader.GetMetaData(_THICKNESS_TAG).strip() if reader.HasMetaDataKey(_THICKNESS_TAG) else ""
+    if image.GetSize()[2] == 1 and not reader.HasMetaDataKey(_SPACING_BETWEEN_TAG):
+        try:
+            thickness_mm = float(stated)
+        except ValueError:
+            thickness_mm = 0.0
+        if thickness_mm > 0:
+            image.SetSpacing((*image.GetSpacing()[:2], thickness_mm))
+        source = "its slice thickness" if thickness_mm > 0 else "assumed"
+        warnings.warn(
+            f"{path.name} is one slice; its z spacing of {image.GetSpacing()[2]:.3g} mm is {source}",
+            CaseWarning,
+            stacklevel=4,
+        )
+    return image
 
 
 def _warn_of_other_files(folder: Path, by_id: dict[str, tuple[str, ...]], chosen: str | None) -> None:
