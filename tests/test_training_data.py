@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -273,3 +276,30 @@ def test_lists_that_cannot_be_used(tmp_path: Path) -> None:
     (folder / "a.npz").unlink()
     with pytest.raises(TrainingError, match=r"without an \.npz file"):
         find_cases(folder)
+
+
+def test_workers_end_with_a_process_that_leaves_its_loader_open() -> None:
+    """At exit, and when it is killed: nobody waits for ever, and no worker is left behind."""
+    program = """
+import os, sys
+import gstk.training.data
+from gstk.training.data import Lane, make_loader
+gstk.training.data.TERM_SECONDS = 1
+from gstk.training.recipe import DataRecipe
+recipe = DataRecipe(source="phantoms", patch_size=(16, 16, 16), phantom_side=32, workers=1)
+items = iter(make_loader([], recipe, (1, 1), [Lane(0, 1)]))
+next(items)
+print(items._workers[0].pid, flush=True)
+if sys.argv[1] == "killed":
+    os.kill(os.getpid(), 9)
+"""
+    for way in ("exits", "killed"):
+        run = subprocess.run([sys.executable, "-c", program, way], capture_output=True, text=True, timeout=100)
+        assert run.returncode == {"exits": 0, "killed": -9}[way], run.stderr
+        worker = Path("/proc") / run.stdout.strip()
+        for _ in range(100):
+            if not worker.exists() or "Z" in (worker / "stat").read_text().split()[2]:
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail(f"worker {worker.name} is left behind")

@@ -31,6 +31,8 @@ DATA_STREAM, SAMPLER_STREAM = 1, 2
 """Which random numbers of a stage: those of its data, those of its clicks."""
 
 
+TERM_SECONDS = 20
+"""A worker ends this long after a SIGTERM, if it is still there."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -178,13 +180,17 @@ def _as_is(item: Any) -> Any:
 
 
 def _alone(_: int) -> None:
-    """A worker computes with one thread, leaves signals to the process that started it, and ends when that does."""
+    """A worker computes with one thread, leaves signals to the process that started it, and ends when that does.
+
+    SIGTERM often comes to all processes of a job at once: a worker then waits a while, so that the step under way is
+    not lost with it.
+    """
     torch.set_num_threads(1)
     prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux: also when that process was killed
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(TERM_SECONDS))
 
 
 def object_masks(labels: NDArray[np.integer], classes: Sequence[int]) -> NDArray[np.bool_]:

@@ -139,6 +139,9 @@ class Trainer:
         items: list[Item] = []
         while self.step < self.steps:
             began = time.perf_counter()
+            (stops,) = self.processes.sum([float(stop())])
+            if stops:
+                return
             problems = []
             if not items or self.step % per_case == 0:
                 items = [next(loader) for _ in lanes]
@@ -147,9 +150,7 @@ class Trainer:
             waited = time.perf_counter() - began
             place = self.step % per_case
             patches = [(lane, i.patches[place]) for lane, i in zip(lanes, items, strict=True) if place < len(i.patches)]
-            stops, count = self.processes.sum([float(stop()), float(len(patches))])
-            if stops:
-                return
+            (count,) = self.processes.sum([float(len(patches))])
             values, trouble = self._step(patches, int(count))
             self.step += 1
             values |= {"seconds": time.perf_counter() - began, "wait": waited, "patches": count}
