@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
 
 import numpy as np
 import pytest
@@ -204,13 +204,21 @@ def test_other_misuse_is_refused_in_one_line(session: Session, engine: FloodEngi
     assert engine.closed
 
 
-def test_the_tiny_bundle_segments_a_phantom_it_has_not_seen(tmp_path: Path) -> None:
+def test_the_tiny_bundle_sees_the_image() -> None:
+    """One click on generated volumes that it was not trained on, and the same click where there is nothing to see."""
     import gstk
     from gstk.demo import phantom_case
 
-    case = phantom_case(seed=7, objects=1)
-    assert case.labels is not None
+    seen, blind = [], []
     with gstk.open("tiny", threads=2) as opened:
-        opened.set_image(case.image, case.geometry.spacing_mm)
-        opened.add_point(case.prompts[1].points[0].zyx)
-        assert dice(opened.mask == 1, case.labels == 1) > 0.5
+        for seed, kind in itertools.product(range(4), ("organs", "hot-spots")):
+            case = phantom_case(seed, 64, kind, 1)
+            assert case.labels is not None
+            (object_id,) = case.prompts
+            checks = (np.indices(case.image.shape).sum(axis=0) % 2).astype(np.uint8)
+            for image, scores in ((case.image, seen), (checks, blind)):
+                opened.set_image(image, case.geometry.spacing_mm)
+                opened.add_point(case.prompts[object_id].points[0].zyx, object_id=object_id)
+                scores.append(dice(opened.mask == object_id, case.labels == object_id))
+    assert np.mean(seen) > 0.45
+    assert np.mean(seen) > np.mean(blind) + 0.15
