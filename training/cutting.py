@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gstk.preprocess import intensity_range, normalise, resample
+from gstk.preprocess import intensity_range, normalise
 from gstk.training.recipe import DataRecipe
+from gstk.window import Window
 
 __all__ = ["Patch", "Volume", "cut_patches"]
 
@@ -18,6 +19,7 @@ MIN_OBJECT_VOXELS = 20
 
 Shape = tuple[int, int, int]
 Box = tuple[slice, ...]
+Triple = tuple[float, float, float]
 
 
 class Volume(NamedTuple):
@@ -113,13 +115,7 @@ def _zoom(
     labels = _nearest(volume.labels, start, step, shape)
     if np.count_nonzero(labels == target) < MIN_OBJECT_VOXELS:
         return None
-    # Only the voxels that the window's kernels reach are converted: a volume may be far larger.
-    support = [
-        slice(max(0, int(s - t) - 1), max(0, int(s + n * t + t) + 2))
-        for s, t, n in zip(start, np.maximum(step, 1), shape, strict=True)
-    ]
-    inside = normalise(volume.image[tuple(support)], *values)
-    image = resample(inside, [s - axis.start for s, axis in zip(start, support, strict=True)], step, shape)
+    image = Window(start, step, shape).sample(volume.image, *values)
     return Patch(image, labels, _classes(labels, target, MIN_OBJECT_VOXELS, recipe, rng))
 
 
@@ -152,7 +148,7 @@ def _zoom_shape(recipe: DataRecipe, rng: np.random.Generator, growth: float) -> 
 
 def _zoom_window(
     volume: Volume, target: int, box: Box, shape: Shape, recipe: DataRecipe, rng: np.random.Generator
-) -> tuple[list[float], list[float]]:
+) -> tuple[Triple, Triple]:
     """First face and step of a window that holds a voxel of the object, as in `gstk.preprocess.axis_weights`.
 
     Its voxels are isotropic in millimetres, but for a little stretch.
@@ -170,10 +166,11 @@ def _zoom_window(
     start = focus - step * np.array(shape) / 2
     # The voxel that the window is made for stays inside it.
     start = np.clip(start, anchor + step - step * np.array(shape), anchor - step)
-    return list(start), list(step)
+    (z, y, x), (dz, dy, dx) = start.tolist(), step.tolist()
+    return (z, y, x), (dz, dy, dx)
 
 
-def _nearest(labels: NDArray[np.integer], start: list[float], step: list[float], shape: Shape) -> NDArray[np.int32]:
+def _nearest(labels: NDArray[np.integer], start: Triple, step: Triple, shape: Shape) -> NDArray[np.int32]:
     index = [
         np.rint(s + (np.arange(n) + 0.5) * t - 0.5).astype(int) for s, t, n in zip(start, step, shape, strict=True)
     ]

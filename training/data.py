@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from gstk.cases import check_image, to_label_map
@@ -191,8 +190,3 @@ def _alone(_: int) -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(TERM_SECONDS))
-
-
-def object_masks(labels: NDArray[np.integer], classes: Sequence[int]) -> NDArray[np.bool_]:
-    """Bool (B,z,y,x), one mask a class."""
-    return np.asarray(labels[None] == np.array(classes)[:, None, None, None])

@@ -12,7 +12,7 @@ from gstk.training.cutting import Patch
 from gstk.training.distributed import Processes
 from gstk.training.loop import Trainer, stage_steps
 from gstk.training.network import build_network
-from gstk.training.recipe import DataRecipe, Recipe
+from gstk.training.recipe import Recipe
 
 __all__ = ["Estimate", "estimate_stage"]
 
@@ -58,7 +58,7 @@ def estimate_stage(recipe: Recipe, stage: int, cases: int, processes: Processes 
     """
     processes = processes or Processes()
     trainer = Trainer(recipe, stage, build_network(recipe.network), [], Processes(device=processes.device))
-    wanted = _voxels(recipe.data)
+    wanted = recipe.data.voxels
     shape = _measured_shape(wanted, recipe.network.roi_multiple)
     patch = _random_patch(shape, recipe.data.max_objects)
     scale = wanted / float(np.prod(shape))
@@ -93,11 +93,6 @@ def estimate_stage(recipe: Recipe, stage: int, cases: int, processes: Processes 
         measured=shape,
         device=str(trainer.device),
     )
-
-
-def _voxels(recipe: DataRecipe) -> float:
-    """Mean voxels of the recipe's patches at the end of their growth."""
-    return float(np.prod(recipe.patch_size)) if recipe.cut == "crop" else float(max(recipe.zoom_voxels))
 
 
 def _measured_shape(wanted: float, multiple: int) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,11 @@ class DataRecipe:
     zoom_steps: tuple[float, ...] = (0.35, 2.5)
     phantom_side: int = 96
     phantoms: int = 1000
+
+    @property
+    def voxels(self) -> int:
+        """Most voxels of a patch."""
+        return math.prod(self.patch_size) if self.cut == "crop" else max(self.zoom_voxels)
 
     def __post_init__(self) -> None:
         _require_one_of("data.source", self.source, SOURCES)

@@ -104,10 +104,8 @@ def validate(engine: Engine, recipe: Recipe, cases: Sequence[Path | Volume], pic
         cases: files, or volumes.
         pictures: how many of them are drawn.
     """
-    sides = recipe.data.patch_size if recipe.data.cut == "crop" else (round(max(recipe.data.zoom_voxels) ** (1 / 3)),)
-    voxels = int(np.prod(sides)) if len(sides) == 3 else sides[0] ** 3
     multiple = recipe.network.roi_multiple
-    session = Session(engine, Framing(voxels=voxels, multiple=multiple, minimum=MINIMUM_SIDES * multiple))
+    session = Session(engine, Framing(voxels=recipe.data.voxels, multiple=multiple, minimum=MINIMUM_SIDES * multiple))
     scores = []
     for index, case in enumerate(cases):
         name = case.name if isinstance(case, Path) else f"phantom {index}"

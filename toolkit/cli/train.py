@@ -71,8 +71,6 @@ def train_command(
         from gstk.training.recipe import load_recipe, with_settings, with_spec
         from gstk.training.train import Interrupted, train
     chosen = with_settings(load_recipe(recipe), settings or [])
-    if init is not None:
-        chosen = with_spec(chosen, load_checkpoint(init)[0])
     listed = [] if folder is None else read_list(cases, folder) if cases else find_cases(folder)
     held_out = read_list(validation, folder) if validation and folder else []
     if folder is None and (cases or validation):
@@ -84,6 +82,8 @@ def train_command(
             if processes.is_first:
                 from gstk.training.estimate import estimate_stage
 
+                if init is not None:
+                    chosen = with_spec(chosen, load_checkpoint(init)[0])
                 left = len(set(listed) - set(held_out))
                 with console.status("measuring"):
                     estimates = {s: estimate_stage(chosen, s, left, processes) for s in stages}
