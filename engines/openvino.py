@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.engines.base import BundleEngine
+from gstk.engines.openvino_fold import convolve_last_product
 from gstk.engines.openvino_norm import split_instance_norms
 from gstk.errors import BackendMissing
 
@@ -38,31 +39,37 @@ class OpenVINOEngine(BundleEngine):
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
 
-        def compile_graph(path: Path) -> Any:
-            model = core.read_model(path)
+        models = [core.read_model(path) for path in (encoder, decoder)]
+        models[1].reshape({"point_coords": [1, -1, 3], "point_labels": [1, -1]})
+        convolve_last_product(models[1])
+        for model in models:
             split_instance_norms(model)
-            return core.compile_model(model, "CPU", config)
-
-        self._graphs = [compile_graph(encoder), compile_graph(decoder)]
+        self._graphs = [core.compile_model(model, "CPU", config) for model in models]
         self._requests = [graph.create_infer_request() for graph in self._graphs]
         self._width = self._graphs[0].output(0).partial_shape[1].get_length()
 
     def _encode(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
         self._free_idle(1, self._decoding, image.size)
-        embedding = self._run(0, {"image": image})
+        embedding = np.empty((1, self._width, *(side // 2 for side in image.shape[2:])), np.float32)
+        self._infer(0, {"image": image}, embedding)
         return embedding, embedding.nbytes
 
     def _decode(
         self, handle: NDArray[np.float32], coords: NDArray[np.float32], labels: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         self._free_idle(0, self._encoding, 8 * math.prod(handle.shape[2:]))
-        return self._run(1, {"embedding": handle, "point_coords": coords, "point_labels": labels})
+        objects, shape = len(labels), tuple(2 * side for side in handle.shape[2:])
+        logits = np.empty((objects, 1, *shape), np.float32)
+        for b in range(objects):
+            one = slice(b, b + 1)
+            self._infer(1, {"embedding": handle, "point_coords": coords[one], "point_labels": labels[one]}, logits[one])
+        return logits
 
-    def _run(self, index: int, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def _infer(self, index: int, inputs: dict[str, NDArray[Any]], output: NDArray[np.float32]) -> None:
         request = self._requests[index]
         request.infer(inputs, share_inputs=True)
         # The request's tensor is written again by its next run, hence the copy.
-        return np.array(request.get_output_tensor(0).data)
+        np.copyto(output, request.get_output_tensor(0).data)
 
     def _free_idle(self, index: int, busy: threading.Lock, voxels: int) -> None:
         """Frees the intermediate tensors that the other graph kept from its last run, where regions are large.

@@ -279,6 +279,32 @@ def test_every_instance_norm_of_a_bundle_is_split(small_export: Any) -> None:
         assert split_instance_norms(openvino.Core().read_model(path)) == norms > 0
 
 
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
+def test_the_last_product_becomes_a_convolution_of_equal_result(small_export: Any) -> None:
+    import openvino
+
+    from gstk.engines.openvino_fold import convolve_last_product
+
+    core = openvino.Core()
+    plain, folded = (core.read_model(small_export.bundle.graph("prompt_decoder")) for _ in range(2))
+    assert convolve_last_product(plain) == 0  # with B free, one kernel serves no convolution
+    folded.reshape({"point_coords": [1, -1, 3], "point_labels": [1, -1]})
+    assert convolve_last_product(folded) == 1
+    assert convolve_last_product(folded) == 0
+    assert convolve_last_product(core.read_model(small_export.bundle.graph("encoder"))) == 0
+    rng = np.random.default_rng(3)
+    for shape, points in (((4, 6, 8), 1), ((8, 4, 4), 3)):
+        inputs = {
+            "embedding": rng.normal(size=(1, 8, *shape)).astype(np.float32),
+            "point_coords": rng.integers(0, 8, (1, points, 3)).astype(np.float32),
+            "point_labels": rng.integers(0, 4, (1, points)),
+        }
+        precise = {"INFERENCE_PRECISION_HINT": "f32"}
+        expected, found = (core.compile_model(model, "CPU", precise)(inputs)[0] for model in (plain, folded))
+        assert np.abs(expected).max() > 0.01
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_closing_frees_the_backend(small_export: Any) -> None:
     import weakref
 

@@ -92,7 +92,9 @@ class PromptDecoder(nn.Module):
     at a time, three taps each, 27 → 9 → 3 → 1 maps. A direct 27→1 convolution costs a CPU five times as much.
     """
 
-    shifts: Tensor
+    shifts_9: Tensor
+    shifts_3: Tensor
+    shifts_1: Tensor
 
     def __init__(self, network: VISTA3D) -> None:
         super().__init__()
@@ -107,8 +109,8 @@ class PromptDecoder(nn.Module):
         self.upsample = head.output_upscaling[:3]
         self.last_conv = head.output_upscaling[3]
         self.hyper = head.output_hypernetworks_mlps
-        # Tap t of an axis reads map t at offset t: the sum of three shifts, zero outside the region.
-        self.register_buffer("shifts", torch.eye(3), persistent=False)
+        for count in (9, 3, 1):
+            self.register_buffer(f"shifts_{count}", _shifts(count), persistent=False)
 
     def forward(self, embedding: Tensor, point_coords: Tensor, point_labels: Tensor) -> Tensor:
         """Decodes the prompts of B objects.
@@ -155,16 +157,25 @@ class PromptDecoder(nn.Module):
         return tokens
 
     def _grid_encoding(self, h: int, w: int, d: int) -> Tensor:
-        """Positional encoding of the image tokens [1,T,C]: the angle is a sum of one term per axis."""
+        """Positional encoding of the image tokens [1,T,C].
+
+        The angle is a sum of one term per axis, so sine and cosine are taken of the axes and added up as angles are:
+        a product of turns. A sine for each token costs a CPU four times as much.
+        """
         matrix = self._frequencies()
 
-        def axis_angle(size: int, axis: int) -> Tensor:
+        def turn(size: int, axis: int, *shape: int) -> tuple[Tensor, Tensor]:
             centre = (torch.arange(size, dtype=matrix.dtype, device=matrix.device) + 0.5) / size
-            return 2 * math.pi * (2 * centre - 1).unsqueeze(-1) * matrix[axis]
+            angle = (2 * math.pi * (2 * centre - 1).unsqueeze(-1) * matrix[axis]).reshape(*shape, -1)
+            return torch.sin(angle), torch.cos(angle)
 
-        angle = axis_angle(h, 0)[:, None, None] + axis_angle(w, 1)[None, :, None] + axis_angle(d, 2)[None, None]
-        angle_TC = angle.reshape(1, h * w * d, matrix.shape[1])
-        return torch.cat((torch.sin(angle_TC), torch.cos(angle_TC)), dim=-1)
+        def after(first: tuple[Tensor, Tensor], then: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            (sin, cos), (more_sin, more_cos) = first, then
+            return sin * more_cos + cos * more_sin, cos * more_cos - sin * more_sin
+
+        plane = after(turn(h, 0, h, 1, 1), turn(w, 1, 1, w, 1))
+        sin, cos = after(plane, turn(d, 2, 1, 1, d))
+        return torch.cat((sin, cos), dim=-1).reshape(1, h * w * d, 2 * matrix.shape[1])
 
     def _frequencies(self) -> Tensor:
         return cast(Tensor, self.pe_layer.positional_encoding_gaussian_matrix)
@@ -180,13 +191,18 @@ class PromptDecoder(nn.Module):
             logits: Tensor = torch.cat(each) + bias_B1111
             return logits
         maps: Tensor = kernel_BC27.transpose(1, 2) @ features_BCHWD.reshape(objects, channels, h * w * d)
-        for axis in (2, 1, 0):  # the last axis of a kernel varies fastest from one tap to the next
+        maps = maps.reshape(objects, 27, h, w, d)
+        for axis, shifts in ((2, self.shifts_9), (1, self.shifts_3), (0, self.shifts_1)):
+            # The last axis of a kernel varies fastest from one tap to the next.
             kernel_shape, padding = [1, 1, 1], [0, 0, 0]
             kernel_shape[axis], padding[axis] = 3, 1
-            shifts = self.shifts.to(maps.dtype).reshape(1, 3, *kernel_shape)
-            maps = F.conv3d(maps.reshape(objects * 3**axis, 3, h, w, d), shifts, padding=padding)
-        maps = maps + bias_B1111
-        return maps
+            maps = F.conv3d(maps, shifts.to(maps.dtype).reshape(*shifts.shape[:2], *kernel_shape), padding=padding)
+        return maps + bias_B1111
+
+
+def _shifts(count: int) -> Tensor:
+    """[count,3·count,3]: the kernel that adds up each three maps, the first shifted back by one, the last forth."""
+    return torch.einsum("ij,tu->ijtu", torch.eye(count), torch.eye(3)).reshape(count, 3 * count, 3)
 
 
 def _two_way(transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,7 +210,7 @@ def _two_way(transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, po
     queries, keys = points, image
     for layer in transformer.layers:
         queries, keys = _block(layer, queries, keys, points, image_pe)
-    attended = _attend(transformer.final_attn_token_to_image, queries + points, keys + image_pe, keys)
+    attended = _read_image(transformer.final_attn_token_to_image, queries + points, keys + image_pe, keys)
     return transformer.norm_final_attn(queries + attended), keys
 
 
@@ -208,19 +224,59 @@ def _block(
         queries = queries + _attend(block.self_attn, q, q, queries)
     queries = block.norm1(queries)
     positioned = keys + key_pe
-    queries = block.norm2(queries + _attend(block.cross_attn_token_to_image, queries + query_pe, positioned, keys))
+    queries = block.norm2(queries + _read_image(block.cross_attn_token_to_image, queries + query_pe, positioned, keys))
     queries = block.norm3(queries + block.mlp(queries))
-    update = _attend(block.cross_attn_image_to_token, positioned, queries + query_pe, queries)
+    update = _write_image(block.cross_attn_image_to_token, positioned, queries + query_pe, queries)
     return queries, block.norm4(keys + update)
 
 
 def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`Attention.forward`; the leading axes of q and of k, v may differ where one of them is 1."""
+    """`Attention.forward` among prompt tokens."""
+    q, k, v = (_heads(attention, x) for x in (attention.q_proj(q), attention.k_proj(k), attention.v_proj(v)))
+    return _merge(attention, torch.softmax(_scale(q) @ k.transpose(2, 3), dim=-1) @ v)
 
-    def heads(x: Tensor) -> Tensor:
-        return x.reshape(x.shape[0], x.shape[1], attention.num_heads, -1).transpose(1, 2)
 
-    q, k, v = heads(attention.q_proj(q)), heads(attention.k_proj(k)), heads(attention.v_proj(v))
-    weights = torch.softmax((q @ k.transpose(2, 3)) * (1.0 / math.sqrt(q.shape[-1])), dim=-1)
-    merged = (weights @ v).transpose(1, 2)
-    return cast(Tensor, attention.out_proj(merged.reshape(merged.shape[0], merged.shape[1], attention.internal_dim)))
+def _read_image(attention: Attention, q_BQC: Tensor, k_BTC: Tensor, v_BTC: Tensor) -> Tensor:
+    """`Attention.forward` from few queries to many image tokens.
+
+    `q · (W k + b)` is `(Wᵀ q) · k` and a number that the softmax over tokens drops; a weighted sum of projected values
+    is the projection of their weighted sum. So the queries are projected and the image is not.
+    """
+    q_BhQd = _scale(_heads(attention, attention.q_proj(q_BQC)))
+    rows_BRC = (q_BhQd @ _per_head(attention, attention.k_proj)).flatten(1, 2)
+    weights_BRT = torch.softmax(rows_BRC @ k_BTC.transpose(1, 2), dim=-1)
+    read_BhQC = (weights_BRT @ v_BTC).unflatten(1, (attention.num_heads, -1))
+    bias_h1d = attention.v_proj.bias.reshape(attention.num_heads, 1, -1)
+    return _merge(attention, read_BhQC @ _per_head(attention, attention.v_proj).transpose(1, 2) + bias_h1d)
+
+
+def _write_image(attention: Attention, q_BTC: Tensor, k_BQC: Tensor, v_BQC: Tensor) -> Tensor:
+    """`Attention.forward` from many image tokens to few keys: as `_read_image`, the keys and values are projected."""
+    k_BhQd = _scale(_heads(attention, attention.k_proj(k_BQC)))
+    rows_BRC = (k_BhQd @ _per_head(attention, attention.q_proj)).flatten(1, 2)
+    bias_hd1 = attention.q_proj.bias.reshape(attention.num_heads, -1, 1)
+    offset_B1R = (k_BhQd @ bias_hd1).flatten(1).unsqueeze(1)
+    scores_BTR = q_BTC @ rows_BRC.transpose(1, 2) + offset_B1R
+    weights_BTR = torch.softmax(scores_BTR.unflatten(2, (attention.num_heads, -1)), dim=-1).flatten(2)
+    out_hdC = attention.out_proj.weight.t().reshape(attention.num_heads, -1, attention.embedding_dim)
+    values_BRC = (_heads(attention, attention.v_proj(v_BQC)) @ out_hdC).flatten(1, 2)
+    return cast(Tensor, weights_BTR @ values_BRC + attention.out_proj.bias)
+
+
+def _heads(attention: Attention, x_BQD: Tensor) -> Tensor:
+    """[B,Q,heads·d] → [B,heads,Q,d]."""
+    return x_BQD.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+
+
+def _per_head(attention: Attention, projection: nn.Module) -> Tensor:
+    """Weights of a projection as [heads,d,C]."""
+    return cast(Tensor, projection.weight).reshape(attention.num_heads, -1, attention.embedding_dim)
+
+
+def _merge(attention: Attention, x_BhQd: Tensor) -> Tensor:
+    """The heads side by side, through the last projection."""
+    return cast(Tensor, attention.out_proj(x_BhQd.transpose(1, 2).flatten(2)))
+
+
+def _scale(x_BhQd: Tensor) -> Tensor:
+    return x_BhQd * (1.0 / math.sqrt(x_BhQd.shape[-1]))
