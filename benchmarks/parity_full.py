@@ -23,7 +23,7 @@ from rich.table import Table
 
 from gstk.export.bundle import Bundle
 from gstk.export.export import export_bundle
-from gstk.export.parity import ParityCase, measure_parity
+from gstk.export.parity import ParityCase, measure_parity, reference_logits
 from gstk.training.checkpoint import load_network, save_checkpoint
 from gstk.training.network import build_network
 from gstk.training.spec import VISTA3DSpec
@@ -58,10 +58,15 @@ def measure(width: int, side: int, console: Console) -> dict[str, Any]:
 
         bundle: Bundle = export_bundle(checkpoint, Path(folder) / "bundle", progress=say)
         network = load_network(checkpoint)
-        main = measure_parity(network, bundle, CASES, progress=say)
-        large = measure_parity(network, bundle, [ParityCase((side,) * 3, 1, 5)], progress=say)
-        size_bytes = bundle.size_bytes
-    return {"width": width, "bundle_bytes": size_bytes, "main": main.to_json(), "large": large.to_json()}
+        result: dict[str, Any] = {"width": width, "bundle_bytes": bundle.size_bytes}
+        for part, cases in (("main", CASES), ("large", (ParityCase((side,) * 3, 1, 5),))):
+            parity = measure_parity(bundle, cases, reference_logits(network, cases, say), say=say)
+            result[part] = {
+                "max_abs_logit": parity.max_abs_logit,
+                "cases": [case.to_json() for case in cases],
+                **parity.to_json(),
+            }
+    return result
 
 
 def main() -> None:

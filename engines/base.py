@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from gstk.errors import EngineError, GstkError
 from gstk.export.bundle import Bundle
 
-__all__ = ["BundleEngine", "Embedding", "Engine"]
+__all__ = ["BundleEngine", "Embedding", "Engine", "Sample"]
 
 Shape = tuple[int, int, int]
 
@@ -48,6 +48,20 @@ class Embedding:
     size_bytes: int
 
 
+class Sample(NamedTuple):
+    """What an engine is run on.
+
+    Attributes:
+        image: float32 [1,1,H,W,D], 0–1.
+        coords: float32 [B,N,3] voxel indices (z,y,x) of the region.
+        labels: int64 [B,N].
+    """
+
+    image: NDArray[np.float32]
+    coords: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
 class Engine(ABC):
     """The two halves of a network, ready to run.
 
@@ -69,13 +83,14 @@ class Engine(ABC):
     version: str = ""
     device: str = "cpu"
 
-    def __init__(self, multiple: int, minimum: int) -> None:
+    def __init__(self, multiple: int, minimum: int, max_voxels: int = 2**31 - 1) -> None:
         """Begins an engine.
 
         Args:
             multiple, minimum: what sides of a region are multiples of, and their least, voxels.
+            max_voxels: of a region.
         """
-        self._multiple, self._minimum = multiple, minimum
+        self._multiple, self._minimum, self._max_voxels = multiple, minimum, max_voxels
         self._id = next(_serial)
         self._encoding, self._decoding = threading.Lock(), threading.Lock()
         self._closed = False
@@ -172,6 +187,10 @@ class Engine(ABC):
                 f"got a region of {shape[2:]}, expected sides that are multiples of {self._multiple} and at least "
                 f"{self._minimum}; pad or crop it"
             )
+        if math.prod(shape[2:]) > self._max_voxels:
+            raise EngineError(
+                f"got a region of {shape[2:]}, expected at most {self._max_voxels} voxels; crop it or sample it coarser"
+            )
         if not np.isfinite(image).all():
             raise EngineError("got an image with NaN or infinity, expected finite values in 0..1; replace them first")
         return shape[2], shape[3], shape[4]
@@ -213,7 +232,8 @@ class BundleEngine(Engine):
             raise EngineError(f"got {threads} threads, expected 1 or more, or None for the backend's choice")
         self.bundle = bundle
         self.precision = precision
-        super().__init__(bundle.manifest.roi.multiple, bundle.manifest.roi.minimum)
+        roi = bundle.manifest.roi
+        super().__init__(roi.multiple, roi.minimum, roi.max_voxels)
         encoder, decoder = (bundle.graph(kind, precision) for kind in ("encoder", "prompt_decoder"))
         with self._failing_as(f"load the graphs of {bundle.path}"):
             self._load(encoder, decoder, threads)

@@ -14,10 +14,11 @@ from gstk.errors import BackendMissing
 __all__ = ["ONNXRuntimeEngine"]
 
 _ERRORS_ONLY = 3
+_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class ONNXRuntimeEngine(BundleEngine):
-    """See `Engine`. Regions of any admitted shape, FP32 arithmetic."""
+    """See `Engine`. Regions of any admitted shape; FP32 arithmetic for FP16 graphs too, INT8 for INT8 encoders."""
 
     name: ClassVar[str] = "onnxruntime"
 
@@ -40,18 +41,20 @@ class ONNXRuntimeEngine(BundleEngine):
         self._sessions = [
             onnxruntime.InferenceSession(str(path), options, providers=providers) for path in (encoder, decoder)
         ]
+        self._image_type = _FLOATS[self._sessions[0].get_inputs()[0].type]
 
-    def _encode(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
-        embedding = self._run(0, {"image": image})
+    def _encode(self, image: NDArray[np.float32]) -> tuple[NDArray[Any], int]:
+        embedding = self._run(0, {"image": image.astype(self._image_type, copy=False)})
         return embedding, embedding.nbytes
 
     def _decode(
-        self, handle: NDArray[np.float32], coords: NDArray[np.float32], labels: NDArray[np.int64]
+        self, handle: NDArray[Any], coords: NDArray[np.float32], labels: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        return self._run(1, {"embedding": handle, "point_coords": coords, "point_labels": labels})
+        logits = self._run(1, {"embedding": handle, "point_coords": coords, "point_labels": labels})
+        return logits.astype(np.float32, copy=False)
 
-    def _run(self, index: int, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        result: NDArray[np.float32] = self._sessions[index].run(None, inputs)[0]
+    def _run(self, index: int, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        result: NDArray[Any] = self._sessions[index].run(None, inputs)[0]
         return result
 
     def _release(self) -> None:

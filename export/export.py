@@ -2,31 +2,73 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+import onnx_ir as ir
 import torch
 from monai.networks.nets.vista3d import VISTA3D
+from numpy.typing import NDArray
 
+from gstk.engines import Engine, open_engine
+from gstk.engines.base import Sample
 from gstk.errors import ExportError
 from gstk.export.bundle import Bundle, Manifest, RoiRules, refuse_existing, write_bundle
 from gstk.export.graphs import encoder_graph, prompt_decoder_graph
-from gstk.export.onnx_writer import write_onnx
-from gstk.export.parity import measure_parity
+from gstk.export.half import halve_graph
+from gstk.export.int8 import MOST_DROP, Int8Report, Scores, mean_score, quantise, restore_until
+from gstk.export.onnx_writer import halve_weights, save_graph, trace_graph
+from gstk.export.parity import Parity, ParityCase, default_cases, measure_parity, reference_logits
+from gstk.export.ranges import activation_ranges, check_ranges
+from gstk.export.vectors import VECTORS_NAME, save_vectors
 from gstk.training.checkpoint import load_checkpoint, load_extra
-from gstk.training.network import build_network
+from gstk.training.network import TAPS, build_network
 from gstk.training.spec import SPECIAL_CLASSES, VISTA3DSpec
 
-__all__ = ["DEFAULT_ROI_SIDE", "UNKNOWN_LICENCE", "export_bundle", "roi_rules"]
+__all__ = ["DEFAULT_ROI_SIDE", "UNKNOWN_LICENCE", "Judge", "Options", "export_bundle", "roi_rules"]
 
 DEFAULT_ROI_SIDE = 128
 """Side of the region that VISTA3D is trained on, in voxels."""
 UNKNOWN_LICENCE = "unknown"
+_INT32_ELEMENTS = 2**31 - 1
+_RANGE_SAMPLES = 16
+
+
+class Judge(Protocol):
+    """What INT8 and the ranges of FP16 are measured on: clicks on labelled cases (`gstk.trial.Trial`)."""
+
+    def scores(self, engine: Engine, roi: RoiRules) -> dict[str, list[float]]:
+        """Case → mean Dice after each click."""
+
+    def scores_and_samples(self, engine: Engine, roi: RoiRules) -> tuple[dict[str, list[float]], list[Sample]]:
+        """The same, and some of what the engine was run on."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What goes into a bundle beside the float32 graphs.
+
+    Attributes:
+        half_weights: store the float32 graphs' weights as float16, in half the space. Computation stays float32, and
+            nothing is lost: a checkpoint whose weights float16 does not hold exactly is refused.
+        external_weights: put weights into files of their own, as is done beyond 1.8 GB anyway.
+        fp16: add graphs that compute in float16 (`gstk.export.half`).
+        fp16_io: `fp16` or `fp32`: type of these graphs' image, embedding and logits.
+        int8: add an encoder in INT8 (`gstk.export.int8`).
+    """
+
+    half_weights: bool = False
+    external_weights: bool = False
+    fp16: bool = False
+    fp16_io: str = "fp16"
+    int8: bool = False
 
 
 def export_bundle(
@@ -36,7 +78,8 @@ def export_bundle(
     name: str | None = None,
     licence: str | None = None,
     default_roi: Sequence[int] | None = None,
-    half_weights: bool = False,
+    options: Options | None = None,
+    judge: Judge | None = None,
     overwrite: bool = False,
     training: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
@@ -52,8 +95,8 @@ def export_bundle(
         name: of the model; None takes the checkpoint's file name.
         licence: of the weights, such as an SPDX identifier; None records that it is unknown.
         default_roi: (z, y, x) sides of the region it was trained on, in voxels; None is 128 each.
-        half_weights: store the weights as float16, in half the space. Computation stays float32, and nothing is lost:
-            a checkpoint whose weights float16 does not hold exactly is refused.
+        options: what goes into the bundle; None is the float32 graphs alone.
+        judge: labelled cases. INT8 needs them; the ranges of FP16 are measured on generated textures without them.
         overwrite: replace an existing bundle.
         training: metadata for the manifest; None takes the `training` field that the checkpoint carries, if any.
         progress: called with a few words before each step.
@@ -62,11 +105,14 @@ def export_bundle(
         BundleError: the output exists.
         CheckpointError: the checkpoint cannot be loaded.
         ExportError: `default_roi` is no region of this network, the trace failed, the graphs do not agree with torch,
-            or the disk refused.
+            values come near the end of float16, INT8 costs too much, or the disk refused.
+        BackendMissing: a package that the options need is not installed.
     """
-    say = progress or (lambda _: None)
+    say, options = progress or (lambda _: None), options or Options()
     checkpoint, output = Path(checkpoint), Path(os.path.abspath(output))
     refuse_existing(output, overwrite)
+    if options.int8 and judge is None:
+        raise ExportError("got INT8 without labelled cases, expected some to take scales from and to score masks on")
     say(f"loading {checkpoint.name}")
     spec, state = load_checkpoint(checkpoint)
     rules = roi_rules(spec, default_roi)
@@ -78,7 +124,8 @@ def export_bundle(
         training = load_extra(checkpoint).get("training") or {}
     network = build_network(spec).eval()
     network.load_state_dict(state, strict=False)
-    if half_weights:
+    del state
+    if options.half_weights:
         _require_halves(network)
     manifest = Manifest(
         name=name or checkpoint.stem,
@@ -86,15 +133,16 @@ def export_bundle(
         created_by=f"gstk {version('gstk')}",
         architecture=spec.to_dict(),
         roi=rules,
-        graphs={kind: {"fp32": f"{kind}.onnx"} for kind in ("encoder", "prompt_decoder")},
+        graphs={},
         special_classes=SPECIAL_CLASSES,
+        vectors=VECTORS_NAME,
         training=training,
     )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         # Beside the output, so that files reach it by a link and not by another copy.
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as work:
-            return _export(network, spec, manifest, Path(work), output, half_weights, overwrite, say)
+            return _Export(network, spec, manifest, Path(work), options, judge, say).run(output, overwrite)
     except OSError as error:
         raise ExportError(f"{output} cannot be written: {error}") from error
 
@@ -117,28 +165,139 @@ def roi_rules(spec: VISTA3DSpec, default: Sequence[int] | None = None) -> RoiRul
         raise ExportError(
             f"got a default region of {sides}, expected three multiples of {multiple} of at least {minimum}, (z, y, x)"
         )
-    return RoiRules(multiple, minimum, (sides[0], sides[1], sides[2]))
+    # The widest tensors are maps of the region with the network's width: 48 channels give 352³ voxels.
+    most = _INT32_ELEMENTS // max(spec.width, spec.filters or 0, TAPS)
+    if math.prod(sides) > most:
+        raise ExportError(f"got a default region of {sides}, expected at most {most} voxels")
+    return RoiRules(multiple, minimum, (sides[0], sides[1], sides[2]), most)
 
 
-def _export(
-    network: VISTA3D,
-    spec: VISTA3DSpec,
-    manifest: Manifest,
-    work: Path,
-    output: Path,
-    half_weights: bool,
-    overwrite: bool,
-    say: Callable[[str], None],
-) -> Bundle:
-    sources: dict[str, Path] = {}
-    for graph in (encoder_graph(network, spec), prompt_decoder_graph(network, spec)):
-        say(f"tracing the {graph.kind}")
-        sources |= {file.name: file for file in write_onnx(graph, work, half_weights)}
-    draft = write_bundle(work / "draft", manifest, sources)
-    parity = measure_parity(network, draft, progress=say)
-    if parity.faults:
-        raise ExportError(f"the graphs do not agree with torch: {'; '.join(parity.faults)}; nothing was written")
-    return write_bundle(output, replace(manifest, parity=parity.to_json()), sources, overwrite=overwrite)
+@dataclass
+class _Export:
+    """One export under way: the files so far, and what is known about them."""
+
+    network: VISTA3D
+    spec: VISTA3DSpec
+    manifest: Manifest
+    work: Path
+    options: Options
+    judge: Judge | None
+    say: Callable[[str], None]
+    sources: dict[str, Path] = field(default_factory=dict)
+    parities: list[Parity] = field(default_factory=list)
+    cases: tuple[ParityCase, ...] = ()
+    references: Sequence[NDArray[np.float32]] = ()
+
+    def run(self, output: Path, overwrite: bool) -> Bundle:
+        models = {}
+        for graph in (encoder_graph(self.network, self.spec), prompt_decoder_graph(self.network, self.spec)):
+            self.say(f"tracing the {graph.kind}")
+            models[graph.kind] = trace_graph(graph)
+        for kind, model in models.items():
+            stored = model
+            if self.options.half_weights:
+                stored = model.clone()
+                halve_weights(stored)
+            self._add(kind, "fp32", stored)
+        self.cases = default_cases(self.manifest.roi.multiple)
+        self.references = reference_logits(self.network, self.cases, self.say)
+        # The small ones: together they are a few hundred kilobytes.
+        small = sorted(range(len(self.cases)), key=lambda i: self.references[i].size)[:2]
+        save_vectors(
+            self.work / VECTORS_NAME, [self.cases[i].inputs() for i in small], [self.references[i] for i in small]
+        )
+        self.sources[VECTORS_NAME] = self.work / VECTORS_NAME
+        self._agree("fp32")
+        scores: Scores = {}
+        samples = [Sample(*case.inputs()) for case in self.cases]
+        if self.judge is not None and (self.options.fp16 or self.options.int8):
+            with self._engine("fp32") as engine:
+                scores, samples = self.judge.scores_and_samples(engine, self.manifest.roi)
+        if self.options.fp16:
+            self._halve(models, samples)
+        if self.options.int8:
+            self._quantise(models["encoder"], samples, scores)
+        parity = {
+            "reference": f"MONAI {version('monai')} VISTA3D.forward, torch {torch.__version__}, float32 on the CPU",
+            "cases": [case.to_json() for case in self.cases],
+            "max_abs_logit": self.parities[0].max_abs_logit,
+            "precisions": {parity.precision: parity.to_json() for parity in self.parities},
+        }
+        return write_bundle(output, replace(self.manifest, parity=parity), self.sources, overwrite=overwrite)
+
+    def _halve(self, models: Mapping[str, ir.Model], samples: Sequence[Sample]) -> None:
+        self.say("measuring how large values get")
+        ranges = activation_ranges(models, samples[:_RANGE_SAMPLES])
+        check_ranges(ranges)
+        for kind, model in models.items():
+            half = model.clone()
+            halve_graph(half, self.options.fp16_io)
+            self._add(kind, "fp16", half)
+        measured_on = "generated textures" if self.judge is None else "regions of labelled cases"
+        self._report(
+            "fp16", {"io": self.options.fp16_io, "measured_on": measured_on, "largest_magnitude_by_layer": ranges}
+        )
+        self._agree("fp16")
+
+    def _quantise(self, model: ir.Model, samples: Sequence[Sample], float_scores: Scores) -> None:
+        assert self.judge is not None
+        judge, scores = self.judge, dict[str, list[float]]()
+        images = list({id(sample.image): sample.image for sample in samples}.values())
+        self.say(f"INT8: taking scales from {len(images)} regions")
+        quantised = quantise(model, images)
+        restored: tuple[str, ...] = ()
+
+        def accepts(candidate: ir.Model) -> bool:
+            nonlocal scores
+            self._add("encoder", "int8", candidate)
+            self._add_shared("prompt_decoder", "int8", "fp32")
+            with self._engine("int8") as engine:
+                scores = judge.scores(engine, self.manifest.roi)
+            return mean_score(float_scores) - mean_score(scores) <= MOST_DROP
+
+        if not accepts(quantised):
+            first = mean_score(float_scores) - mean_score(scores)
+            found = restore_until(quantised, model, images, accepts, self.say)
+            if found is None:
+                raise ExportError(
+                    f"INT8 costs {first:.3f} of Dice, expected at most {MOST_DROP}, and half of its activations in "
+                    "floating point do not mend it; export without --int8"
+                )
+            quantised, restored = found
+        count = sum(node.op_type == "QuantizeLinear" for node in quantised.graph)
+        self._report("int8", Int8Report(scores, float_scores, restored, count, len(images)).to_json())
+
+    def _add(self, kind: str, precision: str, model: ir.Model) -> None:
+        """Writes a graph and enters it into the manifest, in place of one of the same kind and precision."""
+        name = f"{kind}.onnx" if precision == "fp32" else f"{kind}.{precision}.onnx"
+        (self.work / name).unlink(missing_ok=True)  # a draft may link to it
+        for file in save_graph(model, self.work / name, self.options.external_weights):
+            self.sources[file.name] = file
+        self._enter(kind, precision, name)
+
+    def _add_shared(self, kind: str, precision: str, other: str) -> None:
+        self._enter(kind, precision, self.manifest.graphs[kind][other])
+
+    def _enter(self, kind: str, precision: str, name: str) -> None:
+        graphs = {known: dict(files) for known, files in self.manifest.graphs.items()}
+        graphs.setdefault(kind, {})[precision] = name
+        self.manifest = replace(self.manifest, graphs=graphs)
+
+    def _report(self, precision: str, report: Mapping[str, Any]) -> None:
+        self.manifest = replace(self.manifest, reports={**self.manifest.reports, precision: report})
+
+    def _draft(self) -> Bundle:
+        return write_bundle(self.work / "draft", self.manifest, self.sources, overwrite=True)
+
+    def _engine(self, precision: str) -> Engine:
+        self.say(f"opening the {precision} graphs")
+        return open_engine(self._draft(), precision=precision)
+
+    def _agree(self, precision: str) -> None:
+        parity = measure_parity(self._draft(), self.cases, self.references, precision, say=self.say)
+        if parity.faults:
+            raise ExportError(f"the graphs do not agree with torch: {'; '.join(parity.faults)}; nothing was written")
+        self.parities.append(parity)
 
 
 def _require_halves(network: VISTA3D) -> None:

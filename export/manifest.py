@@ -65,11 +65,14 @@ class RoiRules:
         multiple: every side is a multiple of it.
         minimum: the smallest side; below it the deepest level has one voxel, over which no instance norm is defined.
         default: (z, y, x) sides of the region the network was trained on.
+        max_voxels: the largest region; beyond it a tensor of one object has 2³¹ elements, which TensorRT's convolutions
+            do not take.
     """
 
     multiple: int
     minimum: int
     default: tuple[int, int, int]
+    max_voxels: int = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,10 @@ class Manifest:
         files: file name → `GraphFile`; every graph is among them, and so is a graph's external data.
         preprocessing: see `Preprocessing`.
         special_classes: class ids whose points carry labels 2/3 in place of 0/1.
+        vectors: name of the file of test vectors (`gstk.export.vectors`), listed under `files`; empty where there is
+            none.
         parity: agreement with torch, as `gstk.export.parity` measured it.
+        reports: what was found about the other precisions: `fp16` the ranges of values, `int8` what it costs in Dice.
         training: free metadata: recipe, seed, steps.
     """
 
@@ -99,7 +105,9 @@ class Manifest:
     files: Mapping[str, GraphFile] = field(default_factory=dict)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     special_classes: tuple[int, ...] = ()
+    vectors: str = ""
     parity: Mapping[str, Any] = field(default_factory=dict)
+    reports: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -117,11 +125,18 @@ class Manifest:
                 "range": list(steps.range),
                 "clip": steps.clip,
             },
-            "roi": {"multiple": self.roi.multiple, "minimum": self.roi.minimum, "default": list(self.roi.default)},
+            "roi": {
+                "multiple": self.roi.multiple,
+                "minimum": self.roi.minimum,
+                "default": list(self.roi.default),
+                "max_voxels": self.roi.max_voxels,
+            },
             "special_classes": list(self.special_classes),
             "graphs": {kind: dict(files) for kind, files in self.graphs.items()},
             "files": {name: {"sha256": file.sha256, "bytes": file.size_bytes} for name, file in self.files.items()},
+            "vectors": self.vectors,
             "parity": dict(self.parity),
+            "reports": dict(self.reports),
             "training": dict(self.training),
         }
 
@@ -149,7 +164,9 @@ class Manifest:
             files=files,
             preprocessing=_preprocessing(top.sub("preprocessing")),
             special_classes=top.integers("special_classes", minimum=0),
+            vectors=_vectors(top, files),
             parity=top.sub("parity").values,
+            reports=top.sub("reports").values,
             training=top.sub("training").values,
         )
 
@@ -187,6 +204,13 @@ def _graphs(fields: _Fields, files: Mapping[str, GraphFile]) -> dict[str, dict[s
     return graphs
 
 
+def _vectors(top: _Fields, files: Mapping[str, GraphFile]) -> str:
+    name = top.values.get("vectors")
+    if not isinstance(name, str) or (name and name not in files):
+        raise top.wrong("vectors", "a name listed under `files`, or an empty one")
+    return name
+
+
 def _roi(fields: _Fields) -> RoiRules:
     multiple = fields.integer("multiple", minimum=1)
     minimum = fields.integer("minimum", minimum=1)
@@ -195,7 +219,8 @@ def _roi(fields: _Fields) -> RoiRules:
     default = fields.integers("default", minimum=minimum)
     if len(default) != 3 or any(side % multiple for side in default):
         raise fields.wrong("default", f"three multiples of {multiple}, (z, y, x)")
-    return RoiRules(multiple, minimum, (default[0], default[1], default[2]))
+    most = fields.integer("max_voxels", minimum=math.prod(default))
+    return RoiRules(multiple, minimum, (default[0], default[1], default[2]), most)
 
 
 def _preprocessing(fields: _Fields) -> Preprocessing:

@@ -18,7 +18,7 @@ import torch
 from gstk.errors import ExportError
 from gstk.export.graphs import CLEAN_OPS, GraphSpec
 
-__all__ = ["OPSET", "SINGLE_FILE_BYTES", "write_onnx"]
+__all__ = ["OPSET", "SINGLE_FILE_BYTES", "halve_weights", "save_graph", "trace_graph"]
 
 OPSET = 20
 """The first opset with Gelu as one operator."""
@@ -26,17 +26,8 @@ SINGLE_FILE_BYTES = 1_800_000_000
 """Weights beyond this go to a file of their own: a protobuf message ends at 2 GiB."""
 
 
-def write_onnx(graph: GraphSpec, folder: Path, half_weights: bool = False) -> list[Path]:
-    """Traces a graph and writes `<kind>.onnx`.
-
-    Args:
-        graph: what to trace.
-        folder: an existing folder.
-        half_weights: store weights as float16 in front of a Cast to float32, which every runtime folds when it loads
-            the graph. Only weights that float16 holds exactly are stored so: the graph computes the same bits.
-
-    Returns:
-        The files written, the graph first; then its weights, where they are too large for one file.
+def trace_graph(graph: GraphSpec) -> ir.Model:
+    """Traces a graph to float32 ONNX of clean operators, with its axes named and every value's type known.
 
     Raises:
         ExportError: the trace failed, or holds an operator outside of `CLEAN_OPS`.
@@ -45,13 +36,25 @@ def write_onnx(graph: GraphSpec, folder: Path, half_weights: bool = False) -> li
     _check_operators(model, graph.kind)
     _strip(model)
     _name_axes(model, graph)
-    if half_weights:
-        _halve_weights(model)
-    file = folder / f"{graph.kind}.onnx"
-    weights = folder / f"{graph.kind}.onnx.data"
-    if sum(_size_bytes(value) for value in model.graph.initializers.values()) <= SINGLE_FILE_BYTES:
+    return model
+
+
+def save_graph(model: ir.Model, file: Path, external_weights: bool = False) -> list[Path]:
+    """Writes a graph.
+
+    Args:
+        model: the graph.
+        file: where to; its folder exists.
+        external_weights: put the weights into a file of their own, as is done beyond `SINGLE_FILE_BYTES` anyway.
+
+    Returns:
+        The files written, the graph first; then its weights, where they are apart.
+    """
+    size_bytes = sum(_size_bytes(value) for value in model.graph.initializers.values())
+    if not external_weights and size_bytes <= SINGLE_FILE_BYTES:
         ir.save(model, file)
         return [file]
+    weights = file.with_name(f"{file.name}.data")
     ir.save(model, file, external_data=weights.name)
     return [file, weights]
 
@@ -123,8 +126,12 @@ def _name_axes(model: ir.Model, graph: GraphSpec) -> None:
             value.shape = ir.Shape(axes[str(value.name)])
 
 
-def _halve_weights(model: ir.Model) -> None:
-    """Puts float16 initialisers behind a Cast wherever nothing is lost, and where it saves more than the Cast costs."""
+def halve_weights(model: ir.Model) -> None:
+    """Stores float16 weights in front of a Cast to float32, which every runtime folds when it loads the graph.
+
+    Only weights that float16 holds exactly are stored so, where it saves more than the Cast costs: the graph computes
+    the same bits.
+    """
     first = next(iter(model.graph))
     for name, value in list(model.graph.initializers.items()):
         if value.dtype != ir.DataType.FLOAT or value.const_value is None or value.const_value.size < 64:

@@ -49,7 +49,7 @@ def small_export(tmp_path_factory: pytest.TempPathFactory) -> SmallExport:
     pytest.importorskip("onnxscript")
     import torch
 
-    from gstk.export.export import export_bundle
+    from gstk.export.export import Options, export_bundle
     from gstk.training.checkpoint import save_checkpoint
     from gstk.training.network import build_network
     from gstk.training.spec import VISTA3DSpec
@@ -68,7 +68,7 @@ def small_export(tmp_path_factory: pytest.TempPathFactory) -> SmallExport:
     checkpoint = folder / "small.pt"
     save_checkpoint(checkpoint, network, spec, {"training": {"recipe": "none", "seed": 7}})
     bundle = export_bundle(
-        checkpoint, folder / "bundle", licence="CC0-1.0", default_roi=(32, 32, 32), half_weights=True
+        checkpoint, folder / "bundle", licence="CC0-1.0", default_roi=(32, 32, 32), options=Options(half_weights=True)
     )
     return SmallExport(spec, network, checkpoint, bundle)
 

@@ -27,6 +27,7 @@ from gstk.training.auxiliary import ObjectReader
 from gstk.training.cutting import Patch
 from gstk.training.data import SAMPLER_STREAM, Item, Lane, make_loader
 from gstk.training.distributed import Processes
+from gstk.training.fixed_norm import FixedNorms
 from gstk.training.network import Encoder, PromptDecoder
 from gstk.training.recipe import LoopRecipe, Recipe
 from gstk.training.sampling import Prompts, Sampler, make_sampler
@@ -108,8 +109,13 @@ class Trainer:
             torch.manual_seed(recipe.seed)
             self._reader = ObjectReader(recipe.network.width).to(self.device)
             self.parameters += self._reader.parameters()
+        rate = self._chosen.learning_rate
+        self._fixed = FixedNorms(self.parameters) if self._loop.convolution_rate else None
         self._optimiser = torch.optim.AdamW(
-            self.parameters, lr=self._chosen.learning_rate, weight_decay=self._loop.weight_decay
+            self._fixed.groups(self._loop.convolution_rate, rate)
+            if self._fixed
+            else [{"params": self.parameters, "top": rate}],
+            weight_decay=self._loop.weight_decay,
         )
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._loop.precision == "fp16")
         self.average = (
@@ -158,9 +164,9 @@ class Trainer:
 
     def _step(self, patches: Sequence[tuple[Lane, Patch]], count: int) -> tuple[dict[str, float], list[str]]:
         """One optimiser step on the patches of all processes; without any, the schedule goes on and nothing else."""
-        rate = self._chosen.learning_rate * warmup_cosine(self.step, self._warmup, self.steps)
+        factor = warmup_cosine(self.step, self._warmup, self.steps)
         for group in self._optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = group["top"] * factor
         self._optimiser.zero_grad(set_to_none=True)
         sums = np.zeros(3)
         for lane, patch in patches:
@@ -179,6 +185,8 @@ class Trainer:
             if finite or self._scaler.is_enabled():  # the scaler passes over such a step itself, and scales less
                 self._scaler.step(self._optimiser)
                 self._scaler.update()
+                if self._fixed is not None:
+                    self._fixed.restore()
             self._follow()
         loss_sum, dice_sum, first_sum = self.processes.sum(sums.tolist())
         share = 1 / count if count else math.nan
@@ -186,7 +194,7 @@ class Trainer:
             "loss": loss_sum * share,
             "dice": dice_sum * share,
             "first_dice": first_sum * share,
-            "lr": rate,
+            "lr": self._chosen.learning_rate * factor,
         }, trouble
 
     @torch.no_grad()
@@ -247,6 +255,7 @@ class Trainer:
             "weights": self.network.state_dict(),
             "average": self.average.state_dict() if self.average is not self.network else {},
             "reader": {} if self._reader is None else self._reader.state_dict(),
+            "norms": [] if self._fixed is None else self._fixed.state(),
             "optimizer": self._optimiser.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
@@ -258,6 +267,8 @@ class Trainer:
             self.average.load_state_dict(state["average"])
         if self._reader is not None:
             self._reader.load_state_dict(state["reader"])
+        if self._fixed is not None:
+            self._fixed.load_state(state["norms"])
         self._optimiser.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self.step = int(state["step"])

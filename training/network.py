@@ -27,7 +27,10 @@ from torch.nn import functional as F
 
 from gstk.training.spec import VISTA3DSpec
 
-__all__ = ["Encoder", "PromptDecoder", "build_network"]
+__all__ = ["TAPS", "Encoder", "PromptDecoder", "build_network"]
+
+TAPS = 27
+"""Of the last convolution's kernel, 3³: so many maps the prompt decoder has at full resolution."""
 
 
 def build_network(spec: VISTA3DSpec | None = None) -> VISTA3D:
@@ -182,8 +185,8 @@ class PromptDecoder(nn.Module):
 
     def _fold(self, features_BCHWD: Tensor, hyper_B1C: Tensor) -> Tensor:
         objects, channels, h, w, d = features_BCHWD.shape
-        kernel = self.last_conv.weight.reshape(channels, channels * 27)
-        kernel_BC27 = (hyper_B1C @ kernel).reshape(objects, channels, 27)
+        kernel = self.last_conv.weight.reshape(channels, channels * TAPS)
+        kernel_BC27 = (hyper_B1C @ kernel).reshape(objects, channels, TAPS)
         bias_B1111 = (hyper_B1C @ self.last_conv.bias).reshape(objects, 1, 1, 1, 1)
         if self.training:  # the same sum as one convolution an object: half the time of the other with its gradient
             kernels = kernel_BC27.reshape(objects, 1, channels, 3, 3, 3)
@@ -191,13 +194,13 @@ class PromptDecoder(nn.Module):
             logits: Tensor = torch.cat(each) + bias_B1111
             return logits
         maps: Tensor = kernel_BC27.transpose(1, 2) @ features_BCHWD.reshape(objects, channels, h * w * d)
-        maps = maps.reshape(objects, 27, h, w, d)
+        maps = maps.reshape(objects, TAPS, h, w, d)
         for axis, shifts in ((2, self.shifts_9), (1, self.shifts_3), (0, self.shifts_1)):
             # The last axis of a kernel varies fastest from one tap to the next.
             kernel_shape, padding = [1, 1, 1], [0, 0, 0]
             kernel_shape[axis], padding[axis] = 3, 1
             maps = F.conv3d(maps, shifts.to(maps.dtype).reshape(*shifts.shape[:2], *kernel_shape), padding=padding)
-        return maps + bias_B1111
+        return torch.add(maps, bias_B1111)
 
 
 def _shifts(count: int) -> Tensor:
@@ -245,7 +248,8 @@ def _read_image(attention: Attention, q_BQC: Tensor, k_BTC: Tensor, v_BTC: Tenso
     q_BhQd = _scale(_heads(attention, attention.q_proj(q_BQC)))
     rows_BRC = (q_BhQd @ _per_head(attention, attention.k_proj)).flatten(1, 2)
     weights_BRT = torch.softmax(rows_BRC @ k_BTC.transpose(1, 2), dim=-1)
-    read_BhQC = (weights_BRT @ v_BTC).unflatten(1, (attention.num_heads, -1))
+    read_BRC = weights_BRT @ v_BTC
+    read_BhQC = read_BRC.reshape(read_BRC.shape[0], attention.num_heads, -1, read_BRC.shape[2])
     bias_h1d = attention.v_proj.bias.reshape(attention.num_heads, 1, -1)
     return _merge(attention, read_BhQC @ _per_head(attention, attention.v_proj).transpose(1, 2) + bias_h1d)
 
@@ -257,7 +261,8 @@ def _write_image(attention: Attention, q_BTC: Tensor, k_BQC: Tensor, v_BQC: Tens
     bias_hd1 = attention.q_proj.bias.reshape(attention.num_heads, -1, 1)
     offset_B1R = (k_BhQd @ bias_hd1).flatten(1).unsqueeze(1)
     scores_BTR = q_BTC @ rows_BRC.transpose(1, 2) + offset_B1R
-    weights_BTR = torch.softmax(scores_BTR.unflatten(2, (attention.num_heads, -1)), dim=-1).flatten(2)
+    scores_BThQ = scores_BTR.reshape(*scores_BTR.shape[:2], attention.num_heads, -1)
+    weights_BTR = torch.softmax(scores_BThQ, dim=-1).flatten(2)
     out_hdC = attention.out_proj.weight.t().reshape(attention.num_heads, -1, attention.embedding_dim)
     values_BRC = (_heads(attention, attention.v_proj(v_BQC)) @ out_hdC).flatten(1, 2)
     return cast(Tensor, weights_BTR @ values_BRC + attention.out_proj.bias)
@@ -265,7 +270,7 @@ def _write_image(attention: Attention, q_BTC: Tensor, k_BQC: Tensor, v_BQC: Tens
 
 def _heads(attention: Attention, x_BQD: Tensor) -> Tensor:
     """[B,Q,heads·d] → [B,heads,Q,d]."""
-    return x_BQD.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+    return x_BQD.reshape(*x_BQD.shape[:2], attention.num_heads, -1).transpose(1, 2)
 
 
 def _per_head(attention: Attention, projection: nn.Module) -> Tensor:

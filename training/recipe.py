@@ -102,6 +102,10 @@ class LoopRecipe:
         cross_entropy_weight: weight of cross entropy beside Dice.
         precision: `bf16` or `fp16` autocast (the second with a scaled loss), or `off`.
         clip_norm: largest norm of the gradient.
+        convolution_rate: where it is above 0, every convolution keeps the norm of weights that it began with, and its
+            learning rate is this share of their root mean square. Norm layers make a convolution's scale meaningless,
+            so Adam lets it grow; from fresh weights the maps of the up path grew to 1e9 and drowned the skip
+            connections. (Karras et al., CVPR 2024, normalise weights at each step for the same reason.)
         ema_decay: of the moving average of the weights, which is the model that comes out; 0 keeps none.
         object_weight: weight of what `gstk.training.auxiliary` asks of the embedding beside the masks; 0: nothing.
         half_weights: round the model to float16, so that a bundle may store it so and lose nothing.
@@ -116,6 +120,7 @@ class LoopRecipe:
     cross_entropy_weight: float = 1.0
     precision: str = "bf16"
     clip_norm: float = 1.0
+    convolution_rate: float = 0.0
     ema_decay: float = 0.999
     object_weight: float = 0.0
     half_weights: bool = False
@@ -128,7 +133,15 @@ class LoopRecipe:
         _require_one_of("loop.precision", self.precision, PRECISIONS)
         _require_range(self, "loop", 1, "accumulate", "checkpoint_steps", "keep")
         _require_range(
-            self, "loop", 0, "weight_decay", "cross_entropy_weight", "clip_norm", "ema_decay", "object_weight"
+            self,
+            "loop",
+            0,
+            "weight_decay",
+            "cross_entropy_weight",
+            "clip_norm",
+            "convolution_rate",
+            "ema_decay",
+            "object_weight",
         )
         if self.ema_decay >= 1:
             raise TrainingError(f"got loop.ema_decay = {self.ema_decay}, expected a number below 1")

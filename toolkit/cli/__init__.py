@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from gstk._version import __version__
+from gstk.cli.check import check_command
 from gstk.cli.coreset import coreset_command
 from gstk.cli.export import export_command
 from gstk.cli.infer import infer_command
+from gstk.cli.inspect import inspect_command
 from gstk.cli.phantom import phantom_command
 from gstk.cli.prepare import prepare_command
 from gstk.cli.train import train_command
@@ -30,6 +32,8 @@ app = typer.Typer(
 app.command("infer")(infer_command)
 app.command("prepare")(prepare_command)
 app.command("export")(export_command)
+app.command("check")(check_command)
+app.command("inspect")(inspect_command)
 app.command("train")(train_command)
 app.command("coreset")(coreset_command)
 app.command("phantom")(phantom_command)

@@ -1,13 +1,14 @@
 """`gstk export`: make a bundle of a checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from gstk.cli.options import needing
+from gstk.cli.options import SpacingOrderOption, needing
 
-__all__ = ["export_command"]
+__all__ = ["export_command", "report_lines"]
 
 
 def export_command(
@@ -26,43 +27,100 @@ def export_command(
     half_weights: Annotated[
         bool, typer.Option("--half-weights", help="Store weights as float16; they must be exact in it.")
     ] = False,
+    external_weights: Annotated[
+        bool, typer.Option("--external-weights", help="Put weights into files of their own, as beyond 1.8 GB anyway.")
+    ] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Add graphs that compute in float16, norms and attention in float32.")
+    ] = False,
+    fp16_io: Annotated[
+        str, typer.Option(metavar="fp16|fp32", help="Type of these graphs' image, embedding and logits.")
+    ] = "fp16",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Add an encoder in INT8; refused where it costs more than 0.005 of Dice.")
+    ] = False,
+    calibration_cases: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Labelled .npz cases: INT8 takes its scales from them and is scored on them, and the values in FP16 "
+            "graphs are measured on them.",
+            show_default=False,
+        ),
+    ] = None,
+    clicks: Annotated[int, typer.Option(min=1, help="Clicks on each class of a calibration case.")] = 5,
+    spacing_order: Annotated[
+        SpacingOrderOption, typer.Option(help="Axis order of the calibration cases' spacing.")
+    ] = SpacingOrderOption.zyx,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Make a bundle of a checkpoint: two ONNX graphs that agree with torch, and a manifest."""
     default_roi = None if roi is None else _sides(roi)
+    if int8 and calibration_cases is None:
+        raise typer.BadParameter("needs --calibration-cases DIR, labelled cases", param_hint="--int8")
     with needing("export"):
-        from gstk.export.export import UNKNOWN_LICENCE, export_bundle
+        from gstk.export.export import UNKNOWN_LICENCE, Options, export_bundle
     from rich.console import Console
     from rich.table import Table
 
+    from gstk.trial import Trial
+    from gstk.volumes import find_cases
+
     console = Console(stderr=True)
     with console.status("starting") as status:
+        judge = None
+        if calibration_cases is not None:
+            files = [file for file in find_cases(calibration_cases) if file.suffix == ".npz"]
+            judge = Trial(files, clicks, spacing_order.value, status.update)
         bundle = export_bundle(
             checkpoint,
             output,
             name=name,
             licence=licence,
             default_roi=default_roi,
-            half_weights=half_weights,
+            options=Options(half_weights, external_weights, fp16, fp16_io, int8),
+            judge=judge,
             overwrite=overwrite,
             progress=status.update,
         )
     parity = bundle.manifest.parity
     table = Table(title=f"agreement with {parity['reference']}", title_justify="left")
-    for column in ("engine", "version", "largest error", "allowed", "equal voxels"):
-        table.add_column(column, justify="left" if column in ("engine", "version") else "right")
-    for engine, result in parity["engines"].items():
-        table.add_row(
-            engine,
-            result["version"],
-            f"{result['max_abs_error']:.1e}",
-            f"{parity['tolerance']:.1e}",
-            f"{result['mask_agreement']:.4%}",
-        )
+    for column in ("precision", "engine", "version", "largest error", "allowed", "equal voxels"):
+        table.add_column(column, justify="right" if column in ("largest error", "allowed", "equal voxels") else "left")
+    for precision, found in parity["precisions"].items():
+        for engine, result in found["engines"].items():
+            table.add_row(
+                precision,
+                engine,
+                result["version"],
+                f"{result['max_abs_error']:.1e}",
+                f"{found['tolerance']:.1e}",
+                f"{result['mask_agreement']:.4%}",
+            )
     console.print(table)
+    for line in report_lines(bundle.manifest.reports):
+        console.print(line)
     if bundle.manifest.licence == UNKNOWN_LICENCE:
         typer.echo("warning: the licence of the weights is recorded as unknown; state it with --licence", err=True)
     typer.echo(f"{bundle.path}: {bundle.manifest.name}, {bundle.size_bytes / 1e6:.1f} MB")
+
+
+def report_lines(reports: Mapping[str, Any]) -> list[str]:
+    """What a manifest says of its FP16 and INT8 graphs, a line each."""
+    lines = []
+    if "fp16" in reports:
+        report = reports["fp16"]
+        layer, largest = max(report["largest_magnitude_by_layer"].items(), key=lambda item: item[1])
+        lines.append(
+            f"fp16: values up to {largest:.4g} ({layer}) on {report['measured_on']}, of 65504 that float16 holds"
+        )
+    if "int8" in reports:
+        report = reports["int8"]
+        lines.append(
+            f"int8: {report['dice_drop']:+.4f} of Dice lost (at most {report['dice_drop_allowed']}) on "
+            f"{len(report['dice_int8'])} cases; {len(report['restored'])} activations left in floating point"
+        )
+    return lines
 
 
 def _sides(text: str) -> list[int]:

@@ -1,0 +1,337 @@
+"""`gstk check`: is a bundle what it says, and will every runtime take it?
+
+Files and manifest are checked without any package; the graphs with the `onnx` package; the numbers, where they are
+asked for, with an engine and the bundle's own test vectors. Torch is not needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gstk.engines import available, open_engine
+from gstk.errors import BackendMissing, BundleError, GstkError
+from gstk.export.bundle import Bundle
+from gstk.export.tolerances import TOLERANCES, compare
+from gstk.export.vectors import load_vectors
+
+__all__ = ["OPSETS", "TENSORRT_OPS", "Finding", "check_bundle", "check_graph"]
+
+OPSETS = range(17, 25)
+"""LayerNormalization came with 17; the parser of TensorRT 10.15 and later reads up to 24."""
+TENSORRT_OPS = frozenset(
+    """
+    Abs Add Cast Clip Concat Conv ConvTranspose Cos DequantizeLinear Div Equal Exp Expand Gather Gelu Identity
+    InstanceNormalization LayerNormalization MatMul Mul Neg Or Pad Pow QuantizeLinear Range ReduceMax ReduceMean
+    ReduceSum Relu Reshape Shape Sigmoid Sin Slice Softmax Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where
+    """.split()  # noqa: SIM905 - 40 lines otherwise
+)
+"""Operators of the default domain that TensorRT's ONNX parser takes with dynamic shapes (its operators.md)."""
+MOST_RANK = 8
+"""TensorRT's tensors have at most so many axes."""
+MOST_ELEMENTS = 2**31 - 1
+Axes = tuple[int | str | None, ...]
+Shape = tuple[int, ...]
+_POINTS = 7
+_AXES: dict[str, tuple[dict[str, Axes], dict[str, Axes]]] = {
+    "encoder": ({"image": (1, 1, "H", "W", "D")}, {"embedding": (1, None, "H/2", "W/2", "D/2")}),
+    "prompt_decoder": (
+        {
+            "embedding": (1, None, "H/2", "W/2", "D/2"),
+            "point_coords": ("B", "N", 3),
+            "point_labels": ("B", "N"),
+        },
+        {"logits": ("B", 1, "H", "W", "D")},
+    ),
+}
+_FOLDED_ELEMENTS = 4096
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked.
+
+    Attributes:
+        what: the check.
+        ok: whether it held.
+        detail: what was found; where it did not hold, what was expected and what to do.
+    """
+
+    what: str
+    ok: bool
+    detail: str = ""
+
+
+def check_bundle(path: Path, parity: bool = False, say: Callable[[str], None] = lambda _: None) -> Iterator[Finding]:
+    """Checks a bundle, one finding after the other; what cannot be gone on from is the last.
+
+    Args:
+        path: its folder.
+        parity: run the test vectors through every installed engine in every precision as well.
+        say: called with a few words before long steps.
+
+    Raises:
+        BackendMissing: the `onnx` package, or with `parity` every engine, is not installed.
+    """
+    try:
+        say("hashing")
+        bundle = Bundle.open(path)
+    except BundleError as error:
+        yield Finding("files and manifest", False, str(error))
+        return
+    manifest = bundle.manifest
+    yield Finding(
+        "files and manifest", True, f"{len(manifest.files)} files, {bundle.size_bytes / 1e6:.1f} MB, hashes agree"
+    )
+    unknown = manifest.licence.strip().lower() in ("", "unknown")
+    yield Finding(
+        "licence",
+        not unknown,
+        "recorded as unknown, expected one; export with --licence" if unknown else manifest.licence,
+    )
+    for kind, files in manifest.graphs.items():
+        for precision, name in files.items():
+            if precision == "int8" and name == files.get("fp32"):
+                continue  # INT8 is of the encoder alone
+            say(f"reading {name}")
+            yield from check_graph(bundle, kind, precision)
+    if parity:
+        yield from _check_parity(bundle, say)
+
+
+def check_graph(bundle: Bundle, kind: str, precision: str) -> Iterator[Finding]:
+    """Checks one graph: valid, of operators and ranks that TensorRT takes, typed, with the axes it should have.
+
+    Raises:
+        BackendMissing: the `onnx` package is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise BackendMissing(f'graphs are read with onnx ({error}); pip install "gstk[check]"') from None
+    path = bundle.graph(kind, precision)
+    label = path.name
+    try:
+        onnx.checker.check_model(str(path), full_check=False)
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # the checker raises errors of several kinds, some many lines long
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        yield Finding(f"{label}: valid ONNX", False, f"{reason[:200]}; export the bundle again")
+        return
+    yield Finding(f"{label}: valid ONNX", True, f"{len(model.graph.node)} operators")
+    yield _opset(label, model)
+    yield _operators(label, model)
+    yield _axes(label, kind, model)
+    region = _largest_region(bundle)
+    sizes = _dimensions(bundle, region)
+    try:
+        shapes, types = _infer(onnx, model, sizes)
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        yield Finding(f"{label}: types and shapes", False, f"{reason[:200]}; export the bundle again")
+        return
+    yield _typed(label, model, types, precision)
+    yield from _sized(label, shapes, region)
+
+
+def _opset(label: str, model: Any) -> Finding:
+    found = {entry.domain or "default": entry.version for entry in model.opset_import}
+    others = set(found) - {"default"}
+    ok = not others and found.get("default") in OPSETS
+    words = ", ".join(f"{domain} {version}" for domain, version in found.items())
+    expected = "" if ok else f", expected the default domain in {OPSETS[0]}..{OPSETS[-1]} alone"
+    return Finding(f"{label}: opset", ok, f"{words}{expected}")
+
+
+def _operators(label: str, model: Any) -> Finding:
+    used = {node.op_type if not node.domain else f"{node.domain}::{node.op_type}" for node in model.graph.node}
+    strange = sorted(used - TENSORRT_OPS) + [f"function {function.name}" for function in model.functions]
+    if strange:
+        return Finding(f"{label}: operators", False, f"{', '.join(strange)}: TensorRT's parser may refuse them")
+    return Finding(f"{label}: operators", True, f"{len(used)} kinds, all known to TensorRT's parser")
+
+
+def _axes(label: str, kind: str, model: Any) -> Finding:
+    expected = _AXES.get(kind)
+    if expected is None:
+        return Finding(f"{label}: axes", False, f"a graph of kind {kind}, expected one of {', '.join(_AXES)}")
+    for values, wanted in zip((model.graph.input, model.graph.output), expected, strict=True):
+        found = {value.name: _shape(value) for value in values}
+        if list(found) != list(wanted) or not all(_fits(found[name], wanted[name]) for name in wanted):
+            return Finding(f"{label}: axes", False, f"{_words(found)}, expected {_words(wanted)}")
+    return Finding(f"{label}: axes", True, "H, W, D free" if kind == "encoder" else "H, W, D, B, N free")
+
+
+def _shape(value: Any) -> Axes:
+    return tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
+
+
+def _fits(found: Axes, wanted: Axes) -> bool:
+    same = len(found) == len(wanted)
+    return same and all(
+        a == b or (b is None and isinstance(a, int) and a > 0) for a, b in zip(found, wanted, strict=True)
+    )
+
+
+def _words(values: Mapping[str, Axes]) -> str:
+    return ", ".join(
+        f"{name} [{','.join('C' if a is None else str(a) for a in axes)}]" for name, axes in values.items()
+    )
+
+
+def _largest_region(bundle: Bundle) -> tuple[int, int, int]:
+    """The largest cube that the manifest admits."""
+    roi = bundle.manifest.roi
+    side = max(roi.minimum, int(round(roi.max_voxels ** (1 / 3)) // roi.multiple * roi.multiple))
+    while side**3 > roi.max_voxels and side > roi.minimum:
+        side -= roi.multiple
+    return side, side, side
+
+
+def _dimensions(bundle: Bundle, region: tuple[int, int, int]) -> dict[str, int]:
+    named = dict(zip("HWD", region, strict=True))
+    return named | {f"{axis}/2": side // 2 for axis, side in named.items()} | {"B": 1, "N": _POINTS}
+
+
+def _infer(onnx: Any, model: Any, sizes: Mapping[str, int]) -> tuple[dict[str, Shape | None], dict[str, int]]:
+    """Shape (None where it is not known) and type of every value at these sizes; types that clash are an error."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param in sizes:
+                axis.dim_value = sizes[axis.dim_param]
+    while True:
+        del fixed.graph.value_info[:]
+        inferred = onnx.shape_inference.infer_shapes(fixed, check_type=True, strict_mode=True, data_prop=True)
+        values = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
+        types = {i.name: i.data_type for i in inferred.graph.initializer}
+        types |= {value.name: value.type.tensor_type.elem_type for value in values}
+        shapes: dict[str, Shape | None] = {name: None for node in inferred.graph.node for name in node.output}
+        shapes |= {value.name: _known_shape(value.type.tensor_type) for value in values}
+        if not _fold_shapes(onnx, fixed, shapes):
+            return shapes, types
+
+
+def _known_shape(tensor: Any) -> Shape | None:
+    known = tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim)
+    return tuple(d.dim_value for d in tensor.shape.dim) if known else None
+
+
+def _fold_shapes(onnx: Any, model: Any, shapes: Mapping[str, Shape | None]) -> bool:
+    """Makes constants of what follows from shapes alone, so that the inference sees through reshaping; True if any."""
+    from onnx.numpy_helper import from_array, to_array
+    from onnx.reference import ReferenceEvaluator
+
+    small = {i.name: i for i in model.graph.initializer if math.prod(i.dims) <= _FOLDED_ELEMENTS}
+    folded = False
+    for node in list(model.graph.node):
+        (name,) = node.output[:1]
+        shape = shapes.get(name)
+        if node.op_type == "Shape":
+            of = shapes.get(node.input[0])
+            if of is None:
+                continue
+            start, end = (next((a.i for a in node.attribute if a.name == key), None) for key in ("start", "end"))
+            value = np.array(of[slice(start, end)], np.int64)
+        elif shape is not None and math.prod(shape) <= _FOLDED_ELEMENTS and all(i in small for i in node.input if i):
+            value = ReferenceEvaluator(node).run(None, {i: to_array(small[i]) for i in node.input if i})[0]
+        else:
+            continue
+        constant = from_array(np.asarray(value), name)
+        model.graph.node.remove(node)
+        model.graph.initializer.append(constant)
+        small[name] = constant
+        folded = True
+    return folded
+
+
+def _typed(label: str, model: Any, types: Mapping[str, int], precision: str) -> Finding:
+    """Every value has a type and every operator's floating-point inputs one type, as strongly typed TensorRT needs it.
+
+    Scales of Q/DQ apart, which are float32 by definition.
+    """
+    import onnx
+
+    floats = {
+        onnx.TensorProto.FLOAT: "float32",
+        onnx.TensorProto.FLOAT16: "float16",
+        onnx.TensorProto.DOUBLE: "float64",
+    }
+    products = set()
+    for node in model.graph.node:
+        unknown = [name for name in node.output if name and not types.get(name)]
+        if unknown:
+            return Finding(f"{label}: types", False, f"the type of {unknown[0]} is not known; export the bundle again")
+        found = {floats[types[name]] for name in node.input if name and types.get(name) in floats}
+        if len(found) > 1 or "float64" in found:
+            mixed = f"{node.op_type} {node.name} has inputs of {' and '.join(sorted(found))}, expected one type"
+            return Finding(f"{label}: types", False, f"{mixed}; export the bundle again")
+        if node.op_type in ("Conv", "ConvTranspose"):
+            products |= found
+    wanted = {"fp16": "float16"}.get(precision, "float32")
+    if products != {wanted}:
+        computed = " and ".join(sorted(products)) or "nothing"
+        return Finding(
+            f"{label}: types", False, f"convolutions compute in {computed}, expected {wanted} for {precision}"
+        )
+    return Finding(f"{label}: types", True, f"one type an operator, convolutions in {wanted}")
+
+
+def _sized(label: str, shapes: Mapping[str, Shape | None], region: Shape) -> Iterator[Finding]:
+    deepest = max((len(shape) for shape in shapes.values() if shape is not None), default=0)
+    yield Finding(f"{label}: ranks", deepest <= MOST_RANK, f"at most {deepest} axes (TensorRT takes {MOST_RANK})")
+    known = {name: math.prod(shape) for name, shape in shapes.items() if shape is not None}
+    unknown = len(shapes) - len(known)
+    name, most = max(known.items(), key=lambda item: item[1])
+    words = f"{name} has {most / 2**31:.2f} · 2³¹ elements at the largest region, {'×'.join(map(str, region))}"
+    if unknown:
+        yield Finding(
+            f"{label}: tensor sizes", False, f"{unknown} values of unknown shape, expected every shape to follow"
+        )
+        return
+    expected = "" if most <= MOST_ELEMENTS else ", expected less than 1; lower roi.max_voxels"
+    yield Finding(f"{label}: tensor sizes", most <= MOST_ELEMENTS, words + expected)
+
+
+def _check_parity(bundle: Bundle, say: Callable[[str], None]) -> Iterator[Finding]:
+    if not bundle.manifest.vectors:
+        yield Finding("parity", False, "the bundle has no test vectors; export it again")
+        return
+    try:
+        vectors = load_vectors(bundle.path / bundle.manifest.vectors)
+    except BundleError as error:
+        yield Finding("parity", False, str(error))
+        return
+    engines = [backend.name for backend in available() if backend.version is not None]
+    if not engines:
+        raise BackendMissing('no engine is installed to run the test vectors; pip install "gstk[cpu]"')
+    largest = max(float(np.abs(vector.logits).max()) for vector in vectors)
+    for precision in [p for p in bundle.manifest.graphs["encoder"] if p in TOLERANCES]:
+        tolerance = TOLERANCES[precision]
+        for name in engines:
+            say(f"{name} {precision}")
+            label = f"parity: {name} {precision}"
+            try:
+                found = []
+                with open_engine(bundle, name, precision) as engine:
+                    for vector in vectors:
+                        logits = engine.decode(engine.encode(vector.image), vector.coords, vector.labels)
+                        sampled = logits.reshape(len(logits), -1)[:, vector.voxels]
+                        found.append(compare(sampled, vector.logits))
+            except GstkError as error:
+                yield Finding(label, False, str(error))
+                continue
+            error_, agreement = max(f["max_abs_error"] for f in found), min(f["mask_agreement"] for f in found)
+            ok = error_ <= tolerance.error(largest) and agreement >= tolerance.agreement
+            yield Finding(
+                label,
+                ok,
+                f"logits differ by up to {error_:.1e} (allowed {tolerance.error(largest):.1e}), masks agree on "
+                f"{agreement:.4%} (at least {tolerance.agreement:.2%})",
+            )

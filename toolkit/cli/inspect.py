@@ -1,0 +1,68 @@
+"""`gstk inspect`: what a bundle is, in one screen."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["inspect_command"]
+
+
+def inspect_command(
+    bundle: Annotated[str, typer.Argument(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
+) -> None:
+    """Say what a bundle is: model, licence, regions, graphs, agreement with torch, training."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from gstk.cli.export import report_lines
+    from gstk.export.bundle import Bundle, find_bundle
+
+    opened = Bundle.open(find_bundle(bundle))
+    manifest, roi, shape = opened.manifest, opened.manifest.roi, opened.manifest.architecture
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("model", f"{manifest.name}, licence {manifest.licence}, by {manifest.created_by}")
+    table.add_row("folder", f"{opened.path}, {opened.size_bytes / 1e6:.1f} MB, hashes agree")
+    table.add_row("network", ", ".join(f"{key} {value}" for key, value in shape.items()))
+    table.add_row(
+        "regions",
+        f"sides multiples of {roi.multiple} from {roi.minimum} on, {'×'.join(map(str, roi.default))} by default, "
+        f"{roi.max_voxels / 1e6:.1f} M voxels at most",
+    )
+    steps = manifest.preprocessing
+    table.add_row(
+        "images",
+        f"percentiles {steps.percentiles[0]:g} and {steps.percentiles[1]:g} of the whole {steps.scope} to "
+        f"{steps.range[0]:g} and {steps.range[1]:g}{', clipped' if steps.clip else ''}",
+    )
+    for kind, graphs in manifest.graphs.items():
+        sizes = (f"{p} ({manifest.files[name].size_bytes / 1e6:.2f} MB)" for p, name in graphs.items())
+        table.add_row(kind, ", ".join(sizes))
+    for precision, found in manifest.parity.get("precisions", {}).items():
+        worst = max(result["max_abs_error"] for result in found["engines"].values())
+        least = min(result["mask_agreement"] for result in found["engines"].values())
+        table.add_row(
+            f"{precision} parity",
+            f"logits within {worst:.1e}, masks equal on {least:.4%} ({', '.join(found['engines'])}; reference "
+            f"{manifest.parity['reference']})",
+        )
+    for line in report_lines(manifest.reports):
+        precision, words = line.split(": ", 1)
+        table.add_row(f"{precision} report", words)
+    table.add_row("training", _training(manifest.training))
+    Console().print(table)
+
+
+def _training(values: Mapping[str, Any]) -> str:
+    """Name and numbers of a training; the whole recipe is in the manifest."""
+    words = []
+    for key, value in values.items():
+        if key == "recipe":
+            recipe = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+            value = recipe.get("name", "unnamed") if isinstance(recipe, dict) else recipe
+        if isinstance(value, str | int | float):
+            words.append(f"{key} {value}")
+    return ", ".join(words) or "nothing is recorded"
