@@ -20,7 +20,7 @@ from gstk.export.bundle import Bundle
 from gstk.export.tolerances import TOLERANCES, compare
 from gstk.export.vectors import load_vectors
 
-__all__ = ["OPSETS", "TENSORRT_OPS", "Finding", "check_bundle", "check_graph"]
+__all__ = ["OPSETS", "TENSORRT_OPS", "Finding", "check_bundle", "check_graph", "graph_shapes"]
 
 OPSETS = range(17, 25)
 """LayerNormalization came with 17; the parser of TensorRT 10.15 and later reads up to 24."""
@@ -128,9 +128,8 @@ def check_graph(bundle: Bundle, kind: str, precision: str) -> Iterator[Finding]:
     yield _operators(label, model)
     yield _axes(label, kind, model)
     region = _largest_region(bundle)
-    sizes = _dimensions(bundle, region)
     try:
-        shapes, types = _infer(onnx, model, sizes)
+        shapes, types = graph_shapes(model, region, _POINTS)
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         yield Finding(f"{label}: types and shapes", False, f"{reason[:200]}; export the bundle again")
@@ -193,13 +192,24 @@ def _largest_region(bundle: Bundle) -> tuple[int, int, int]:
     return side, side, side
 
 
-def _dimensions(bundle: Bundle, region: tuple[int, int, int]) -> dict[str, int]:
-    named = dict(zip("HWD", region, strict=True))
-    return named | {f"{axis}/2": side // 2 for axis, side in named.items()} | {"B": 1, "N": _POINTS}
+def graph_shapes(model: Any, region: Shape, points: int) -> tuple[dict[str, Shape | None], dict[str, int]]:
+    """Shape and type of every value of a graph for one object in one region.
 
+    Args:
+        model: an `onnx.ModelProto` of a bundle.
+        region: (H, W, D) voxels.
+        points: N.
 
-def _infer(onnx: Any, model: Any, sizes: Mapping[str, int]) -> tuple[dict[str, Shape | None], dict[str, int]]:
-    """Shape (None where it is not known) and type of every value at these sizes; types that clash are an error."""
+    Returns:
+        Name → shape, None where it does not follow from the inputs'; name → element type, an `onnx.TensorProto` value.
+
+    Raises:
+        Exception: onnx's own, where types or shapes clash.
+    """
+    import onnx
+
+    sizes = dict(zip("HWD", region, strict=True))
+    sizes |= {f"{axis}/2": side // 2 for axis, side in sizes.items()} | {"B": 1, "N": points}
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     for value in (*fixed.graph.input, *fixed.graph.output):
@@ -214,7 +224,8 @@ def _infer(onnx: Any, model: Any, sizes: Mapping[str, int]) -> tuple[dict[str, S
         types |= {value.name: value.type.tensor_type.elem_type for value in values}
         shapes: dict[str, Shape | None] = {name: None for node in inferred.graph.node for name in node.output}
         shapes |= {value.name: _known_shape(value.type.tensor_type) for value in values}
-        if not _fold_shapes(onnx, fixed, shapes):
+        shapes |= {i.name: tuple(i.dims) for i in inferred.graph.initializer}
+        if not _fold_shapes(fixed, shapes):
             return shapes, types
 
 
@@ -223,7 +234,7 @@ def _known_shape(tensor: Any) -> Shape | None:
     return tuple(d.dim_value for d in tensor.shape.dim) if known else None
 
 
-def _fold_shapes(onnx: Any, model: Any, shapes: Mapping[str, Shape | None]) -> bool:
+def _fold_shapes(model: Any, shapes: Mapping[str, Shape | None]) -> bool:
     """Makes constants of what follows from shapes alone, so that the inference sees through reshaping; True if any."""
     from onnx.numpy_helper import from_array, to_array
     from onnx.reference import ReferenceEvaluator

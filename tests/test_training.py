@@ -35,7 +35,7 @@ SMALL = Recipe(
     seed=5,
     network=VISTA3DSpec(width=16, blocks_down=(1, 1), heads=1, attention_downsample=1),
     data=DataRecipe(patch_size=(16, 16, 16), patches_per_case=2, max_objects=2, workers=0),
-    loop=LoopRecipe(precision="off", checkpoint_steps=2, local_init=True, object_weight=1.0),
+    loop=LoopRecipe(precision="off", checkpoint_steps=2, local_init=True, object_weight=1.0, convolution_rate=0.02),
     stage1=StageRecipe(steps=4, learning_rate=1e-3, sampler="error", max_rounds=1, warmup_steps=2),
     stage2=StageRecipe(steps=2, learning_rate=1e-3, sampler="edge-center"),
     validation=ValidationRecipe(cases=0),
@@ -239,6 +239,34 @@ def test_training_lowers_the_loss_and_spares_the_automatic_branch() -> None:
     assert np.nanmean(losses[-15:]) < np.nanmean(losses[:15])
     for name, value in automatic.items():
         assert torch.equal(network.state_dict()[name], value)
+
+
+def test_convolutions_keep_their_norm_and_move_by_a_share_of_it() -> None:
+    """Adam's first step moves every weight by its learning rate, so the share can be told from the change."""
+    torch.manual_seed(0)
+    network = build_network(PHANTOMS.network)
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    stage = replace(PHANTOMS.stage1, steps=100, warmup_steps=0)
+    trainer = Trainer(replace(PHANTOMS, stage1=stage), 1, network, [])
+    next(trainer.run())
+    changed = 0
+    for name, value in network.named_parameters():
+        if "up_layers_auto" in name or value.grad is None:
+            continue
+        change, first = (value.detach() - before[name]), before[name]
+        if value.ndim == 5:
+            torch.testing.assert_close(value.norm(), first.norm(), rtol=1e-5, atol=0)
+            used = value.grad != 0
+            share = change[used].abs().median() / first.pow(2).mean().sqrt()
+            assert 0.5 * 0.02 < share < 1.5 * 0.02, name
+            changed += 1
+    assert changed > 10
+    plain = replace(PHANTOMS, stage1=stage, loop=replace(PHANTOMS.loop, convolution_rate=0.0))
+    free = build_network(PHANTOMS.network)
+    free.load_state_dict(before, strict=False)
+    next(Trainer(plain, 1, free, []).run())
+    weight = free.image_encoder.encoder.conv_init.weight.detach()
+    assert abs(float(weight.norm() / before["image_encoder.encoder.conv_init.weight"].norm()) - 1) > 1e-4
 
 
 def test_gradients_that_are_not_finite_change_nothing(cases: list[Path]) -> None:

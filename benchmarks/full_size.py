@@ -1,0 +1,180 @@
+"""The full-size network (random weights): what export takes, and seconds of an encode and a click; writes JSON.
+
+    python benchmarks/full_size.py [--side 128] [--out benchmarks/results/full_size.json]
+
+In one run on one machine: MONAI's own network in PyTorch, ONNX Runtime, OpenVINO in float32 and with the INT8 encoder,
+each in a process of its own, so that peaks of memory are its own. INT8 scales are taken from generated textures: with
+random weights only its speed means something. Takes about 15 minutes on 2 cores and 12 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from machine import describe
+
+from gstk.export.parity import ParityCase
+
+PACKAGES = ("torch", "monai", "onnx", "openvino", "onnxruntime", "nncf")
+CALIBRATION = tuple(ParityCase((64, 64, 64), 1, 1, seed) for seed in range(8))
+
+
+def write_checkpoint(path: Path) -> None:
+    """MONAI's `vista3d132` state dict, bare, as its authors publish it."""
+    import torch
+    from monai.networks.nets.vista3d import vista3d132
+
+    torch.manual_seed(20240)
+    network = vista3d132(in_channels=1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:
+                parameter.normal_(0.5, 0.3)
+    torch.save(network.state_dict(), path)
+
+
+def export(checkpoint: str, output: str) -> dict[str, float]:
+    from gstk.export.export import Options, export_bundle
+
+    began = time.perf_counter()
+    bundle = export_bundle(checkpoint, output, options=Options(fp16=True), progress=lambda w: print(w, file=sys.stderr))
+    precisions = bundle.manifest.parity["precisions"]
+    return {
+        "seconds": time.perf_counter() - began,
+        "peak_rss_gb": _peak_gb(),
+        "bytes": {name: file.size_bytes for name, file in bundle.manifest.files.items()},
+        "parity": {
+            precision: {
+                name: {"max_abs_error": result["max_abs_error"], "mask_agreement": result["mask_agreement"]}
+                for name, result in found["engines"].items()
+            }
+            for precision, found in precisions.items()
+        },
+        "largest_fp16_value": max(bundle.manifest.reports["fp16"]["largest_magnitude_by_layer"].values()),
+    }
+
+
+def add_int8(source: str, output: str) -> dict[str, float]:
+    """A copy of the bundle with an INT8 encoder; its masks are not judged, since random weights make none."""
+    import onnx_ir as ir
+
+    from gstk.export.bundle import Bundle, write_bundle
+    from gstk.export.int8 import quantise
+
+    began = time.perf_counter()
+    bundle = Bundle.open(source, verify=False)
+    quantised = quantise(ir.load(bundle.graph("encoder")), [case.inputs()[0] for case in CALIBRATION])
+    with tempfile.TemporaryDirectory(dir=Path(output).parent) as folder:
+        file = Path(folder) / "encoder.int8.onnx"
+        ir.save(quantised, file)
+        graphs = {kind: dict(files) for kind, files in bundle.manifest.graphs.items()}
+        graphs["encoder"]["int8"], graphs["prompt_decoder"]["int8"] = file.name, graphs["prompt_decoder"]["fp32"]
+        sources = {name: bundle.path / name for name in bundle.manifest.files} | {file.name: file}
+        write_bundle(output, replace(bundle.manifest, graphs=graphs), sources)
+        size = file.stat().st_size
+    return {"seconds": time.perf_counter() - began, "peak_rss_gb": _peak_gb(), "bytes": size}
+
+
+def time_engine(bundle: str, backend: str, precision: str, side: int, repeats: int) -> dict[str, float]:
+    from gstk.engines import open_engine
+
+    image, coords, labels = ParityCase((side,) * 3, 1, 1).inputs()
+    began = time.perf_counter()
+    with open_engine(bundle, backend, precision) as engine:
+        load = time.perf_counter() - began
+        encodes, clicks = [], []
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            embedding = engine.encode(image)
+            encodes.append(time.perf_counter() - began)
+            for _ in range(3):
+                began = time.perf_counter()
+                engine.decode(embedding, coords, labels)
+                clicks.append(time.perf_counter() - began)
+    return {
+        "load_s": load,
+        "encode_s": median(encodes[1:]),
+        "click_s": median(clicks[3:]),
+        "peak_rss_gb": _peak_gb(),
+    }
+
+
+def time_torch(checkpoint: str, side: int, repeats: int) -> dict[str, float]:
+    """MONAI's modules as they are; the click is its point head on a finished feature map."""
+    import torch
+
+    from gstk.training.checkpoint import load_network
+
+    image, coords, labels = (torch.from_numpy(array) for array in ParityCase((side,) * 3, 1, 1).inputs())
+    network = load_network(checkpoint).eval()
+    encodes, clicks = [], []
+    with torch.no_grad():
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            features = network.image_encoder(image, with_point=True, with_label=False)[0]
+            encodes.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            network.point_head(features, point_coords=coords, point_labels=labels)
+            clicks.append(time.perf_counter() - began)
+    return {"encode_s": median(encodes[1:]), "click_s": median(clicks[1:]), "peak_rss_gb": _peak_gb()}
+
+
+def _peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def _apart(name: str, *arguments: object) -> Any:
+    """A function of this file in a process of its own."""
+    print(f"{name} {' '.join(map(str, arguments))}", file=sys.stderr, flush=True)
+    own = [sys.executable, __file__, "--call", json.dumps([name, *arguments])]
+    return json.loads(subprocess.run(own, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=128, help="of the region, a multiple of 16")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--work", type=Path, help="folder for the files, which stay; a temporary one otherwise")
+    parser.add_argument("--call", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.call:
+        name, *values = json.loads(arguments.call)
+        print(json.dumps(globals()[name](*values)))
+        return
+    with contextlib.ExitStack() as stack:
+        folder = arguments.work or stack.enter_context(tempfile.TemporaryDirectory())
+        checkpoint, plain, int8 = (str(Path(folder) / name) for name in ("vista3d132.pt", "plain", "int8"))
+        write_checkpoint(Path(checkpoint))
+        side, repeats = arguments.side, arguments.repeats
+        report: dict[str, Any] = {"machine": describe(*PACKAGES), "side": side}
+        report["export"] = _apart("export", checkpoint, plain)
+        report["int8"] = _apart("add_int8", plain, int8)
+        report["pytorch"] = _apart("time_torch", checkpoint, side, repeats)
+        report["onnxruntime fp32"] = _apart("time_engine", int8, "onnxruntime", "fp32", side, repeats)
+        report["openvino fp32"] = _apart("time_engine", int8, "openvino", "fp32", side, repeats)
+        report["openvino int8"] = _apart("time_engine", int8, "openvino", "int8", side, repeats)
+    float32, quantised, torch_ = (report[key]["encode_s"] for key in ("openvino fp32", "openvino int8", "pytorch"))
+    report["ratios"] = {
+        "int8 over openvino fp32": float32 / quantised,
+        "int8 over pytorch": torch_ / quantised,
+        "openvino fp32 over pytorch": torch_ / float32,
+    }
+    print(json.dumps({key: value for key, value in report.items() if key != "machine"}, indent=1))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
