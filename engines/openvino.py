@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +13,21 @@ from numpy.typing import NDArray
 
 from gstk.engines.base import BundleEngine
 from gstk.engines.openvino_fold import convolve_last_product
-from gstk.engines.openvino_norm import is_quantised, split_instance_norms
+from gstk.engines.openvino_int8 import is_quantised, widen_unsigned
+from gstk.engines.openvino_norm import split_instance_norms
 from gstk.errors import BackendMissing
 
 __all__ = ["OpenVINOEngine"]
 
-KEEP_MAP_BYTES = 24 * 4 * 128**3
-"""A feature map of 24 channels at 128³: 2.0 GB for both graphs."""
+MAPS = 12
+"""Maps of the region at full resolution that both graphs keep from their last run, about."""
+KEEP_SHARE = 0.25
+"""Share of the machine's memory that they may keep so."""
+
+
+def memory_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class OpenVINOEngine(BundleEngine):
@@ -43,9 +52,11 @@ class OpenVINOEngine(BundleEngine):
         models[1].reshape({"point_coords": [1, -1, 3], "point_labels": [1, -1]})
         convolve_last_product(models[1])
         for model in models:
-            # Among INT8 convolutions the plugin pulls scales through the averages, and what comes out is 0 everywhere.
-            # Rounding in the norms is then the smaller error by far.
-            if not is_quantised(model):
+            # Among INT8 convolutions the plugin pulls scales through the averages of split norms, and what comes out is
+            # 0 everywhere. Rounding in whole norms is then the smaller error by far.
+            if is_quantised(model):
+                widen_unsigned(model)
+            else:
                 split_instance_norms(model)
         self._graphs = [core.compile_model(model, "CPU", config) for model in models]
         self._requests = [graph.create_infer_request() for graph in self._graphs]
@@ -77,12 +88,12 @@ class OpenVINOEngine(BundleEngine):
         np.copyto(output, request.get_output_tensor(0).data)
 
     def _free_idle(self, index: int, busy: threading.Lock, voxels: int) -> None:
-        """Frees the intermediate tensors that the other graph kept from its last run, where regions are large.
+        """Frees the intermediate tensors that the other graph kept from its last run, where they are large.
 
-        Both graphs together keep about twelve maps of the region at full resolution. Allocating them anew costs half
-        as much as a decode, so up to `KEEP_MAP_BYTES` a map they stay.
+        Allocating them anew costs half as much as a decode, so up to a share of the machine's memory they stay.
         """
-        if 4 * self._width * voxels > KEEP_MAP_BYTES and busy.acquire(blocking=False):
+        kept_bytes = MAPS * 4 * self._width * voxels
+        if kept_bytes > KEEP_SHARE * memory_bytes() and busy.acquire(blocking=False):
             try:
                 self._graphs[index].release_memory()
             finally:

@@ -12,14 +12,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["is_quantised", "split_instance_norms"]
+__all__ = ["split_instance_norms"]
 
 _BLOCK = 8
-
-
-def is_quantised(model: Any) -> bool:
-    """Whether a model has INT8 activations, that is QuantizeLinear nodes as the ONNX reader takes them."""
-    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
 
 
 def split_instance_norms(model: Any) -> int:

@@ -68,6 +68,34 @@ def test_the_embedding_stays_close(models: tuple[Any, Any]) -> None:
     assert 0.001 < error < 0.1
 
 
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
+def test_openvino_uses_all_steps_behind_a_relu(models: tuple[Any, Any], tmp_path: Path) -> None:
+    import openvino
+
+    from gstk.engines.openvino_int8 import is_quantised, widen_unsigned
+
+    ir.save(models[0], tmp_path / "float.onnx")
+    ir.save(models[1], tmp_path / "int8.onnx")
+    core = openvino.Core()
+    assert not is_quantised(core.read_model(tmp_path / "float.onnx"))
+    signed, widened = (core.read_model(tmp_path / "int8.onnx") for _ in range(2))
+    assert is_quantised(signed)
+    behind = sum(n.op_type == "QuantizeLinear" and n.inputs[0].producer().op_type == "Relu" for n in _nodes(models[1]))
+    assert widen_unsigned(widened) == behind > 3
+    assert widen_unsigned(widened) == 0
+    image = ParityCase((32, 24, 40), 1, 1, 77).inputs()[0]
+    expected = _run(models[0], image)
+    errors = [
+        relative_error(core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([image])[0], expected)
+        for model in (signed, widened)
+    ]
+    assert errors[1] < errors[0] < 0.1
+
+
+def _nodes(model: Any) -> list[Any]:
+    return [n for n in model.graph if n.inputs and n.inputs[0] is not None and n.inputs[0].producer() is not None]
+
+
 def test_no_images_no_scales(models: tuple[Any, Any]) -> None:
     with pytest.raises(ExportError, match="no regions"):
         quantise(models[0], [])

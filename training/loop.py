@@ -31,6 +31,7 @@ from gstk.training.fixed_norm import FixedNorms
 from gstk.training.network import Encoder, PromptDecoder
 from gstk.training.recipe import LoopRecipe, Recipe
 from gstk.training.sampling import Prompts, Sampler, make_sampler
+from gstk.training.streams import StreamScale
 
 __all__ = ["Progress", "Trainer", "stage_steps", "warmup_cosine"]
 
@@ -121,6 +122,8 @@ class Trainer:
         self.average = (
             copy.deepcopy(self.network).eval().requires_grad_(False) if self._loop.ema_decay else self.network
         )
+        # After the copy, which is not to be watched.
+        self._streams = StreamScale(self.network) if self._loop.stream_weight else None
         self._criterion = DiceCELoss(sigmoid=True, lambda_ce=self._loop.cross_entropy_weight)
         self._sampler: Sampler = make_sampler(
             self._chosen.sampler,
@@ -241,6 +244,8 @@ class Trainer:
         loss = torch.stack(losses).mean()
         if self._reader is not None:
             loss = loss + self._loop.object_weight * self._reader(embedding, labels)
+        if self._streams is not None:
+            loss = loss + self._loop.stream_weight * self._streams.loss()
         return loss, scores[0], scores[1]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:

@@ -108,6 +108,7 @@ class LoopRecipe:
             connections. (Karras et al., CVPR 2024, normalise weights at each step for the same reason.)
         ema_decay: of the moving average of the weights, which is the model that comes out; 0 keeps none.
         object_weight: weight of what `gstk.training.auxiliary` asks of the embedding beside the masks; 0: nothing.
+        stream_weight: weight of what `gstk.training.streams` asks of the encoder's levels; 0: nothing.
         half_weights: round the model to float16, so that a bundle may store it so and lose nothing.
         local_init: fresh weights from `gstk.training.initialise`, for narrow networks.
         train_frequencies: fit the positional encoding's frequencies too, which MONAI draws and leaves.
@@ -123,6 +124,7 @@ class LoopRecipe:
     convolution_rate: float = 0.0
     ema_decay: float = 0.999
     object_weight: float = 0.0
+    stream_weight: float = 0.0
     half_weights: bool = False
     local_init: bool = False
     train_frequencies: bool = False
@@ -142,6 +144,7 @@ class LoopRecipe:
             "convolution_rate",
             "ema_decay",
             "object_weight",
+            "stream_weight",
         )
         if self.ema_decay >= 1:
             raise TrainingError(f"got loop.ema_decay = {self.ema_decay}, expected a number below 1")
