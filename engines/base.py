@@ -213,7 +213,10 @@ class BundleEngine(Engine):
     Attributes:
         bundle: what it runs.
         precision: which graphs of the bundle it runs.
+        precisions: those that the backend can run.
     """
+
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
 
     def __init__(self, bundle: Bundle, precision: str = "fp32", threads: int | None = None) -> None:
         """Opens a bundle.
@@ -235,6 +238,10 @@ class BundleEngine(Engine):
         roi = bundle.manifest.roi
         super().__init__(roi.multiple, roi.minimum, roi.max_voxels)
         encoder, decoder = (bundle.graph(kind, precision) for kind in ("encoder", "prompt_decoder"))
+        if precision not in self.precisions:
+            raise EngineError(
+                f"got precision {precision!r} for the {self.name} engine, expected {' or '.join(self.precisions)}"
+            )
         with self._failing_as(f"load the graphs of {bundle.path}"):
             self._load(encoder, decoder, threads)
 

@@ -31,20 +31,23 @@ class Backend(NamedTuple):
 
 class _Entry(NamedTuple):
     class_name: str
-    package: str
+    packages: tuple[str, ...]
     distributions: tuple[str, ...]
     extra: str
     merit: str
 
 
 BACKENDS = {
-    "openvino": _Entry("OpenVINOEngine", "openvino", ("openvino",), "cpu", "fastest on a CPU"),
+    "openvino": _Entry("OpenVINOEngine", ("openvino",), ("openvino",), "cpu", "fastest on a CPU"),
     "onnxruntime": _Entry(
         "ONNXRuntimeEngine",
-        "onnxruntime",
+        ("onnxruntime",),
         ("onnxruntime", "onnxruntime-gpu"),
         "cpu",
         "runs nearly everywhere, needs the least memory",
+    ),
+    "torch": _Entry(
+        "TorchEngine", ("torch", "onnx"), ("torch",), "train", "the reference; a GPU where torch finds one"
     ),
 }
 """Backends by name, the preferred one first."""
@@ -95,7 +98,7 @@ def _open(name: str, bundle: Bundle, precision: str, threads: int | None) -> Bun
 
 
 def _describe(name: str, entry: _Entry) -> Backend:
-    if importlib.util.find_spec(entry.package) is None:
+    if any(importlib.util.find_spec(package) is None for package in entry.packages):
         return Backend(name, None, f'not installed; pip install "gstk[{entry.extra}]"')
     for distribution in entry.distributions:
         try:

@@ -17,7 +17,7 @@ import numpy as np
 from gstk.engines import available, open_engine
 from gstk.errors import BackendMissing, BundleError, GstkError
 from gstk.export.bundle import Bundle
-from gstk.export.tolerances import TOLERANCES, compare
+from gstk.export.tolerances import REFERENCE, TOLERANCES, compare
 from gstk.export.vectors import load_vectors
 
 __all__ = ["OPSETS", "TENSORRT_OPS", "Finding", "check_bundle", "check_graph", "graph_shapes"]
@@ -319,7 +319,7 @@ def _check_parity(bundle: Bundle, say: Callable[[str], None]) -> Iterator[Findin
     except BundleError as error:
         yield Finding("parity", False, str(error))
         return
-    engines = [backend.name for backend in available() if backend.version is not None]
+    engines = [backend.name for backend in available() if backend.version is not None and backend.name != REFERENCE]
     if not engines:
         raise BackendMissing('no engine is installed to run the test vectors; pip install "gstk[cpu]"')
     largest = max(float(np.abs(vector.logits).max()) for vector in vectors)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gstk.engines import available, open_engine
 from gstk.errors import ExportError
 from gstk.export.bundle import Bundle
-from gstk.export.tolerances import TOLERANCES, Tolerance, compare
+from gstk.export.tolerances import REFERENCE, TOLERANCES, Tolerance, compare
 
 __all__ = [
     "EngineParity",
@@ -181,7 +181,7 @@ def measure_parity(
         EngineError: an engine cannot run the graphs.
     """
     if engines is None:
-        engines = [backend.name for backend in available() if backend.version is not None]
+        engines = [backend.name for backend in available() if backend.version is not None and backend.name != REFERENCE]
     if not engines:
         raise ExportError('no engine is installed to check the graphs with; pip install "gstk[cpu]"')
     results = {}

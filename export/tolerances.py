@@ -7,7 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TOLERANCES", "Tolerance", "compare"]
+__all__ = ["REFERENCE", "TOLERANCES", "Tolerance", "compare"]
+
+REFERENCE = "torch"
+"""The engine that the others are compared with."""
 
 
 class Tolerance(NamedTuple):

@@ -19,7 +19,7 @@ from gstk.engines import select as select_module
 from gstk.errors import BackendMissing, BundleError, EngineError
 from gstk.export.bundle import Bundle, Manifest, RoiRules, write_bundle
 
-INSTALLED = [name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name)]
+INSTALLED = [name for name in ("openvino", "onnxruntime", "torch") if importlib.util.find_spec(name)]
 
 
 @pytest.fixture(scope="module", params=INSTALLED)
@@ -193,7 +193,7 @@ def test_threads_option(small_export: Any) -> None:
 
 def test_available_lists_every_backend() -> None:
     backends = available()
-    assert [b.name for b in backends] == ["openvino", "onnxruntime"]
+    assert [b.name for b in backends] == ["openvino", "onnxruntime", "torch"]
     assert {b.name for b in backends if b.version} == set(INSTALLED)
     assert all(isinstance(b, Backend) and b.reason for b in backends)
 
@@ -205,8 +205,49 @@ def test_auto_takes_the_first_that_is_there(small_export: Any, monkeypatch: pyte
         open_engine(small_export.bundle, "openvino")
     assert open_engine(small_export.bundle).name == "onnxruntime"
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(BackendMissing, match=r'none of openvino, onnxruntime .*pip install "gstk\[cpu\]"'):
+    assert open_engine(small_export.bundle).name == "torch"
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(BackendMissing, match=r'none of openvino, onnxruntime, torch .*pip install "gstk\[cpu\]"'):
         open_engine(small_export.bundle)
+
+
+@pytest.mark.skipif("torch" not in INSTALLED, reason="needs torch")
+def test_torch_is_the_graph_in_torch(small_export: Any) -> None:
+    """Every operator, prompts of every kind, regions of three sides; against ONNX Runtime on the same graph."""
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(4)
+    for shape, objects, points in (((8, 12, 16), 3, 4), ((16, 8, 8), 1, 1)):
+        image, coords = region(shape), rng.integers(0, 8, (objects, points, 3))
+        labels = rng.integers(0, 4, (objects, points))
+        labels[:, 1:][labels[:, 1:] == 3] = -1
+        results = []
+        for name in ("torch", "onnxruntime"):
+            with open_engine(small_export.bundle, name) as engine:
+                results.append(engine.decode(engine.encode(image), coords, labels))
+        assert np.abs(results[0]).max() > 0.01
+        np.testing.assert_allclose(results[0], results[1], atol=2e-5)
+
+
+@pytest.mark.skipif("torch" not in INSTALLED, reason="needs torch")
+def test_operators_that_torch_engine_does_not_know_are_named(small_export: Any, tmp_path: Path) -> None:
+    import onnx
+    import torch
+
+    from gstk.engines.torch_graph import TorchGraph
+
+    model = onnx.load(small_export.bundle.graph("encoder"))
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Celu"
+    onnx.save(model, tmp_path / "odd.onnx")
+    with pytest.raises(EngineError, match=r"got operators Celu in odd\.onnx"):
+        TorchGraph(tmp_path / "odd.onnx", torch.device("cpu"))
+
+
+def test_precision_that_a_backend_cannot_run(small_export: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gstk.engines.torch import TorchEngine
+
+    monkeypatch.setattr(TorchEngine, "precisions", ("fp16",))
+    with pytest.raises(EngineError, match="got precision 'fp32' for the torch engine, expected fp16"):
+        open_engine(small_export.bundle, "torch")
 
 
 def test_missing_backend_is_listed_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +256,7 @@ def test_missing_backend_is_listed_with_its_extra(monkeypatch: pytest.MonkeyPatc
 
 
 def test_unknown_names_are_refused(small_export: Any) -> None:
-    with pytest.raises(EngineError, match="got backend 'tpu', expected auto, openvino, onnxruntime"):
+    with pytest.raises(EngineError, match="got backend 'tpu', expected auto, openvino, onnxruntime, torch"):
         open_engine(small_export.bundle, "tpu")
     with pytest.raises(BundleError, match="got precision 'int4'"):
         open_engine(small_export.bundle, precision="int4")
@@ -310,7 +351,7 @@ def test_closing_frees_the_backend(small_export: Any) -> None:
 
     for name in INSTALLED:
         engine = open_engine(small_export.bundle, name)
-        held = engine._graphs if name == "openvino" else engine._sessions
+        held = engine._sessions if name == "onnxruntime" else engine._graphs
         watched = weakref.ref(held[0]) if hasattr(held[0], "__weakref__") else None
         engine.close()
         gc.collect()

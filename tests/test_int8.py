@@ -29,7 +29,7 @@ from gstk.export.onnx_writer import trace_graph  # noqa: E402
 from gstk.export.parity import ParityCase  # noqa: E402
 from gstk.trial import Trial  # noqa: E402
 
-INSTALLED = [backend.name for backend in available() if backend.version]
+INSTALLED = [backend.name for backend in available() if backend.version and backend.name != "torch"]
 IMAGES = [ParityCase((32, 32, 32), 1, 1, seed).inputs()[0] for seed in range(3)]
 
 
