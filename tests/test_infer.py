@@ -173,3 +173,17 @@ def test_points_and_boxes_are_read(text: str, numbers: int, expected: tuple[int,
 def test_points_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(PromptError, match="expected"):
         parse_point_option(text)
+
+
+def test_options_that_do_not_apply_to_a_file_are_said(session: Session, tmp_path: Path) -> None:
+    case = write_case(tmp_path / "a.npz", {1: ObjectPrompts((FIRST,))})
+    image = SimpleITK.GetImageFromArray(volume())
+    SimpleITK.WriteImage(image, tmp_path / "b.nii.gz")
+    clicks = {1: ObjectPrompts((FIRST,))}
+    for path, wrong, right in (
+        (case, "window bone is not", "spacing order"),
+        (tmp_path / "b.nii.gz", "order xyz", "window"),
+    ):
+        result = only(infer(session, path, tmp_path / "out", prompts=clicks, window="bone", spacing_order="xyz"))
+        assert sum(wrong in warning for warning in result.warnings) == 1
+        assert not any(right in warning and "not applied" in warning for warning in result.warnings)

@@ -206,7 +206,13 @@ def _infer_one(
 
 def _read(path: Path, window: str, spacing_order: SpacingOrder) -> Case:
     if path.suffix.lower() == ".npz":
+        if window != "auto":
+            said = f"window {window} is not applied: the intensities of an .npz are taken as they are"
+            warnings.warn(said, stacklevel=2)
         return load_case(path, spacing_order)
+    if spacing_order != "zyx":
+        said = f"spacing order {spacing_order} is not applied: the file itself says which axis is which"
+        warnings.warn(said, stacklevel=2)
     from gstk.prepare import prepare_case
 
     return prepare_case(path, window)
