@@ -245,6 +245,15 @@ class BundleEngine(Engine):
         with self._failing_as(f"load the graphs of {bundle.path}"):
             self._load(encoder, decoder, threads)
 
+    @classmethod
+    @abstractmethod
+    def devices(cls) -> list[str]:
+        """What it runs on here, in words.
+
+        Raises:
+            BackendMissing: the backend's package cannot be imported.
+        """
+
     @abstractmethod
     def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
         """Loads the graphs; sets `version` and `device`."""

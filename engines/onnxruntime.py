@@ -17,16 +17,27 @@ _ERRORS_ONLY = 3
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendMissing(f'ONNX Runtime cannot be imported ({error}); pip install "gstk[cpu]"') from None
+    return onnxruntime
+
+
 class ONNXRuntimeEngine(BundleEngine):
     """See `Engine`. Regions of any admitted shape; FP32 arithmetic for FP16 graphs too, INT8 for INT8 encoders."""
 
     name: ClassVar[str] = "onnxruntime"
 
+    @classmethod
+    def devices(cls) -> list[str]:
+        """See `BundleEngine`."""
+        _onnxruntime()
+        return ["cpu"]
+
     def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise BackendMissing(f'ONNX Runtime cannot be imported ({error}); pip install "gstk[cpu]"') from None
+        onnxruntime = _onnxruntime()
         self.version = onnxruntime.__version__
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

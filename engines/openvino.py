@@ -30,19 +30,29 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendMissing(f'OpenVINO cannot be imported ({error}); pip install "gstk[cpu]"') from None
+    return openvino
+
+
 class OpenVINOEngine(BundleEngine):
     """See `Engine`. Regions of any admitted shape; FP32 arithmetic for FP16 graphs too, INT8 for INT8 encoders."""
 
     name: ClassVar[str] = "openvino"
 
+    @classmethod
+    def devices(cls) -> list[str]:
+        """See `BundleEngine`. gstk runs OpenVINO on the processor."""
+        return [f"cpu: {_openvino().Core().get_property('CPU', 'FULL_DEVICE_NAME')}"]
+
     def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise BackendMissing(f'OpenVINO cannot be imported ({error}); pip install "gstk[cpu]"') from None
+        openvino = _openvino()
         self.version = openvino.__version__.split("-")[0]
         core = openvino.Core()
-        self.device = f"cpu: {core.get_property('CPU', 'FULL_DEVICE_NAME')}"
+        (self.device,) = self.devices()
         # Without the precision hint OpenVINO computes in bfloat16 where the CPU has it, without saying so.
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:

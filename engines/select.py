@@ -12,7 +12,7 @@ from gstk.engines.base import BundleEngine
 from gstk.errors import BackendMissing, EngineError
 from gstk.export.bundle import Bundle, find_bundle
 
-__all__ = ["BACKENDS", "Backend", "available", "open_engine"]
+__all__ = ["BACKENDS", "Backend", "Probe", "available", "open_engine", "probe"]
 
 
 class Backend(NamedTuple):
@@ -27,6 +27,24 @@ class Backend(NamedTuple):
     name: str
     version: str | None
     reason: str
+
+
+class Probe(NamedTuple):
+    """A backend as `probe` found it.
+
+    Attributes:
+        name: what `open_engine` takes.
+        version: of its package, None where it is missing.
+        devices: what it runs on here.
+        precisions: of a bundle's graphs, those that it runs.
+        note: what it is good for; where it cannot be used, why, and what to do.
+    """
+
+    name: str
+    version: str | None
+    devices: tuple[str, ...]
+    precisions: tuple[str, ...]
+    note: str
 
 
 class _Entry(NamedTuple):
@@ -56,6 +74,11 @@ BACKENDS = {
 def available() -> list[Backend]:
     """Every backend that gstk knows, the preferred one first, without importing any."""
     return [_describe(name, entry) for name, entry in BACKENDS.items()]
+
+
+def probe() -> list[Probe]:
+    """Every backend that gstk knows, the preferred one first, each imported and asked for its devices."""
+    return [_probe(backend) for backend in available()]
 
 
 def open_engine(
@@ -92,9 +115,24 @@ def open_engine(
 
 
 def _open(name: str, bundle: Bundle, precision: str, threads: int | None) -> BundleEngine:
+    return _engine_class(name)(bundle, precision, threads)
+
+
+def _engine_class(name: str) -> type[BundleEngine]:
     module = importlib.import_module(f"gstk.engines.{name}")
-    engine: BundleEngine = getattr(module, BACKENDS[name].class_name)(bundle, precision, threads)
-    return engine
+    found: type[BundleEngine] = getattr(module, BACKENDS[name].class_name)
+    return found
+
+
+def _probe(backend: Backend) -> Probe:
+    if backend.version is None:
+        return Probe(backend.name, None, (), (), backend.reason)
+    engine = _engine_class(backend.name)
+    try:
+        return Probe(backend.name, backend.version, tuple(engine.devices()), engine.precisions, backend.reason)
+    except Exception as error:  # a package that is there and broken raises whatever it likes
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return Probe(backend.name, backend.version, (), (), f"cannot be used: {reason[:200]}")
 
 
 def _describe(name: str, entry: _Entry) -> Backend:

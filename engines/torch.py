@@ -14,6 +14,17 @@ from gstk.errors import BackendMissing
 __all__ = ["TorchEngine"]
 
 
+def _torch() -> tuple[Any, Any]:
+    """The package, and what runs a graph with it."""
+    try:
+        import torch
+
+        from gstk.engines.torch_graph import TorchGraph
+    except ImportError as error:
+        raise BackendMissing(f'torch cannot be used ({error}); pip install "gstk[train]"') from None
+    return torch, TorchGraph
+
+
 class TorchEngine(BundleEngine):
     """See `Engine`. Regions of any admitted shape; FP32 and FP16, each computed as the graph says.
 
@@ -23,20 +34,22 @@ class TorchEngine(BundleEngine):
     name: ClassVar[str] = "torch"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
 
-    def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
-        try:
-            import torch
+    @classmethod
+    def devices(cls) -> list[str]:
+        """See `BundleEngine`: GPUs first, in torch's order."""
+        torch, _ = _torch()
+        gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return [*(f"cuda:{index}: {name}" for index, name in enumerate(gpus)), "cpu"]
 
-            from gstk.engines.torch_graph import TorchGraph
-        except ImportError as error:
-            raise BackendMissing(f'torch cannot be used ({error}); pip install "gstk[train]"') from None
+    def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
+        torch, graph_class = _torch()
         self.version = torch.__version__
         self._torch = torch
         self._where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = torch.cuda.get_device_name(self._where) if self._where.type == "cuda" else "cpu"
+        self.device = self.devices()[0]
         if threads is not None:
             torch.set_num_threads(threads)
-        self._graphs = [TorchGraph(path, self._where).eval() for path in (encoder, decoder)]
+        self._graphs = [graph_class(path, self._where).eval() for path in (encoder, decoder)]
 
     def _encode(self, image: NDArray[np.float32]) -> tuple[Any, int]:
         embedding = self._run(0, {"image": image})

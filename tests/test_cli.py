@@ -22,7 +22,7 @@ from gstk.cases import load_case
 from gstk.cli import app
 from gstk.export.bundle import find_bundle
 
-COMMANDS = {"coreset", "export", "infer", "phantom", "prepare", "train"}
+COMMANDS = {"coreset", "export", "infer", "phantom", "prepare", "train", "check", "inspect", "engines"}
 
 
 @pytest.fixture(scope="session")
@@ -185,7 +185,7 @@ def test_the_commands_are_these_and_the_readme_names_each(run: Run) -> None:
     assert {command.name for command in app.registered_commands} == COMMANDS
     for command in COMMANDS:
         assert f" {command} " in outcome.out
-        assert f"gstk {command} " in (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+        assert f"gstk {command}" in (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     assert run("--version").out.strip() == f"gstk {gstk.__version__}"
     for command in COMMANDS:
         assert run(command, "--help").code == 0

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cli_runs import Run
 
-from gstk.engines import Backend, Embedding, Engine, available, open_engine
+from gstk.engines import Backend, Embedding, Engine, available, open_engine, probe
 from gstk.engines import select as select_module
 from gstk.errors import BackendMissing, BundleError, EngineError
 from gstk.export.bundle import Bundle, Manifest, RoiRules, write_bundle
@@ -248,6 +249,39 @@ def test_precision_that_a_backend_cannot_run(small_export: Any, monkeypatch: pyt
     monkeypatch.setattr(TorchEngine, "precisions", ("fp16",))
     with pytest.raises(EngineError, match="got precision 'fp32' for the torch engine, expected fp16"):
         open_engine(small_export.bundle, "torch")
+
+
+def test_probe_names_devices_and_precisions() -> None:
+    found = {entry.name: entry for entry in probe()}
+    assert list(found) == [b.name for b in available()]
+    for name in INSTALLED:
+        assert found[name].version
+        assert any("cpu" in device for device in found[name].devices)
+        assert "fp32" in found[name].precisions
+
+
+def test_probe_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> list[str]:
+        raise OSError("libfoo.so: cannot open\nshared object")
+
+    for name in INSTALLED:
+        engine = select_module._engine_class(name)
+        monkeypatch.setattr(engine, "devices", staticmethod(broken))
+    for entry in probe():
+        if entry.version:
+            assert entry.devices == ()
+            assert entry.note == "cannot be used: libfoo.so: cannot open"
+
+
+def test_command_lists_engines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run("engines")
+    assert result.code == 0
+    assert all(name in result.out for name in ("openvino", "onnxruntime", "torch"))
+    assert f"auto takes {INSTALLED[0]}" in result.out
+    monkeypatch.setattr(select_module.importlib.util, "find_spec", lambda _: None)
+    result = run("engines")
+    assert result.code == 1
+    assert 'pip install "gstk[cpu]"' in result.out
 
 
 def test_missing_backend_is_listed_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ def open(
 
     Args:
         bundle: a bundle's folder, or the name of one that ships inside the package.
-        backend: "openvino", "onnxruntime", or "auto" for the best that is here.
+        backend: a name that `gstk engines` lists, or "auto" for the best that is here.
         threads: processor threads to use; None leaves it to the backend.
         precision: `fp32`, or another that the bundle holds, such as `int8`.
 

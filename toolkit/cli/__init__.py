@@ -12,6 +12,7 @@ import typer
 from gstk._version import __version__
 from gstk.cli.check import check_command
 from gstk.cli.coreset import coreset_command
+from gstk.cli.engines import engines_command
 from gstk.cli.export import export_command
 from gstk.cli.infer import infer_command
 from gstk.cli.inspect import inspect_command
@@ -34,6 +35,7 @@ app.command("prepare")(prepare_command)
 app.command("export")(export_command)
 app.command("check")(check_command)
 app.command("inspect")(inspect_command)
+app.command("engines")(engines_command)
 app.command("train")(train_command)
 app.command("coreset")(coreset_command)
 app.command("phantom")(phantom_command)

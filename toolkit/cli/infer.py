@@ -25,7 +25,7 @@ def infer_command(
     ],
     out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("gstk-results"),
     bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
-    backend: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, or one that gstk engines lists.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, or another that the bundle holds, such as int8.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default=False)] = None,
     point: Annotated[
