@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
@@ -179,13 +180,13 @@ def _slice(
 
 
 def _expand(attributes: dict[str, Any], device: Any, value: Tensor, shape: list[int]) -> Tensor:
-    return value.expand(torch.broadcast_shapes(value.shape, tuple(shape)))
+    return value.expand(np.broadcast_shapes(tuple(value.shape), tuple(shape)))
 
 
 def _range(attributes: dict[str, Any], device: Any, start: Any, limit: Any, delta: Any) -> Tensor:
     start, limit, delta = (float(v) for v in (start, limit, delta))
     count = max(0, math.ceil((limit - start) / delta))
-    return torch.arange(count, device=device, dtype=torch.float32) * delta + start
+    return torch.arange(count, device=device, dtype=torch.float32).mul(delta).add(start)
 
 
 def _conv(attributes: dict[str, Any], device: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
