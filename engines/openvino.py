@@ -38,6 +38,10 @@ def _openvino() -> Any:
     return openvino
 
 
+def _processor(core: Any) -> str:
+    return f"cpu: {core.get_property('CPU', 'FULL_DEVICE_NAME')}"
+
+
 class OpenVINOEngine(BundleEngine):
     """See `Engine`. Regions of any admitted shape; FP32 arithmetic for FP16 graphs too, INT8 for INT8 encoders."""
 
@@ -46,13 +50,13 @@ class OpenVINOEngine(BundleEngine):
     @classmethod
     def devices(cls) -> list[str]:
         """See `BundleEngine`. gstk runs OpenVINO on the processor."""
-        return [f"cpu: {_openvino().Core().get_property('CPU', 'FULL_DEVICE_NAME')}"]
+        return [_processor(_openvino().Core())]
 
     def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
         openvino = _openvino()
         self.version = openvino.__version__.split("-")[0]
         core = openvino.Core()
-        (self.device,) = self.devices()
+        self.device = _processor(core)
         # Without the precision hint OpenVINO computes in bfloat16 where the CPU has it, without saying so.
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:

@@ -250,7 +250,7 @@ class _Export:
         def accepts(candidate: ir.Model) -> bool:
             nonlocal scores
             self._add("encoder", "int8", candidate)
-            self._add_shared("prompt_decoder", "int8", "fp32")
+            self._enter("prompt_decoder", "int8", self.manifest.graphs["prompt_decoder"]["fp32"])
             with self._engine("int8") as engine:
                 scores = judge.scores(engine, self.manifest.roi)
             return mean_score(float_scores) - mean_score(scores) <= MOST_DROP
@@ -274,9 +274,6 @@ class _Export:
         for file in save_graph(model, self.work / name, self.options.external_weights):
             self.sources[file.name] = file
         self._enter(kind, precision, name)
-
-    def _add_shared(self, kind: str, precision: str, other: str) -> None:
-        self._enter(kind, precision, self.manifest.graphs[kind][other])
 
     def _enter(self, kind: str, precision: str, name: str) -> None:
         graphs = {known: dict(files) for known, files in self.manifest.graphs.items()}

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from gstk.errors import ExportError
+from gstk.export.onnx_writer import drop_unused_weights
 
 __all__ = ["FLOAT16_LIMIT", "IO_TYPES", "half_values", "halve_graph"]
 
@@ -61,9 +62,7 @@ def halve_graph(model: ir.Model, io: str = "fp16") -> None:
     for index, output in enumerate(list(model.graph.outputs)):
         if output.dtype != edge:
             model.graph.outputs[index] = _renamed_cast(model.graph, output, edge)
-    for name, weights in list(model.graph.initializers.items()):
-        if not weights.uses() and not weights.is_graph_output():
-            del model.graph.initializers[name]
+    drop_unused_weights(model)
 
 
 def half_values(model: ir.Model) -> list[str]:

@@ -6,11 +6,7 @@ and ONNX Runtime run as well. Whether the masks are still good is asked of click
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from gstk.errors import BackendMissing, ExportError
-from gstk.export.onnx_writer import SINGLE_FILE_BYTES
+from gstk.export.onnx_writer import SINGLE_FILE_BYTES, drop_unused_weights, quiet, strip
 
 __all__ = ["MOST_DROP", "Int8Report", "mean_score", "quantise", "restore_until"]
 
@@ -81,7 +77,7 @@ def quantise(model: ir.Model, images: Sequence[NDArray[np.float32]]) -> ir.Model
         ExportError: no images, or a graph too large for one file.
     """
     try:
-        with _quiet():
+        with quiet("nncf"):
             import nncf
     except ImportError as error:
         raise BackendMissing(f'INT8 needs NNCF ({error}); pip install "gstk[export]"') from None
@@ -90,7 +86,7 @@ def quantise(model: ir.Model, images: Sequence[NDArray[np.float32]]) -> ir.Model
     proto = ir.to_proto(model)
     if proto.ByteSize() > SINGLE_FILE_BYTES:
         raise ExportError(f"got an encoder of {proto.ByteSize() / 1e9:.1f} GB, expected at most 1.8 GB for INT8")
-    with _quiet():
+    with quiet("nncf"):
         result = nncf.quantize(
             onnx.shape_inference.infer_shapes(proto),
             nncf.Dataset([{"image": image} for image in images]),
@@ -159,7 +155,7 @@ def _without(model: ir.Model, names: Sequence[str]) -> ir.Model:
                 ir.convenience.replace_all_uses_with(use.node.outputs[0], source)
                 copy.graph.remove(use.node, safe=True)
             copy.graph.remove(node, safe=True)
-    _drop_unused_weights(copy)
+    drop_unused_weights(copy)
     return copy
 
 
@@ -202,41 +198,9 @@ def _constant(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
 
 
 def _tidy(model: ir.Model, source: ir.Model) -> None:
-    """The producer, names of axes and clean values of the source graph, which NNCF does not keep."""
-    model.producer_name, model.producer_version = source.producer_name, source.producer_version
-    model.graph.name = source.graph.name
-    model.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    model.doc_string = model.graph.doc_string = None
+    """The producer, names of axes and bare values of the source graph, which NNCF does not keep."""
+    strip(model)
     for values, named in ((model.graph.inputs, source.graph.inputs), (model.graph.outputs, source.graph.outputs)):
         for value, before in zip(values, named, strict=True):
-            value.shape, value.doc_string = before.shape, None
-    for node in model.graph:
-        node.metadata_props.clear()
-        node.doc_string = None
-        for value in node.outputs:
-            value.metadata_props.clear()
-            if not value.is_graph_output():
-                value.shape = None
-    _drop_unused_weights(model)
-
-
-def _drop_unused_weights(model: ir.Model) -> None:
-    for name, value in list(model.graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del model.graph.initializers[name]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps NNCF's remarks and progress off the terminal; its errors are raised anyway."""
-    logger = logging.getLogger("nncf")
-    level, disabled = logger.level, logging.root.manager.disable
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-        logging.disable(disabled)
+            value.shape = before.shape
+    drop_unused_weights(model)

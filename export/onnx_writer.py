@@ -18,7 +18,16 @@ import torch
 from gstk.errors import ExportError
 from gstk.export.graphs import CLEAN_OPS, GraphSpec
 
-__all__ = ["OPSET", "SINGLE_FILE_BYTES", "halve_weights", "save_graph", "trace_graph"]
+__all__ = [
+    "OPSET",
+    "SINGLE_FILE_BYTES",
+    "drop_unused_weights",
+    "halve_weights",
+    "quiet",
+    "save_graph",
+    "strip",
+    "trace_graph",
+]
 
 OPSET = 20
 """The first opset with Gelu as one operator."""
@@ -34,7 +43,7 @@ def trace_graph(graph: GraphSpec) -> ir.Model:
     """
     model = _trace(graph)
     _check_operators(model, graph.kind)
-    _strip(model)
+    strip(model)
     _name_axes(model, graph)
     return model
 
@@ -61,7 +70,7 @@ def save_graph(model: ir.Model, file: Path, external_weights: bool = False) -> l
 
 def _trace(graph: GraphSpec) -> ir.Model:
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet("torch.onnx"):
             program = torch.onnx.export(
                 graph.module,
                 graph.example,
@@ -81,17 +90,21 @@ def _trace(graph: GraphSpec) -> ir.Model:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the exporter's progress marks and remarks on torchvision off the terminal; its errors are raised anyway."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
+def quiet(name: str) -> Iterator[None]:
+    """Keeps a package's progress marks and remarks off the terminal; its errors are raised anyway.
+
+    Args:
+        name: of its logger.
+    """
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        exporter.setLevel(level)
+        logger.setLevel(level)
 
 
 def _check_operators(model: ir.Model, kind: str) -> None:
@@ -104,7 +117,7 @@ def _check_operators(model: ir.Model, kind: str) -> None:
         )
 
 
-def _strip(model: ir.Model) -> None:
+def strip(model: ir.Model) -> None:
     """Drops the trace's provenance, which names source files of this machine; sets the producer."""
     model.producer_name, model.producer_version = "gstk", version("gstk")
     model.graph.name = "main"
@@ -124,6 +137,13 @@ def _name_axes(model: ir.Model, graph: GraphSpec) -> None:
     for values, axes in ((model.graph.inputs, graph.inputs), (model.graph.outputs, graph.outputs)):
         for value in values:
             value.shape = ir.Shape(axes[str(value.name)])
+
+
+def drop_unused_weights(model: ir.Model) -> None:
+    """Removes the initialisers that no operator reads."""
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del model.graph.initializers[name]
 
 
 def halve_weights(model: ir.Model) -> None:
