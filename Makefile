@@ -5,9 +5,13 @@ OUT ?= out/demo
 CASE ?=
 DEMO := .venv/demo
 DEV := .venv/dev
-SOURCES := $(shell find toolkit export engines training -name '*.py' -o -name '*.toml' -o -name '*.onnx' -o -name '*.json') pyproject.toml constraints.txt
+STUBS := .venv/stubs
+SOURCES := $(shell find toolkit calibration export engines training -name '*.py' -o -name '*.toml' -o -name '*.onnx' -o -name '*.json') \
+	$(shell find cpp -type f -not -name '*.pyc') pyproject.toml constraints.txt
+# What building the C++ host takes, as Debian names it.
+NATIVE := cmake g++ ninja-build pkg-config nlohmann-json3-dev zlib1g-dev libminizip-dev libssl-dev
 
-.PHONY: demo test lint types unit format clean
+.PHONY: demo test lint types unit native format clean
 
 demo: $(DEMO)/.installed
 ifeq ($(CASE),)
@@ -23,11 +27,24 @@ lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
 
-types: $(DEV)/.installed
-	cd .venv && dev/bin/mypy --config-file ../pyproject.toml -p gstk
+# TensorRT cannot be installed everywhere: its stubs of 10.13 stand in, and the same with only what 11.4 has too.
+types: $(DEV)/.installed $(STUBS)/.made
+	cd .venv && MYPYPATH=stubs dev/bin/mypy --config-file ../pyproject.toml -p gstk
+	cd .venv && MYPYPATH=stubs-11 dev/bin/mypy --config-file ../pyproject.toml --cache-dir .mypy_cache-11 -p gstk.engines
 
-unit: $(DEV)/.installed
-	$(DEV)/bin/pytest -q
+unit: $(DEV)/.installed native
+	$(DEV)/bin/pytest -q -n 2 --dist loadfile
+
+# Installs what is missing where that is possible, and says what to install where it is not: those tests then skip.
+native:
+	@if dpkg -s $(NATIVE) >/dev/null 2>&1; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "the C++ tests need what Debian calls $(NATIVE); without it they skip"; exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then as_root=; elif sudo -n true 2>/dev/null; then as_root=sudo; else \
+		echo "the C++ tests need: sudo apt-get install $(NATIVE); without it they skip"; exit 0; fi; \
+	$$as_root apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq $(NATIVE) >/dev/null || \
+		echo "apt-get could not install $(NATIVE); without it the C++ tests skip"
 
 format: $(DEV)/.installed
 	$(DEV)/bin/ruff check --fix .
@@ -48,6 +65,12 @@ $(DEMO)/.installed: $(SOURCES)
 
 $(DEV)/.installed: $(SOURCES)
 	$(call install,$(DEV),dev)
+
+$(STUBS)/.made: $(DEV)/.installed .ci/tensorrt_stubs.py constraints.txt
+	rm -rf $(STUBS) $(STUBS)-11
+	$(DEV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --target $(STUBS) tensorrt-stubs
+	$(DEV)/bin/python .ci/tensorrt_stubs.py $(STUBS) --only tests/data/tensorrt_11_4_names.json --into $(STUBS)-11
+	touch $@
 
 clean:
 	rm -rf .venv build out gstk.egg-info

@@ -3,7 +3,8 @@
     python benchmarks/full_size.py [--side 128] [--out benchmarks/results/full_size.json]
 
 In one run on one machine: MONAI's own network in PyTorch, ONNX Runtime, OpenVINO in float32 and with the INT8 encoder,
-each in a process of its own, so that peaks of memory are its own. INT8 scales are taken from generated textures: with
+each in a process of its own, so that peaks of memory are its own; OpenVINO also with graphs compiled for this region
+alone (`hot_roi`). INT8 scales are taken from generated textures: with
 random weights only its speed means something. Takes about 15 minutes on 2 cores and 12 GB.
 """
 
@@ -86,12 +87,14 @@ def add_int8(source: str, output: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began, "peak_rss_gb": _peak_gb(), "bytes": size}
 
 
-def time_engine(bundle: str, backend: str, precision: str, side: int, repeats: int) -> dict[str, float]:
+def time_engine(
+    bundle: str, backend: str, precision: str, side: int, repeats: int, options: dict[str, object] | None = None
+) -> dict[str, float]:
     from gstk.engines import open_engine
 
     image, coords, labels = ParityCase((side,) * 3, 1, 1).inputs()
     began = time.perf_counter()
-    with open_engine(bundle, backend, precision) as engine:
+    with open_engine(bundle, backend, precision, options=options) as engine:
         load = time.perf_counter() - began
         encodes, clicks = [], []
         for _ in range(repeats + 1):
@@ -134,7 +137,7 @@ def _peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def _apart(name: str, *arguments: object) -> Any:
+def apart(name: str, *arguments: object) -> Any:
     """A function of this file in a process of its own."""
     print(f"{name} {' '.join(map(str, arguments))}", file=sys.stderr, flush=True)
     own = [sys.executable, __file__, "--call", json.dumps([name, *arguments])]
@@ -154,23 +157,31 @@ def main() -> None:
         print(json.dumps(globals()[name](*values)))
         return
     with contextlib.ExitStack() as stack:
+        if arguments.work:
+            arguments.work.mkdir(parents=True, exist_ok=True)
         folder = arguments.work or stack.enter_context(tempfile.TemporaryDirectory())
         checkpoint, plain, int8 = (str(Path(folder) / name) for name in ("vista3d132.pt", "plain", "int8"))
         write_checkpoint(Path(checkpoint))
         side, repeats = arguments.side, arguments.repeats
         report: dict[str, Any] = {"machine": describe(*PACKAGES), "side": side}
-        report["export"] = _apart("export", checkpoint, plain)
-        report["int8"] = _apart("add_int8", plain, int8)
-        report["pytorch"] = _apart("time_torch", checkpoint, side, repeats)
-        report["onnxruntime fp32"] = _apart("time_engine", int8, "onnxruntime", "fp32", side, repeats)
-        report["openvino fp32"] = _apart("time_engine", int8, "openvino", "fp32", side, repeats)
-        report["openvino int8"] = _apart("time_engine", int8, "openvino", "int8", side, repeats)
-    float32, quantised, torch_ = (report[key]["encode_s"] for key in ("openvino fp32", "openvino int8", "pytorch"))
-    report["ratios"] = {
-        "int8 over openvino fp32": float32 / quantised,
-        "int8 over pytorch": torch_ / quantised,
-        "openvino fp32 over pytorch": torch_ / float32,
-    }
+        report["export"] = apart("export", checkpoint, plain)
+        report["int8"] = apart("add_int8", plain, int8)
+        report["pytorch"] = apart("time_torch", checkpoint, side, repeats)
+        report["onnxruntime fp32"] = apart("time_engine", int8, "onnxruntime", "fp32", side, repeats)
+        report["openvino fp32"] = apart("time_engine", int8, "openvino", "fp32", side, repeats)
+        report["openvino int8"] = apart("time_engine", int8, "openvino", "int8", side, repeats)
+        hot = {"hot_roi": [side] * 3}
+        report["openvino fp32, hot region"] = apart("time_engine", int8, "openvino", "fp32", side, repeats, hot)
+        report["openvino int8, hot region"] = apart("time_engine", int8, "openvino", "int8", side, repeats, hot)
+    report["ratios"] = {}
+    for kind in ("", ", hot region"):
+        names = (f"openvino fp32{kind}", f"openvino int8{kind}", "pytorch")
+        float32, quantised, torch_ = (report[name]["encode_s"] for name in names)
+        report["ratios"] |= {
+            f"int8 over openvino fp32{kind}": float32 / quantised,
+            f"int8 over pytorch{kind}": torch_ / quantised,
+            f"openvino fp32 over pytorch{kind}": torch_ / float32,
+        }
     print(json.dumps({key: value for key, value in report.items() if key != "machine"}, indent=1))
     if arguments.out:
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")

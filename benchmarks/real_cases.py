@@ -1,6 +1,7 @@
 """Dice of a bundle on labelled cases, by the official click protocol; prints a table and writes JSON.
 
-    python benchmarks/real_cases.py CASES [--bundle tiny] [--start clicks|boxes] [--precision int8] [--out NAME.json]
+    python benchmarks/real_cases.py CASES [--bundle tiny] [--start clicks|boxes] [--precision int8] [--refine yes|no]
+        [--out NAME.json]
 
 Five rounds; in each, every class gets one click at the centre of its largest error (`gstk.clicks`). With `--start
 boxes` a round 0 gives the case's boxes first. Scores are means over the classes of a case. DSC_AUC is the trapezoid
@@ -55,11 +56,13 @@ def main() -> None:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--start", choices=("clicks", "boxes"), default="clicks")
+    parser.add_argument("--refine", choices=("yes", "no"), help="the bundle's own choice otherwise")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     console = Console(width=120)
     results = []
-    with gstk.open(arguments.bundle, arguments.backend, precision=arguments.precision) as session:
+    refine = None if arguments.refine is None else arguments.refine == "yes"
+    with gstk.open(arguments.bundle, arguments.backend, precision=arguments.precision, refine=refine) as session:
         for path in track(sorted(arguments.cases.glob("*.npz")), console=Console(stderr=True)):
             results.append(score_case(session, gstk.load_case(path), arguments.start))
     table = Table("case", "classes", "box", *(f"click {i + 1}" for i in range(ROUNDS)), "AUC", "encodes", "s")

@@ -9,7 +9,7 @@ import itertools
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,13 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gstk.errors import EngineError, GstkError
+from gstk.engines.devices import Device, find_device
+from gstk.engines.failures import failure, refuse_lost_device
+from gstk.engines.options import NoOptions, read_options
+from gstk.errors import EngineError, GstkError, Interrupted
 from gstk.export.bundle import Bundle
 
-__all__ = ["BundleEngine", "Embedding", "Engine", "Sample"]
+__all__ = ["BundleEngine", "Device", "Embedding", "Engine", "Sample"]
 
 Shape = tuple[int, int, int]
 
@@ -72,7 +75,7 @@ class Engine(ABC):
         name: the backend.
         precision: what it computes in.
         version: version of the backend's package.
-        device: what it runs on, in words.
+        device: what it runs on.
         decode_voxels: voxels that one run of the decoder takes; more objects than fit run in groups, since memory grows
             with their number (1 GB for one at 128³ and 16 channels) and on a CPU speed does not.
     """
@@ -81,7 +84,7 @@ class Engine(ABC):
     decode_voxels: ClassVar[int] = 128**3
     precision: str
     version: str = ""
-    device: str = "cpu"
+    device: Device = Device("cpu")
 
     def __init__(self, multiple: int, minimum: int, max_voxels: int = 2**31 - 1) -> None:
         """Begins an engine.
@@ -94,6 +97,7 @@ class Engine(ABC):
         self._id = next(_serial)
         self._encoding, self._decoding = threading.Lock(), threading.Lock()
         self._closed = False
+        self._interrupts = 0
 
     def encode(self, image: ArrayLike) -> Embedding:
         """Encodes a region once, for any number of `decode` calls.
@@ -107,6 +111,9 @@ class Engine(ABC):
 
         Raises:
             EngineError: the image is not as above, the engine is closed, or the backend failed.
+            OutOfMemory: the region is too large for the memory that is left.
+            Interrupted: see `interrupt`.
+            DeviceError: a CUDA error, in this call or before; the GPU is of no more use to this process.
         """
         self._require_open()
         array = _as_dtype("image", image, np.float32)
@@ -130,13 +137,9 @@ class Engine(ABC):
 
         Raises:
             EngineError: an argument is not as above, the engine is closed, or the backend failed.
+            OutOfMemory, DeviceError: see `encode`.
         """
-        self._require_open()
-        if not isinstance(embedding, Embedding) or embedding.engine_id != self._id:
-            raise EngineError("got an embedding of another engine, expected one that this engine's encode returned")
-        coords = _as_dtype("coords", coords, np.float32)
-        labels = _as_dtype("labels", labels, np.int64)
-        _check_points(coords, labels, embedding.roi_shape)
+        coords, labels = self._checked_prompts(embedding, coords, labels)
         objects = len(labels)
         group = max(1, self.decode_voxels // math.prod(embedding.roi_shape))
         with self._decoding, self._failing_as(f"decode {objects} objects in a region of {embedding.roi_shape}"):
@@ -146,6 +149,15 @@ class Engine(ABC):
                 for first in range(0, objects, group)
             ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def interrupt(self) -> None:
+        """Ends the calls under way, from another thread: they raise `Interrupted` at the next layer of the network.
+
+        A call that the backend cannot end goes on. Calls that begin later are not concerned.
+        """
+        self._interrupts += 1
+        if not self._closed:
+            self._interrupt()
 
     def close(self) -> None:
         """Frees what the engine holds, after the calls under way; closing again does nothing."""
@@ -174,37 +186,57 @@ class Engine(ABC):
     def _release(self) -> None:
         """Drops the backend's objects."""
 
+    def _interrupt(self) -> None:  # noqa: B027 - not every backend can
+        """Asks the backend to end what runs; it then raises whatever it raises."""
+
     def _require_open(self) -> None:
         if self._closed:
             raise EngineError(f"the {self.name} engine is closed; open another with gstk.engines.open_engine")
+        if self.device.is_gpu:
+            refuse_lost_device()
+
+    def _checked_prompts(
+        self, embedding: Embedding, coords: ArrayLike, labels: ArrayLike
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        self._require_open()
+        if not isinstance(embedding, Embedding) or embedding.engine_id != self._id:
+            raise EngineError("got an embedding of another engine, expected one that this engine's encode returned")
+        coords, labels = _as_dtype("coords", coords, np.float32), _as_dtype("labels", labels, np.int64)
+        _check_points(coords, labels, embedding.roi_shape)
+        return coords, labels
 
     def _checked_image(self, image: NDArray[np.float32]) -> Shape:
         shape = image.shape
         if len(shape) != 5 or shape[:2] != (1, 1):
             raise EngineError(f"got an image {shape}, expected (1, 1, H, W, D); add or drop axes")
-        if any(side % self._multiple or side < self._minimum for side in shape[2:]):
-            raise EngineError(
-                f"got a region of {shape[2:]}, expected sides that are multiples of {self._multiple} and at least "
-                f"{self._minimum}; pad or crop it"
-            )
-        if math.prod(shape[2:]) > self._max_voxels:
-            raise EngineError(
-                f"got a region of {shape[2:]}, expected at most {self._max_voxels} voxels; crop it or sample it coarser"
-            )
+        self._check_region((shape[2], shape[3], shape[4]))
         if not np.isfinite(image).all():
             raise EngineError("got an image with NaN or infinity, expected finite values in 0..1; replace them first")
         return shape[2], shape[3], shape[4]
 
+    def _check_region(self, shape: Shape) -> None:
+        if any(side % self._multiple or side < self._minimum for side in shape):
+            raise EngineError(
+                f"got a region of {shape}, expected sides that are multiples of {self._multiple} and at least "
+                f"{self._minimum}; pad or crop it"
+            )
+        if math.prod(shape) > self._max_voxels:
+            raise EngineError(
+                f"got a region of {shape}, expected at most {self._max_voxels} voxels; crop it or sample it coarser"
+            )
+
     @contextmanager
-    def _failing_as(self, what: str) -> Iterator[None]:
+    def _failing_as(self, task: str) -> Iterator[None]:
         """Turns whatever a backend raises into one EngineError that says what it was doing."""
+        interrupts = self._interrupts
         try:
             yield
         except GstkError:
             raise
         except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise EngineError(f"{self.name} failed to {what}: {reason[:300]}") from error
+            if self._interrupts != interrupts and not self.device.is_gpu:
+                raise Interrupted(f"interrupted: {self.name} was to {task}") from error
+            raise failure(self.name, task, error) from error
 
 
 class BundleEngine(Engine):
@@ -213,28 +245,47 @@ class BundleEngine(Engine):
     Attributes:
         bundle: what it runs.
         precision: which graphs of the bundle it runs.
+        threads: CPU threads that were asked for; None where it was left to the backend.
+        reason: why this backend and device were chosen; empty where they were asked for.
+        options: the backend's own settings, an instance of `options_type`.
+        options_type: the dataclass of these settings.
         precisions: those that the backend can run.
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
+    options_type: ClassVar[type[Any]] = NoOptions
+    reason: str = ""
 
-    def __init__(self, bundle: Bundle, precision: str = "fp32", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str = "fp32",
+        device: str = "auto",
+        threads: int | None = None,
+        options: Mapping[str, object] | None = None,
+    ) -> None:
         """Opens a bundle.
 
         Args:
             bundle: an opened bundle.
             precision: `fp32`, or another that the bundle holds.
+            device: `auto` for the best that the backend has here, `cpu`, `cuda`, or `cuda:N`.
             threads: CPU threads to compute with; None leaves it to the backend.
+            options: settings of this backend alone, see its `options_type`.
 
         Raises:
             BundleError: the bundle holds no graphs of that precision.
             BackendMissing: the backend's package or device is not there.
-            EngineError: `threads` is below 1, or the backend cannot load the graphs.
+            EngineError: `threads` is below 1 or meant for a GPU, an option is not one of this backend, or it cannot
+                load the graphs.
+            DeviceError: a GPU is asked for after this process had a CUDA error.
         """
         if threads is not None and threads < 1:
             raise EngineError(f"got {threads} threads, expected 1 or more, or None for the backend's choice")
         self.bundle = bundle
         self.precision = precision
+        self.threads = threads
+        self.options = read_options(self.options_type, options or {}, self.name)
         roi = bundle.manifest.roi
         super().__init__(roi.multiple, roi.minimum, roi.max_voxels)
         encoder, decoder = (bundle.graph(kind, precision) for kind in ("encoder", "prompt_decoder"))
@@ -242,13 +293,18 @@ class BundleEngine(Engine):
             raise EngineError(
                 f"got precision {precision!r} for the {self.name} engine, expected {' or '.join(self.precisions)}"
             )
+        self.device = find_device(device, self.devices(), self.name)
+        if self.device.is_gpu:
+            refuse_lost_device()
+            if threads is not None:
+                raise EngineError(f"got {threads} threads for {self.device.id}, expected none; threads are for the cpu")
         with self._failing_as(f"load the graphs of {bundle.path}"):
             self._load(encoder, decoder, threads)
 
     @classmethod
     @abstractmethod
-    def devices(cls) -> list[str]:
-        """What it runs on here, in words.
+    def devices(cls) -> list[Device]:
+        """What it can compute on here, the best first.
 
         Raises:
             BackendMissing: the backend's package cannot be imported.
@@ -256,7 +312,7 @@ class BundleEngine(Engine):
 
     @abstractmethod
     def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
-        """Loads the graphs; sets `version` and `device`."""
+        """Loads the graphs for `self.device` with `self.options`; sets `version`."""
 
 
 def _check_points(coords: NDArray[np.float32], labels: NDArray[np.int64], roi_shape: Shape) -> None:

@@ -1,7 +1,10 @@
-"""ONNX Runtime on the CPU: it runs nearly everywhere, and in the least memory."""
+"""ONNX Runtime: on processors nearly everywhere and in the least memory; on NVIDIA GPUs with its CUDA build."""
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,12 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.engines.base import BundleEngine
-from gstk.errors import BackendMissing
+from gstk.engines.devices import Device, nvidia_gpus
+from gstk.engines.onnxruntime_tensorrt import tensorrt_options
+from gstk.engines.options import option
+from gstk.errors import BackendMissing, DriverMissing, EngineError
 
-__all__ = ["ONNXRuntimeEngine"]
+__all__ = ["ONNXRuntimeEngine", "ONNXRuntimeOptions"]
 
 _ERRORS_ONLY = 3
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class ONNXRuntimeOptions:
+    """Settings of `ONNXRuntimeEngine`. All but `arena` are for GPUs."""
+
+    arena: bool | None = option(None, "keep freed memory of the processor for the next run; off where nothing is said")
+    memory_limit_mb: int | None = option(None, "memory of the GPU for both graphs together, each gets half")
+    conv_search: str = option("heuristic", "how cuDNN's kernels are chosen", ("heuristic", "exhaustive", "default"))
+    tf32: bool = option(False, "round FP32 products to 10 bits on the GPU")
+    tensorrt: bool = option(False, "let TensorRT 10 run the graphs")
+    tensorrt_profile: str = option("64:128:192", "sides of a region for TensorRT, smallest:usual:largest")
+    tensorrt_cache: Path | None = option(None, "folder where TensorRT's engines are kept")
 
 
 def _onnxruntime() -> Any:
@@ -26,47 +46,126 @@ def _onnxruntime() -> Any:
 
 
 class ONNXRuntimeEngine(BundleEngine):
-    """See `Engine`. Regions of any admitted shape; FP32 arithmetic for FP16 graphs too, INT8 for INT8 encoders."""
+    """See `Engine`. Regions of any admitted shape, or within the profile where TensorRT runs them.
+
+    On a processor FP32 arithmetic for FP16 graphs too, INT8 for INT8 encoders; on a GPU what the graph says. There an
+    embedding stays on the GPU.
+    """
 
     name: ClassVar[str] = "onnxruntime"
+    options_type: ClassVar[type[Any]] = ONNXRuntimeOptions
 
     @classmethod
-    def devices(cls) -> list[str]:
+    def devices(cls) -> list[Device]:
         """See `BundleEngine`."""
-        _onnxruntime()
-        return ["cpu"]
+        gpus: list[Device] = []
+        if _CUDA in _onnxruntime().get_available_providers():
+            with suppress(DriverMissing):
+                gpus = nvidia_gpus()
+        return [*gpus, Device("cpu")]
 
     def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
         onnxruntime = _onnxruntime()
         self.version = onnxruntime.__version__
+        self._place = ("cuda", self.device.index) if self.device.is_gpu else ("cpu", 0)
+        self._largest: int | None = None
+        self._runs: dict[int, Any] = {}
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = _ERRORS_ONLY
         # Regions change shape from run to run: an arena keeps the largest of each (3 GB for 16 channels at 128³, 1 GB
         # without it), and memory patterns are planned for a shape that does not come again.
-        options.enable_cpu_mem_arena = False
+        options.enable_cpu_mem_arena = bool(self.options.arena)
         options.enable_mem_pattern = False
         if threads is not None:
             options.intra_op_num_threads = threads
-        providers = ["CPUExecutionProvider"]
+        providers = self._providers(onnxruntime)
         self._sessions = [
-            onnxruntime.InferenceSession(str(path), options, providers=providers) for path in (encoder, decoder)
+            onnxruntime.InferenceSession(
+                str(path), options, providers=[(name, dict(values[kind])) for name, values in providers]
+            )
+            for kind, path in enumerate((encoder, decoder))
         ]
+        # The CUDA build goes on with the processor where its libraries cannot be loaded, and only logs why.
+        first = providers[0][0]
+        for session in self._sessions:
+            if first not in session.get_providers():
+                raise BackendMissing(
+                    f"ONNX Runtime {self.version} cannot start its {first}: CUDA, cuDNN or TensorRT of its version are "
+                    'not there; pip install "gstk[gpu]", or take --device cpu'
+                )
         self._image_type = _FLOATS[self._sessions[0].get_inputs()[0].type]
 
-    def _encode(self, image: NDArray[np.float32]) -> tuple[NDArray[Any], int]:
-        embedding = self._run(0, {"image": image.astype(self._image_type, copy=False)})
-        return embedding, embedding.nbytes
+    def _providers(self, onnxruntime: Any) -> list[tuple[str, tuple[dict[str, str], dict[str, str]]]]:
+        """Execution providers, the preferred one first, with their settings for encoder and decoder."""
+        chosen = self.options
+        if not self.device.is_gpu:
+            if chosen != ONNXRuntimeOptions(arena=chosen.arena):
+                raise EngineError(
+                    f"got options for a GPU with device {self.device.id}; take --device cuda, or drop them"
+                )
+            return [(_CPU, ({}, {}))]
+        if chosen.arena is not None:
+            raise EngineError(f"got option arena for {self.device.id}, which is for the cpu; drop it")
+        cuda = {
+            "device_id": str(self.device.index),
+            # Exhaustive search is run anew for each shape, and "default" is cuDNN's slow fallback.
+            "cudnn_conv_algo_search": chosen.conv_search.upper(),
+            "cudnn_conv_use_max_workspace": "1",
+            # Growing by powers of two would hold twice what the largest region needs.
+            "arena_extend_strategy": "kSameAsRequested",
+            "do_copy_in_default_stream": "1",
+            "use_tf32": "1" if chosen.tf32 else "0",
+        }
+        if chosen.memory_limit_mb is not None:
+            cuda["gpu_mem_limit"] = str(chosen.memory_limit_mb * 2**20 // 2)
+        providers = [(_CUDA, (cuda, cuda)), (_CPU, ({}, {}))]
+        if chosen.tensorrt:
+            if _TENSORRT not in onnxruntime.get_available_providers():
+                raise BackendMissing(
+                    f"ONNX Runtime {self.version} is a build without TensorRT; "
+                    'pip install "gstk[gpu]", or drop tensorrt=on'
+                )
+            found = tensorrt_options(self.bundle, self.precision, self.device, chosen, self.version)
+            self._smallest, self._largest = found.smallest, found.largest
+            providers.insert(0, (_TENSORRT, (found.encoder, found.decoder)))
+        return providers
 
-    def _decode(
-        self, handle: NDArray[Any], coords: NDArray[np.float32], labels: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        logits = self._run(1, {"embedding": handle, "point_coords": coords, "point_labels": labels})
+    def _check_region(self, shape: tuple[int, int, int]) -> None:
+        super()._check_region(shape)
+        if self._largest is not None and not all(self._smallest <= side <= self._largest for side in shape):
+            raise EngineError(
+                f"got a region of {shape}, expected sides in {self._smallest}..{self._largest} as tensorrt_profile "
+                "says; beyond it TensorRT would build its engine anew"
+            )
+
+    def _encode(self, image: NDArray[np.float32]) -> tuple[Any, int]:
+        embedding = self._run(0, {"image": image.astype(self._image_type, copy=False)}, "embedding", self._place)
+        item = np.dtype(_FLOATS[embedding.data_type()]).itemsize
+        return embedding, math.prod(embedding.shape()) * item
+
+    def _decode(self, handle: Any, coords: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+        inputs = {"embedding": handle, "point_coords": coords, "point_labels": labels}
+        logits: NDArray[Any] = self._run(1, inputs, "logits", ("cpu", 0)).numpy()
         return logits.astype(np.float32, copy=False)
 
-    def _run(self, index: int, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        result: NDArray[Any] = self._sessions[index].run(None, inputs)[0]
-        return result
+    def _run(self, index: int, inputs: dict[str, Any], output: str, place: tuple[str, int]) -> Any:
+        """Runs a graph on arrays and values that ONNX Runtime holds; the output stays at its place."""
+        session = self._sessions[index]
+        binding = session.io_binding()
+        for name, value in inputs.items():
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, value)
+            else:
+                binding.bind_ortvalue_input(name, value)
+        binding.bind_output(output, *place)
+        run = self._runs[index] = _onnxruntime().RunOptions()
+        session.run_with_iobinding(binding, run)
+        return binding.get_outputs()[0]
+
+    def _interrupt(self) -> None:
+        for run in list(self._runs.values()):
+            run.terminate = True
 
     def _release(self) -> None:
         self._sessions.clear()

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
-import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.engines.base import BundleEngine
+from gstk.engines.base import BundleEngine, Shape
+from gstk.engines.devices import Device, memory_bytes
+from gstk.engines.openvino_cache import compile_cached
 from gstk.engines.openvino_fold import convolve_last_product
 from gstk.engines.openvino_int8 import is_quantised, widen_unsigned
-from gstk.engines.openvino_norm import split_instance_norms
+from gstk.engines.openvino_layout import embedding_channels_last
+from gstk.engines.openvino_norm import NORM_BLOCK, split_instance_norms
+from gstk.engines.options import option
 from gstk.errors import BackendMissing
 
-__all__ = ["OpenVINOEngine"]
+__all__ = ["OpenVINOEngine", "OpenVINOOptions"]
 
 MAPS = 12
 """Maps of the region at full resolution that both graphs keep from their last run, about."""
@@ -25,9 +32,38 @@ KEEP_SHARE = 0.25
 """Share of the machine's memory that they may keep so."""
 
 
-def memory_bytes() -> int:
-    """Memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+@dataclass(frozen=True)
+class OpenVINOOptions:
+    """Settings of `OpenVINOEngine`."""
+
+    cache: Path | None = option(None, "folder of compiled graphs, which load faster than they compile")
+    hot_roi: tuple[int, ...] | None = option(None, "region that graphs are compiled for in advance, z,y,x voxels")
+    pinning: bool | None = option(None, "bind threads to cores")
+    hyper_threading: bool | None = option(None, "also use a core's second thread")
+    core_type: str = option("any", "cores of a hybrid processor", ("any", "performance", "efficiency"))
+    sockets: str = option("one", "processors of a machine with several that share one region", ("one", "all"))
+
+    def config(self) -> dict[str, Any]:
+        """As OpenVINO's properties; what is left open is not among them."""
+        found: dict[str, Any] = {}
+        if self.pinning is not None:
+            found["ENABLE_CPU_PINNING"] = self.pinning
+        if self.hyper_threading is not None:
+            found["ENABLE_HYPER_THREADING"] = self.hyper_threading
+        if self.core_type != "any":
+            found["SCHEDULING_CORE_TYPE"] = {"performance": "PCORE_ONLY", "efficiency": "ECORE_ONLY"}[self.core_type]
+        if self.sockets == "all":
+            found["MODEL_DISTRIBUTION_POLICY"] = "TENSOR_PARALLEL"
+        return found
+
+
+class _Graphs(NamedTuple):
+    """Encoder and decoder, compiled for one region or for all."""
+
+    compiled: list[Any]
+    requests: list[Any]
+    shapes: tuple[list[tuple[int, ...]], list[tuple[int, ...]]]
+    """Of each one's latest run, and of those after it that did not come to their end."""
 
 
 def _openvino() -> Any:
@@ -38,70 +74,143 @@ def _openvino() -> Any:
     return openvino
 
 
-def _processor(core: Any) -> str:
-    return f"cpu: {core.get_property('CPU', 'FULL_DEVICE_NAME')}"
+@functools.cache
+def shared_core() -> Any:
+    """OpenVINO's core, one for the process and as long as it.
+
+    A core gives the thread that makes it a stack for signal handlers, and at its end puts back the one that it found.
+    Where cores do not end in the reverse order of their beginning, that one was freed: the next signal that Python
+    handles, such as Ctrl-C, then ends the process (the CPU plugin of OpenVINO 2026.4).
+    """
+    return _openvino().Core()
 
 
 class OpenVINOEngine(BundleEngine):
     """See `Engine`. Regions of any admitted shape; FP32 arithmetic for FP16 graphs too, INT8 for INT8 encoders."""
 
     name: ClassVar[str] = "openvino"
+    options_type: ClassVar[type[Any]] = OpenVINOOptions
 
     @classmethod
-    def devices(cls) -> list[str]:
+    def devices(cls) -> list[Device]:
         """See `BundleEngine`. gstk runs OpenVINO on the processor."""
-        return [_processor(_openvino().Core())]
+        return [Device("cpu", shared_core().get_property("CPU", "FULL_DEVICE_NAME"))]
 
     def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
         openvino = _openvino()
         self.version = openvino.__version__.split("-")[0]
-        core = openvino.Core()
-        self.device = _processor(core)
+        self._core = shared_core()
+        self._files = (encoder, decoder)
         # Without the precision hint OpenVINO computes in bfloat16 where the CPU has it, without saying so.
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        self._config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        self._config |= self.options.config()
         if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
+            self._config["INFERENCE_NUM_THREADS"] = threads
+        self._hot: Shape | None = self.options.hot_roi
+        if self._hot is not None:
+            self._check_region(self._hot)
+        self._graphs: dict[Shape | None, _Graphs] = {}
+        self._compiling = threading.Lock()
+        compiled = self._graphs_for(self._hot).compiled
+        self._image_type = compiled[0].input(0).element_type.to_dtype()
+        self._embedding_type = compiled[0].output(0).element_type.to_dtype()
+        self._width = compiled[0].output(0).partial_shape[4].get_length()
 
-        models = [core.read_model(path) for path in (encoder, decoder)]
-        models[1].reshape({"point_coords": [1, -1, 3], "point_labels": [1, -1]})
-        convolve_last_product(models[1])
-        for model in models:
-            # Among INT8 convolutions the plugin pulls scales through the averages of split norms, and what comes out is
-            # 0 everywhere. Rounding in whole norms is then the smaller error by far.
-            if is_quantised(model):
-                widen_unsigned(model)
-            else:
-                split_instance_norms(model)
-        self._graphs = [core.compile_model(model, "CPU", config) for model in models]
-        self._requests = [graph.create_infer_request() for graph in self._graphs]
-        self._width = self._graphs[0].output(0).partial_shape[1].get_length()
-        self._image_type = self._graphs[0].input(0).element_type.to_dtype()
-        self._embedding_type = self._graphs[0].output(0).element_type.to_dtype()
+    def _graphs_for(self, shape: Shape | None) -> _Graphs:
+        """The graphs for a region: those of the hot one, or those of any shape, compiled when they are first needed."""
+        key = shape if shape == self._hot else None
+        with self._compiling:
+            if key not in self._graphs:
+                compiled = self._compile(key)
+                self._graphs[key] = _Graphs(compiled, [graph.create_infer_request() for graph in compiled], ([], []))
+            return self._graphs[key]
+
+    def _compile(self, roi: Shape | None) -> list[Any]:
+        """Encoder and decoder at once: mostly, each compiles on one thread."""
+        identity = {"bundle": self.bundle.sha256, "precision": self.precision, "roi": roi}
+        reading = threading.Lock()
+        read: list[Any] = []
+
+        def model(index: int) -> Any:
+            with reading:
+                if not read:
+                    read.extend(_read_models(self._core, self._files, roi))
+            return read[index]
+
+        def compiled(index: int) -> Any:
+            graph = identity | {"graph": index}
+            return compile_cached(self._core, lambda: model(index), self._config, self.options.cache, graph)
+
+        with ThreadPoolExecutor(2, "gstk-compile") as pool:
+            return list(pool.map(compiled, range(2)))
 
     def _encode(self, image: NDArray[np.float32]) -> tuple[NDArray[Any], int]:
-        self._free_idle(1, self._decoding, image.size)
-        embedding = np.empty((1, self._width, *(side // 2 for side in image.shape[2:])), self._embedding_type)
-        self._infer(0, {"image": image.astype(self._image_type, copy=False)}, embedding)
+        z, y, x = image.shape[2:]
+        graphs = self._graphs_for((z, y, x))
+        self._free_idle(graphs, 1, self._decoding, image.size)
+        embedding = np.empty((1, z // 2, y // 2, x // 2, self._width), self._embedding_type)
+        self._run(graphs, 0, {"image": image.astype(self._image_type, copy=False)}, embedding)
         return embedding, embedding.nbytes
 
     def _decode(
         self, handle: NDArray[Any], coords: NDArray[np.float32], labels: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        self._free_idle(0, self._encoding, 8 * math.prod(handle.shape[2:]))
-        objects, shape = len(labels), tuple(2 * side for side in handle.shape[2:])
-        logits = np.empty((objects, 1, *shape), np.float32)
-        for b in range(objects):
+        z, y, x = (2 * side for side in handle.shape[1:4])
+        graphs = self._graphs_for((z, y, x))
+        self._free_idle(graphs, 0, self._encoding, z * y * x)
+        logits = np.empty((len(labels), 1, z, y, x), np.float32)
+        for b in range(len(labels)):
             one = slice(b, b + 1)
-            self._infer(1, {"embedding": handle, "point_coords": coords[one], "point_labels": labels[one]}, logits[one])
+            inputs = {"embedding": handle, "point_coords": coords[one], "point_labels": labels[one]}
+            self._run(graphs, 1, inputs, logits[one])
         return logits
 
-    def _infer(self, index: int, inputs: dict[str, NDArray[Any]], output: NDArray[Any]) -> None:
-        request = self._requests[index]
-        request.infer(inputs, share_inputs=True)
-        # The request's tensor is written again by its next run, hence the copy.
-        np.copyto(output, request.get_output_tensor(0).data)
+    def _run(self, graphs: _Graphs, index: int, inputs: dict[str, NDArray[Any]], output: NDArray[np.generic]) -> None:
+        """Runs a graph.
 
-    def _free_idle(self, index: int, busy: threading.Lock, voxels: int) -> None:
+        One that did not come to its end keeps, layer by layer, the shapes of two runs, and fails or worse in the next:
+        one of other shapes throughout then comes between.
+        """
+        shapes = graphs.shapes[index]
+        if len(shapes) > 1 and graphs is self._graphs.get(None):
+            other = self._other_inputs(index, shapes)
+            graphs.requests[index].infer(other, share_inputs=True)
+            shapes[:] = [_sizes(other)]
+        shapes.append(_sizes(inputs))
+        graphs.requests[index].infer(inputs, share_inputs=True)
+        # The request's tensor is written again by its next run, hence the copy.
+        np.copyto(output, graphs.requests[index].get_output_tensor(0).data)
+        del shapes[:-1]
+
+    def _other_inputs(self, index: int, shapes: list[tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+        """Inputs of a graph that give no tensor in it the shape that those of `shapes` gave it.
+
+        Layers halve the sides until `multiple` is 1, and norms count blocks of what there is then, often one where the
+        sides are short: one side is longer than all by such a block, the others are the least.
+        """
+        halves = 1 if index == 0 else 2  # an embedding's sides are half the region's
+        coarsest = NORM_BLOCK * self._multiple
+        longest = halves * max(side for sizes in shapes for side in sizes[:3])
+        longest = math.ceil(longest / coarsest) * coarsest + self._multiple
+        least = self._minimum // halves
+        while any(math.prod(sizes[:3]) == least * least * longest // halves for sizes in shapes):
+            longest += self._multiple
+        if index == 0:
+            return {"image": np.zeros((1, 1, least, least, longest), self._image_type)}
+        points = next(n for n in itertools.count(1) if all(sizes[3] != n for sizes in shapes))
+        return {
+            "embedding": np.zeros((1, least, least, longest // 2, self._width), self._embedding_type),
+            "point_coords": np.zeros((1, points, 3), np.float32),
+            "point_labels": np.ones((1, points), np.int64),
+        }
+
+    def _interrupt(self) -> None:
+        # One that does not run takes no notice.
+        for graphs in list(self._graphs.values()):
+            for request in graphs.requests:
+                request.cancel()
+
+    def _free_idle(self, graphs: _Graphs, index: int, busy: threading.Lock, voxels: int) -> None:
         """Frees the intermediate tensors that the other graph kept from its last run, where they are large.
 
         Allocating them anew costs half as much as a decode, so up to a share of the machine's memory they stay.
@@ -109,10 +218,37 @@ class OpenVINOEngine(BundleEngine):
         kept_bytes = MAPS * 4 * self._width * voxels
         if kept_bytes > KEEP_SHARE * memory_bytes() and busy.acquire(blocking=False):
             try:
-                self._graphs[index].release_memory()
+                if len(graphs.shapes[index]) < 2:  # a run that was ended left memory of two shapes
+                    graphs.compiled[index].release_memory()
             finally:
                 busy.release()
 
     def _release(self) -> None:
-        self._requests.clear()
         self._graphs.clear()
+
+
+def _read_models(core: Any, files: tuple[Path, Path], roi: Shape | None) -> tuple[Any, Any]:
+    """Encoder and decoder, rewritten for the plugin; for one region where it is given."""
+    encoder, decoder = (core.read_model(path) for path in files)
+    embedding_channels_last(encoder, decoder)
+    decoder.reshape({"point_coords": [1, -1, 3], "point_labels": [1, -1]})
+    if roi is not None:
+        encoder.reshape([1, 1, *roi])
+        halves = [side // 2 for side in roi]
+        decoder.reshape({"embedding": [1, *halves, -1]})
+    convolve_last_product(decoder)
+    for model in (encoder, decoder):
+        # Among INT8 convolutions the plugin pulls scales through the averages of split norms, and what comes out is 0
+        # everywhere. Rounding in whole norms is then the smaller error by far.
+        if is_quantised(model):
+            widen_unsigned(model)
+        else:
+            split_instance_norms(model)
+    return encoder, decoder
+
+
+def _sizes(inputs: dict[str, NDArray[Any]]) -> tuple[int, ...]:
+    """What varies in the shapes of a graph's inputs."""
+    if "image" in inputs:
+        return inputs["image"].shape[2:]
+    return *inputs["embedding"].shape[1:4], inputs["point_coords"].shape[1]

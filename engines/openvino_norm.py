@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["split_instance_norms"]
+__all__ = ["NORM_BLOCK", "split_instance_norms"]
 
-_BLOCK = 8
+NORM_BLOCK = 8
+"""Voxels of a block's side."""
 
 
 def split_instance_norms(model: Any) -> int:
@@ -34,13 +35,13 @@ def split_instance_norms(model: Any) -> int:
         # Blocks that reach past the end count zeros there, so that every block weighs the same whatever the shape.
         blocks = ops.avg_pool(
             x,
-            strides=[_BLOCK] * 3,
+            strides=[NORM_BLOCK] * 3,
             pads_begin=[0] * 3,
-            pads_end=[_BLOCK - 1] * 3,
-            kernel_shape=[_BLOCK] * 3,
+            pads_end=[NORM_BLOCK - 1] * 3,
+            kernel_shape=[NORM_BLOCK] * 3,
             exclude_pad=False,
         )
-        total = ops.multiply(ops.reduce_sum(blocks, axes, keep_dims=True), np.float32(_BLOCK**3))
+        total = ops.multiply(ops.reduce_sum(blocks, axes, keep_dims=True), np.float32(NORM_BLOCK**3))
         return ops.divide(total, voxels)
 
     rewritten = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,9 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.engines.base import BundleEngine
-from gstk.errors import BackendMissing
+from gstk.engines.devices import Device
+from gstk.engines.options import option
+from gstk.errors import BackendMissing, EngineError
 
-__all__ = ["TorchEngine"]
+__all__ = ["TorchEngine", "TorchOptions"]
+
+
+@dataclass(frozen=True)
+class TorchOptions:
+    """Settings of `TorchEngine`."""
+
+    amp: str = option("off", "torch.autocast for an FP32 bundle", ("off", "bf16", "fp16"))
+    compile: bool = option(False, "torch.compile; the first run of each shape takes a minute")
+    tf32: bool = option(False, "round FP32 products to 10 bits on the GPU, for the whole process")
 
 
 def _torch() -> tuple[Any, Any]:
@@ -26,30 +38,41 @@ def _torch() -> tuple[Any, Any]:
 
 
 class TorchEngine(BundleEngine):
-    """See `Engine`. Regions of any admitted shape; FP32 and FP16, each computed as the graph says.
-
-    On an NVIDIA GPU where torch finds one, on the processor otherwise.
-    """
+    """See `Engine`. Regions of any admitted shape; FP32 and FP16, each computed as the graph says."""
 
     name: ClassVar[str] = "torch"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
+    options_type: ClassVar[type[Any]] = TorchOptions
 
     @classmethod
-    def devices(cls) -> list[str]:
+    def devices(cls) -> list[Device]:
         """See `BundleEngine`: GPUs first, in torch's order."""
         torch, _ = _torch()
-        gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        return [*(f"cuda:{index}: {name}" for index, name in enumerate(gpus)), "cpu"]
+        gpus = [
+            Device(f"cuda:{index}", torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index))
+            for index in range(torch.cuda.device_count())
+        ]
+        return [*gpus, Device("cpu")]
 
     def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
         torch, graph_class = _torch()
         self.version = torch.__version__
         self._torch = torch
-        self._where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = self.devices()[0]
+        self._where = torch.device(self.device.id)
+        self._amp = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.options.amp]
+        if self._amp is not None and self.precision != "fp32":
+            raise EngineError(f"got amp={self.options.amp} with precision {self.precision}, expected fp32; drop one")
+        if self.device.is_gpu:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.options.tf32
+        elif self.options.tf32:
+            raise EngineError("got tf32=on with device cpu, expected a GPU; drop it, or take --device cuda")
         if threads is not None:
             torch.set_num_threads(threads)
         self._graphs = [graph_class(path, self._where).eval() for path in (encoder, decoder)]
+        self._types = [graph.types for graph in self._graphs]
+        if self.options.compile:
+            # For each shape anew: with dynamic shapes Inductor fails on the slices of the folded convolution (2.13).
+            self._graphs = [torch.compile(graph, dynamic=False) for graph in self._graphs]
 
     def _encode(self, image: NDArray[np.float32]) -> tuple[Any, int]:
         embedding = self._run(0, {"image": image})
@@ -60,15 +83,15 @@ class TorchEngine(BundleEngine):
         return np.asarray(logits.float().cpu().numpy())
 
     def _run(self, index: int, inputs: dict[str, Any]) -> Any:
-        graph, torch = self._graphs[index], self._torch
+        torch = self._torch
         tensors = {
-            name: torch.as_tensor(value, dtype=graph.types.get(name), device=self._where)
+            name: torch.as_tensor(value, dtype=self._types[index].get(name), device=self._where)
             for name, value in inputs.items()
         }
-        with torch.inference_mode():
-            return graph(tensors)[0]
+        with torch.inference_mode(), torch.autocast(self._where.type, self._amp, enabled=self._amp is not None):
+            return self._graphs[index](tensors)[0]
 
     def _release(self) -> None:
         self._graphs.clear()
-        if self._where.type == "cuda":
+        if self.device.is_gpu:
             self._torch.cuda.empty_cache()

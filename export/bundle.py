@@ -107,6 +107,12 @@ class Bundle:
         return _confined(self.path, precisions[precision])
 
     @property
+    def sha256(self) -> str:
+        """One hash of all files that the manifest vouches for: what is kept for a bundle is kept under it."""
+        files = {name: file.sha256 for name, file in self.manifest.files.items()}
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all files that the manifest vouches for."""
         return sum(file.size_bytes for file in self.manifest.files.values())

@@ -62,6 +62,7 @@ class Options:
         fp16: add graphs that compute in float16 (`gstk.export.half`).
         fp16_io: `fp16` or `fp32`: type of these graphs' image, embedding and logits.
         int8: add an encoder in INT8 (`gstk.export.int8`).
+        refine: the manifest asks sessions to let the image correct the logits (`gstk.refine`).
     """
 
     half_weights: bool = False
@@ -69,6 +70,7 @@ class Options:
     fp16: bool = False
     fp16_io: str = "fp16"
     int8: bool = False
+    refine: bool = False
 
 
 def export_bundle(
@@ -134,6 +136,7 @@ def export_bundle(
         architecture=spec.to_dict(),
         roi=rules,
         graphs={},
+        refine=options.refine,
         special_classes=SPECIAL_CLASSES,
         vectors=VECTORS_NAME,
         training=training,

@@ -88,6 +88,8 @@ class Manifest:
         graphs: kind (`encoder`, `prompt_decoder`) → precision (`fp32`, ...) → file name.
         files: file name → `GraphFile`; every graph is among them, and so is a graph's external data.
         preprocessing: see `Preprocessing`.
+        refine: whether sessions let the image correct the network's logits (`gstk.refine`): worth it for a network that
+            is weak by itself. Absent in the JSON where it is false.
         special_classes: class ids whose points carry labels 2/3 in place of 0/1.
         vectors: name of the file of test vectors (`gstk.export.vectors`), listed under `files`; empty where there is
             none.
@@ -104,6 +106,7 @@ class Manifest:
     graphs: Mapping[str, Mapping[str, str]]
     files: Mapping[str, GraphFile] = field(default_factory=dict)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    refine: bool = False
     special_classes: tuple[int, ...] = ()
     vectors: str = ""
     parity: Mapping[str, Any] = field(default_factory=dict)
@@ -125,6 +128,7 @@ class Manifest:
                 "range": list(steps.range),
                 "clip": steps.clip,
             },
+            **({"refine": True} if self.refine else {}),
             "roi": {
                 "multiple": self.roi.multiple,
                 "minimum": self.roi.minimum,
@@ -163,6 +167,7 @@ class Manifest:
             graphs=_graphs(top.sub("graphs"), files),
             files=files,
             preprocessing=_preprocessing(top.sub("preprocessing")),
+            refine=top.flag("refine", absent=False),
             special_classes=top.integers("special_classes", minimum=0),
             vectors=_vectors(top, files),
             parity=top.sub("parity").values,
@@ -230,10 +235,7 @@ def _preprocessing(fields: _Fields) -> Preprocessing:
     scope = fields.text("scope")
     if scope != "volume":
         raise fields.wrong("scope", "'volume'")
-    clip = fields.values.get("clip")
-    if not isinstance(clip, bool):
-        raise fields.wrong("clip", "true or false")
-    return Preprocessing(percentiles, scope, value_range, clip)
+    return Preprocessing(percentiles, scope, value_range, fields.flag("clip"))
 
 
 class _Fields:
@@ -269,6 +271,12 @@ class _Fields:
         if not _is_integer(value, minimum):
             raise self.wrong(key, f"an integer of {minimum} or more")
         return int(value)  # type: ignore[arg-type]
+
+    def flag(self, key: str, *, absent: bool | None = None) -> bool:
+        value = self.values.get(key, absent)
+        if not isinstance(value, bool):
+            raise self.wrong(key, "true or false")
+        return value
 
     def integers(self, key: str, *, minimum: int) -> tuple[int, ...]:
         value = self.values.get(key)

@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cli_runs import Outcome, Run
+from filelock import FileLock
+from hypothesis import HealthCheck, settings
+
+# Processes that run tests side by side, and those that they start, share the cores; read where torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from gstk.cli import main
 
@@ -18,6 +24,12 @@ if TYPE_CHECKING:
 
     from gstk.export.bundle import Bundle
     from gstk.training.spec import VISTA3DSpec
+
+# The same examples in every run, on machines of any speed: what fails, fails again.
+# `HYPOTHESIS_PROFILE=explore` looks for new ones.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", derandomize=False, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +55,13 @@ class SmallExport:
 
 
 @pytest.fixture(scope="session")
-def small_export(tmp_path_factory: pytest.TempPathFactory) -> SmallExport:
-    """Exported once for all tests; do not write to its files."""
+def small_export(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> SmallExport:
+    """Exported once for all tests, in all processes that run them; do not write to its files."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
     import torch
 
+    from gstk.export.bundle import Bundle
     from gstk.export.export import Options, export_bundle
     from gstk.training.checkpoint import save_checkpoint
     from gstk.training.network import build_network
@@ -64,13 +77,16 @@ def small_export(tmp_path_factory: pytest.TempPathFactory) -> SmallExport:
             parameter.copy_(parameter.half())
         for buffer in network.buffers():
             buffer.copy_(buffer.half())
-    folder = tmp_path_factory.mktemp("small")
-    checkpoint = folder / "small.pt"
-    save_checkpoint(checkpoint, network, spec, {"training": {"recipe": "none", "seed": 7}})
-    bundle = export_bundle(
-        checkpoint, folder / "bundle", licence="CC0-1.0", default_roi=(32, 32, 32), options=Options(half_weights=True)
-    )
-    return SmallExport(spec, network, checkpoint, bundle)
+    alone = worker_id == "master"
+    folder = (tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent) / "small"
+    checkpoint, bundle = folder / "small.pt", folder / "bundle"
+    with FileLock(f"{folder}.lock"):
+        if not bundle.exists():
+            folder.mkdir()
+            save_checkpoint(checkpoint, network, spec, {"training": {"recipe": "none", "seed": 7}})
+            options = Options(half_weights=True)
+            export_bundle(checkpoint, bundle, licence="CC0-1.0", default_roi=(32, 32, 32), options=options)
+    return SmallExport(spec, network, checkpoint, Bundle.open(bundle))
 
 
 @pytest.fixture

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gstk.calibration import LatencyModel
 from gstk.engines.base import Embedding
+from gstk.errors import Interrupted
 from gstk.window import Framing
 
 FRAMING = Framing(voxels=32**3, multiple=8, minimum=16)
@@ -43,5 +47,34 @@ class FloodEngine:
                 mask &= ((grid - point[:, None, None, None]) ** 2).sum(0) > 9
         return np.where(mask, np.float32(4), np.float32(-4))[None, None]
 
+    def interrupt(self) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True
+
+
+class SlowEngine(FloodEngine):
+    """Takes its time, as a latency model says times a factor; can be interrupted or not."""
+
+    def __init__(self, model: LatencyModel, factors: Iterator[float], deaf: bool = False) -> None:
+        super().__init__()
+        self.model, self.factors, self.deaf = model, factors, deaf
+        self.ended = threading.Event()
+
+    def encode(self, image: NDArray[np.float32]) -> Embedding:
+        self.pass_time(self.model.encode_s(image.shape[2:]))
+        return super().encode(image)
+
+    def decode(self, embedding: Embedding, coords: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float32]:
+        self.pass_time(self.model.decode_s(embedding.roi_shape, *labels.shape))
+        return super().decode(embedding, coords, labels)
+
+    def pass_time(self, seconds: float) -> None:
+        self.ended.clear()
+        if self.ended.wait(seconds * next(self.factors)):
+            raise Interrupted("interrupted")
+
+    def interrupt(self) -> None:
+        if not self.deaf:
+            self.ended.set()

@@ -161,6 +161,7 @@ def test_missing_field_is_named(folder: Path, key: str) -> None:
         (lambda v: v["preprocessing"].__setitem__("percentiles", [1, 101]), "two numbers in 0..100"),
         (lambda v: v["preprocessing"].__setitem__("scope", "window"), "expected 'volume'"),
         (lambda v: v["preprocessing"].__setitem__("clip", 1), "expected true or false"),
+        (lambda v: v.__setitem__("refine", 1), "for refine .*expected true or false"),
         (lambda v: v["files"]["encoder.onnx"].__setitem__("sha256", "ABC"), "64 hexadecimal digits"),
         (lambda v: v["files"]["encoder.onnx"].__setitem__("bytes", -1), "files.encoder.onnx.bytes"),
         (lambda v: v["graphs"].pop("encoder"), "got nothing for graphs.encoder"),
@@ -248,5 +249,7 @@ def test_bundle_is_found_by_path_or_name(
 def test_import_is_light(name: str) -> None:
     heavy = ["torch", "monai", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino"]
     code = f"import sys, {name}; print([m for m in {heavy} if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True, env=os.environ
+    )
     assert result.stdout.strip() == "[]"

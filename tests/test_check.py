@@ -232,7 +232,9 @@ def test_check_and_inspect_run_without_torch(small_export: Any) -> None:
         "import sys; sys.modules['torch'] = None; sys.modules['monai'] = None; import gstk.cli; "
         "sys.argv = ['gstk', 'check', '--parity', sys.argv[1]]; gstk.cli.main()"
     )
-    result = subprocess.run([sys.executable, "-c", code, small_export.bundle.path], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code, small_export.bundle.path], capture_output=True, text=True, encoding="utf-8"
+    )
     assert result.returncode == 0, result.stderr
     assert "every check passed" in result.stdout
 
@@ -242,7 +244,9 @@ def test_check_without_onnx_names_the_extra(small_export: Any) -> None:
         "import sys; sys.modules['onnx'] = None; import gstk.cli; "
         "sys.argv = ['gstk', 'check', sys.argv[1]]; gstk.cli.main()"
     )
-    result = subprocess.run([sys.executable, "-c", code, small_export.bundle.path], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code, small_export.bundle.path], capture_output=True, text=True, encoding="utf-8"
+    )
     assert result.returncode == 1
     assert 'pip install "gstk[check]"' in result.stderr
 

@@ -22,7 +22,23 @@ from gstk.cases import load_case
 from gstk.cli import app
 from gstk.export.bundle import find_bundle
 
-COMMANDS = {"coreset", "export", "infer", "phantom", "prepare", "train", "check", "inspect", "engines"}
+COMMANDS = {
+    "build",
+    "calibrate",
+    "cmake-dir",
+    "coreset",
+    "export",
+    "infer",
+    "phantom",
+    "plan",
+    "prepare",
+    "train",
+    "check",
+    "inspect",
+    "engines",
+    "evaluate",
+    "compare",
+}
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from gstk.clicks import Click, component_centre, next_click, seeded_choice
 
@@ -126,6 +127,19 @@ def test_blocks_find_nearly_the_same_centre(radii: tuple[int, int, int], shift: 
     # Both are about the deepest voxel: no farther from it than a block reaches, along an axis where depth changes.
     depths = squared_depth(np.array([exact, coarse]), np.argwhere(~ball)) ** 0.5
     assert depths[0] - depths[1] <= 2
+
+
+@pytest.mark.parametrize("radii", [(1, 5, 5), (4, 9, 14), (13, 14, 14), (14, 15, 15), (30, 31, 20)])
+def test_the_centre_is_where_the_distance_to_the_border_is_largest(radii: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(sum(radii))
+    grid = np.stack(np.meshgrid(*[np.arange(-r - 1, r + 2) for r in radii], indexing="ij"), -1)
+    shell = ((grid / radii) ** 2).sum(axis=-1) <= 1
+    shell &= rng.random(shell.shape) < rng.choice([0.9999, 1.0])
+    shell[: radii[0]] &= rng.random(shell[: radii[0]].shape) < 0.98
+    depth = ndimage.distance_transform_edt(np.pad(shell, 1))[1:-1, 1:-1, 1:-1]
+    deepest = np.argwhere(depth == depth.max())
+    assert component_centre(shell, lambda count: count - 1) == tuple(deepest[-1])
+    assert component_centre(shell) == tuple(deepest[seeded_choice(len(deepest))])
 
 
 def test_both_sides_of_the_limit() -> None:

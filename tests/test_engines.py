@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import importlib.util
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from cli_runs import Run
 
 from gstk.engines import Backend, Embedding, Engine, available, open_engine, probe
 from gstk.engines import select as select_module
-from gstk.errors import BackendMissing, BundleError, EngineError
+from gstk.errors import BackendMissing, BundleError, EngineError, Interrupted
 from gstk.export.bundle import Bundle, Manifest, RoiRules, write_bundle
 
 INSTALLED = [name for name in ("openvino", "onnxruntime", "torch") if importlib.util.find_spec(name)]
@@ -66,7 +68,8 @@ def test_embedding_describes_itself(engine: Engine) -> None:
     assert embedding.roi_shape == (8, 12, 16)
     assert embedding.size_bytes == 8 * (4 * 6 * 8) * 4
     assert engine.version
-    assert engine.device.startswith("cpu")
+    assert engine.device.id == "cpu"
+    assert engine.device in engine.devices()
 
 
 def test_results_are_fresh_arrays(engine: Engine) -> None:
@@ -154,6 +157,33 @@ def test_embedding_of_another_engine_is_refused(engine: Engine, small_export: An
                 engine.decode(stranger, *prompts((8, 8, 8), 1, 1))
 
 
+@pytest.mark.parametrize("half", ["encode", "decode"])
+def test_a_call_can_be_ended_from_another_thread(engine: Engine, half: str) -> None:
+    """What ends it, or not, later calls give what they always gave."""
+    image = np.random.default_rng(3).random((1, 1, 96, 96, 96), np.float32)
+    small = image[..., :48, :32, :32]
+    one, many = [[[9, 9, 9]]], np.full((8, 3, 3), 40.0)
+    engine.interrupt()  # nothing runs
+    large = engine.encode(image) if half == "decode" else None
+    before = engine.decode(engine.encode(small), one, [[1]])
+    ended: list[type[BaseException] | None] = []
+
+    def call() -> None:
+        try:
+            engine.encode(image) if large is None else engine.decode(large, many, np.ones((8, 3), np.int64))
+            ended.append(None)
+        except EngineError as error:
+            ended.append(type(error))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.02)
+        engine.interrupt()
+    assert ended == [None if engine.name == "torch" else Interrupted]
+    np.testing.assert_array_equal(engine.decode(engine.encode(small), one, [[1]]), before)
+
+
 def test_closed_engine_says_so(small_export: Any) -> None:
     for name in INSTALLED:
         engine = open_engine(small_export.bundle, name)
@@ -192,9 +222,93 @@ def test_threads_option(small_export: Any) -> None:
         open_engine(small_export.bundle, threads=0)
 
 
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
+def test_compiled_graphs_are_kept_and_checked(
+    small_export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gstk.engines import openvino as module
+
+    image, asked = region((8, 12, 8)), prompts((8, 12, 8), 2, 3)
+
+    def answer(**options: object) -> np.ndarray:
+        with open_engine(small_export.bundle, "openvino", options={"cache": tmp_path / "cache", **options}) as engine:
+            return engine.decode(engine.encode(image), *asked)
+
+    first = answer()
+    files = sorted((tmp_path / "cache").iterdir())
+    assert len(files) == 2
+    assert all(file.stat().st_mode & 0o077 == 0 for file in files)
+    read = module._read_models
+    monkeypatch.setattr(module, "_read_models", lambda *_: pytest.fail("compiled again"))
+    np.testing.assert_allclose(answer(), first, atol=1e-5)
+    monkeypatch.setattr(module, "_read_models", read)
+    content = files[0].read_bytes()
+    files[0].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    np.testing.assert_allclose(answer(), first, atol=1e-5)
+    anew = files[0].read_bytes()
+    assert anew[:32] == hashlib.sha256(anew[32:]).digest()
+    np.testing.assert_allclose(answer(hyper_threading="off"), first, atol=1e-5)
+    assert len(list((tmp_path / "cache").iterdir())) == 4  # other settings, other files
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
+def test_a_cache_that_cannot_be_written_costs_nothing(small_export: Any, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    with open_engine(small_export.bundle, "openvino", options={"cache": blocked}) as engine:
+        engine.encode(region((8, 8, 8)))
+    assert blocked.read_text() == "not a folder"
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
+def test_a_hot_region_and_others_give_the_same(small_export: Any) -> None:
+    with (
+        open_engine(small_export.bundle, "openvino") as plain,
+        open_engine(small_export.bundle, "openvino", options={"hot_roi": "8,12,16"}) as hot,
+    ):
+        for shape in ((8, 12, 16), (16, 8, 8), (8, 12, 16)):
+            asked = prompts(shape, 2, 3)
+            expected, found = (e.decode(e.encode(region(shape)), *asked) for e in (plain, hot))
+            np.testing.assert_allclose(found, expected, atol=2e-5)
+    with pytest.raises(EngineError, match=r"got a region of \(6, 6, 6\)"):
+        open_engine(small_export.bundle, "openvino", options={"hot_roi": 6})
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("options", [{"pinning": "on", "core_type": "performance", "sockets": "all"}, {"arena": "on"}])
+def test_settings_reach_their_backend_and_no_other(small_export: Any, name: str, options: dict[str, str]) -> None:
+    own = {"openvino": "pinning", "onnxruntime": "arena"}.get(name)
+    if own in options:
+        with open_engine(small_export.bundle, name, options=options) as engine:
+            logits = engine.decode(engine.encode(region((8, 8, 8))), *prompts((8, 8, 8), 1, 1))
+        assert np.isfinite(logits).all()
+    else:
+        with pytest.raises(EngineError, match=f"but the options of the {name} engine are"):
+            open_engine(small_export.bundle, name, options=options)
+
+
+def test_settings_need_a_backend(small_export: Any) -> None:
+    with pytest.raises(EngineError, match="got options arena without a backend"):
+        open_engine(small_export.bundle, options={"arena": "on"})
+
+
+@pytest.mark.skipif("torch" not in INSTALLED, reason="needs torch")
+def test_autocast_is_close_and_cheaper_in_bits(small_export: Any) -> None:
+    asked = prompts((16, 8, 8), 1, 2)
+    image = region((16, 8, 8))
+    with open_engine(small_export.bundle, "torch") as plain:
+        expected = plain.decode(plain.encode(image), *asked)
+    with open_engine(small_export.bundle, "torch", options={"amp": "bf16"}) as engine:
+        embedding = engine.encode(image)
+        found = engine.decode(embedding, *asked)
+    assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max() + 0.05
+    with pytest.raises(EngineError, match="got tf32=on with device cpu"):
+        open_engine(small_export.bundle, "torch", options={"tf32": True})
+
+
 def test_available_lists_every_backend() -> None:
     backends = available()
-    assert [b.name for b in backends] == ["openvino", "onnxruntime", "torch"]
+    assert [b.name for b in backends] == ["openvino", "onnxruntime", "tensorrt", "torch"]
     assert {b.name for b in backends if b.version} == set(INSTALLED)
     assert all(isinstance(b, Backend) and b.reason for b in backends)
 
@@ -208,7 +322,9 @@ def test_auto_takes_the_first_that_is_there(small_export: Any, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert open_engine(small_export.bundle).name == "torch"
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(BackendMissing, match=r'none of openvino, onnxruntime, torch .*pip install "gstk\[cpu\]"'):
+    with pytest.raises(
+        BackendMissing, match=r'none of openvino, onnxruntime, tensorrt, torch .*pip install "gstk\[cpu\]"'
+    ):
         open_engine(small_export.bundle)
 
 
@@ -256,7 +372,7 @@ def test_probe_names_devices_and_precisions() -> None:
     assert list(found) == [b.name for b in available()]
     for name in INSTALLED:
         assert found[name].version
-        assert any("cpu" in device for device in found[name].devices)
+        assert any(device.id == "cpu" for device in found[name].devices)
         assert "fp32" in found[name].precisions
 
 
@@ -276,7 +392,7 @@ def test_probe_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_command_lists_engines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("engines")
     assert result.code == 0
-    assert all(name in result.out for name in ("openvino", "onnxruntime", "torch"))
+    assert all(name in result.out for name in ("openvino", "onnxruntime", "tensorrt", "torch"))
     assert f"auto takes {INSTALLED[0]}" in result.out
     monkeypatch.setattr(select_module.importlib.util, "find_spec", lambda _: None)
     result = run("engines")
@@ -290,7 +406,7 @@ def test_missing_backend_is_listed_with_its_extra(monkeypatch: pytest.MonkeyPatc
 
 
 def test_unknown_names_are_refused(small_export: Any) -> None:
-    with pytest.raises(EngineError, match="got backend 'tpu', expected auto, openvino, onnxruntime, torch"):
+    with pytest.raises(EngineError, match="got backend 'tpu', expected auto, openvino, onnxruntime, tensorrt, torch"):
         open_engine(small_export.bundle, "tpu")
     with pytest.raises(BundleError, match="got precision 'int4'"):
         open_engine(small_export.bundle, precision="int4")
@@ -324,6 +440,7 @@ def test_instance_norm_of_openvino_is_exact(shape: tuple[int, int, int]) -> None
     import openvino
     from openvino import opset13 as ops
 
+    from gstk.engines.openvino import shared_core
     from gstk.engines.openvino_norm import split_instance_norms
 
     channels = 8
@@ -334,7 +451,7 @@ def test_instance_norm_of_openvino_is_exact(shape: tuple[int, int, int]) -> None
     after = ops.convolution(norm, eye, [1, 1, 1], [0, 0, 0], [0, 0, 0], [1, 1, 1])
     model = openvino.Model([after], [x], "norm")
     assert split_instance_norms(model) == 1
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     image = np.random.default_rng(0).normal(3, 1, (1, channels, *shape)).astype(np.float32)
     exact = image.astype(np.float64)
     mean, variance = exact.mean((2, 3, 4), keepdims=True), exact.var((2, 3, 4), keepdims=True)
@@ -344,23 +461,79 @@ def test_instance_norm_of_openvino_is_exact(shape: tuple[int, int, int]) -> None
 @pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
 def test_every_instance_norm_of_a_bundle_is_split(small_export: Any) -> None:
     import onnx
-    import openvino
 
+    from gstk.engines.openvino import shared_core
     from gstk.engines.openvino_norm import split_instance_norms
 
     for kind in ("encoder", "prompt_decoder"):
         path = small_export.bundle.graph(kind)
         norms = sum(node.op_type == "InstanceNormalization" for node in onnx.load(path).graph.node)
-        assert split_instance_norms(openvino.Core().read_model(path)) == norms > 0
+        assert split_instance_norms(shared_core().read_model(path)) == norms > 0
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
+def test_a_run_comes_between_one_that_did_not_end_and_the_next(small_export: Any) -> None:
+    """Also where it is larger than both."""
+    image = np.random.default_rng(3).random((1, 1, 16, 16, 16), np.float32)
+    with open_engine(small_export.bundle, "openvino") as engine:
+        embedding = engine.encode(image)
+        before = engine.decode(embedding, [[[9, 9, 9]]], [[1]])
+        for shapes in engine._graphs[None].shapes:  # type: ignore[attr-defined]
+            shapes.append(shapes[0])  # as an interrupted run of the same shape leaves it
+        np.testing.assert_array_equal(engine.decode(engine.encode(image), [[[9, 9, 9]]], [[1]]), before)
+        assert [len(shapes) for shapes in engine._graphs[None].shapes] == [1, 1]  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
+def test_what_comes_between_shares_no_shape_in_any_layer(small_export: Any) -> None:
+    """Else a layer that the ended run did not reach goes on with what it prepared for the run before."""
+    rng = np.random.default_rng(4)
+
+    def shapes_of(sides: tuple[int, ...], halves: int, multiple: int) -> list[tuple[int, ...]]:
+        """Of the tensors of each level, the counts of blocks in them, and all voxels in a row."""
+        levels = [tuple(side * halves // 2**level for side in sides) for level in range(multiple.bit_length())]
+        return [*levels, *(tuple(-(-side // 8) for side in level) for level in levels), (int(np.prod(sides)),)]
+
+    with open_engine(small_export.bundle, "openvino") as engine:
+        for _ in range(200):
+            half = int(rng.integers(0, 2))
+            sides = [tuple(int(n) for n in rng.integers(2, 20, 3) * 8) for _ in range(2)]
+            runs = [(*(side // 2 for side in run), int(rng.integers(1, 4))) if half else run for run in sides]
+            found = engine._other_inputs(half, runs)  # type: ignore[attr-defined]
+            other = found["embedding"].shape[1:4] if half else found["image"].shape[2:]
+            per_run = [shapes_of(run[:3], half + 1, engine._multiple) for run in (*runs, other)]
+            for before, ended, between in zip(*per_run, strict=True):
+                assert before == ended or between not in (before, ended)
+            if half:
+                assert found["point_labels"].shape[1] not in (run[3] for run in runs)
+            assert np.prod(other) < 0.2 * 8**half * 64 * 160**2
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
+def test_signals_are_handled_after_engines_that_close_in_the_order_they_opened(small_export: Any) -> None:
+    """Each of OpenVINO's cores puts back the stack for signal handlers that it found, be it freed or not."""
+    program = """
+import gc, os, signal, sys
+from gstk.engines import open_engine
+from gstk.export.bundle import Bundle
+engines = [open_engine(Bundle.open(sys.argv[1]), "openvino") for _ in range(2)]
+while engines:
+    engines.pop(0).close()
+    gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    command = [sys.executable, "-c", program, str(small_export.bundle.path)]
+    run = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr
 
 
 @pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
 def test_the_last_product_becomes_a_convolution_of_equal_result(small_export: Any) -> None:
-    import openvino
-
+    from gstk.engines.openvino import shared_core
     from gstk.engines.openvino_fold import convolve_last_product
 
-    core = openvino.Core()
+    core = shared_core()
     plain, folded = (core.read_model(small_export.bundle.graph("prompt_decoder")) for _ in range(2))
     assert convolve_last_product(plain) == 0  # with B free, one kernel serves no convolution
     folded.reshape({"point_coords": [1, -1, 3], "point_labels": [1, -1]})
@@ -386,7 +559,9 @@ def test_closing_frees_the_backend(small_export: Any) -> None:
     for name in INSTALLED:
         engine = open_engine(small_export.bundle, name)
         held = engine._sessions if name == "onnxruntime" else engine._graphs
-        watched = weakref.ref(held[0]) if hasattr(held[0], "__weakref__") else None
+        first = held[None].compiled[0] if name == "openvino" else held[0]
+        watched = weakref.ref(first) if hasattr(first, "__weakref__") else None
+        del first
         engine.close()
         gc.collect()
         assert not held

@@ -239,7 +239,20 @@ def test_command_exports(tmp_path: Path, small_export: Any, monkeypatch: pytest.
         return bundle
 
     monkeypatch.setattr(export_module, "export_bundle", fake)
-    arguments = ["export", "w.pt", "-o", "b", "--name", "n", "--licence", "MIT", "--roi", "32,48,64", "--half-weights"]
+    arguments = [
+        "export",
+        "w.pt",
+        "-o",
+        "b",
+        "--name",
+        "n",
+        "--licence",
+        "MIT",
+        "--roi",
+        "32,48,64",
+        "--half-weights",
+        "--refine",
+    ]
     result = CliRunner().invoke(app, [*arguments, "--overwrite"])
     assert result.exit_code == 0, result.output
     assert given.pop("progress")
@@ -249,7 +262,7 @@ def test_command_exports(tmp_path: Path, small_export: Any, monkeypatch: pytest.
         "name": "n",
         "licence": "MIT",
         "default_roi": [32, 48, 64],
-        "options": Options(half_weights=True),
+        "options": Options(half_weights=True, refine=True),
         "judge": None,
         "overwrite": True,
     }
@@ -267,7 +280,9 @@ def test_command_without_torch_names_the_extra() -> None:
     code = (
         "import sys; sys.modules['torch'] = None; import gstk.cli; sys.argv = ['gstk', 'export', 'a.pt', '-o', 'b']; "
     )
-    result = subprocess.run([sys.executable, "-c", code + "gstk.cli.main()"], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code + "gstk.cli.main()"], capture_output=True, text=True, encoding="utf-8"
+    )
     assert result.returncode == 1
     assert result.stderr.strip() == 'error: this needs torch, which is not installed; pip install "gstk[export]"'
 
@@ -278,7 +293,9 @@ def test_exported_bundle_runs_without_torch(small_export: Any) -> None:
         "e = open_engine(sys.argv[1]); m = e.encode(np.zeros((1, 1, 8, 8, 8), np.float32)); "
         "print(e.decode(m, np.ones((1, 1, 3)), np.ones((1, 1), int)).shape)"
     )
-    result = subprocess.run([sys.executable, "-c", code, small_export.bundle.path], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code, small_export.bundle.path], capture_output=True, text=True, encoding="utf-8"
+    )
     assert result.stdout.strip() == "(1, 1, 8, 8, 8)", result.stderr
 
 

@@ -70,13 +70,12 @@ def test_the_embedding_stays_close(models: tuple[Any, Any]) -> None:
 
 @pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
 def test_openvino_uses_all_steps_behind_a_relu(models: tuple[Any, Any], tmp_path: Path) -> None:
-    import openvino
-
+    from gstk.engines.openvino import shared_core
     from gstk.engines.openvino_int8 import is_quantised, widen_unsigned
 
     ir.save(models[0], tmp_path / "float.onnx")
     ir.save(models[1], tmp_path / "int8.onnx")
-    core = openvino.Core()
+    core = shared_core()
     assert not is_quantised(core.read_model(tmp_path / "float.onnx"))
     signed, widened = (core.read_model(tmp_path / "int8.onnx") for _ in range(2))
     assert is_quantised(signed)

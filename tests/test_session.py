@@ -104,6 +104,31 @@ def test_a_box_alone_segments_what_is_at_its_centre(session: Session) -> None:
     assert dice(session.mask == 1, first) > 0.9
 
 
+def test_a_click_beside_a_boxed_object_takes_away_only_what_is_near_it() -> None:
+    """A network that loses the object at a click beside it: the box still says where the object is, and how large."""
+
+    class Timid(FloodEngine):
+        def decode(self, embedding: object, coords: np.ndarray, labels: np.ndarray) -> np.ndarray:
+            logits = super().decode(embedding, coords, labels)
+            grid = np.indices(logits.shape[2:])
+            for place in coords[0][labels[0] == 0]:
+                logits[0, 0][((grid - place[:, None, None, None]) ** 2).sum(0) < 34**2] = -1
+            return logits
+
+    image = np.zeros((40, 80, 80), np.uint8)
+    image[8:32, 10:70, 10:70] = 200
+    image[14:26, 70:78, 32:48] = 200  # a vessel that leaves the object
+    session = Session(Timid(), FRAMING)  # type: ignore[arg-type]
+    session.set_image(image)
+    session.add_box(((8, 10, 10), (31, 69, 69)))
+    window = session.window()
+    session.add_point((20, 76, 40), foreground=False)
+    assert session.mask[20, 76, 40] == 0
+    assert session.mask[20, 40, 40] == 1
+    assert (session.mask == 1)[8:32, 10:70, 10:70].mean() > 0.6
+    assert session.window() == window
+
+
 def test_background_clicks_alone_give_an_empty_mask_until_the_object_is_clicked(session: Session) -> None:
     image, first, _ = two_balls()
     session.set_image(image)

@@ -294,7 +294,9 @@ if sys.argv[1] == "killed":
     os.kill(os.getpid(), 9)
 """
     for way in ("exits", "killed"):
-        run = subprocess.run([sys.executable, "-c", program, way], capture_output=True, text=True, timeout=100)
+        run = subprocess.run(
+            [sys.executable, "-c", program, way], capture_output=True, text=True, encoding="utf-8", timeout=100
+        )
         assert run.returncode == {"exits": 0, "killed": -9}[way], run.stderr
         worker = Path("/proc") / run.stdout.strip()
         for _ in range(100):

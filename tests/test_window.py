@@ -239,3 +239,30 @@ def test_a_window_beside_the_volume() -> None:
         where = window.inside(volume.shape)
         assert volume[where].size == 0
         assert window.back(np.ones((4, 4, 4), np.float32), volume.shape).shape == volume[where].shape
+
+
+@given(
+    shape=st.tuples(*[st.integers(3, 40)] * 3),
+    step=st.tuples(*[st.floats(0.5, 4)] * 3),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=80, deadline=None)
+def test_the_part_that_holds_an_object_gives_the_same_mask_as_the_whole(
+    shape: tuple[int, int, int], step: tuple[float, float, float], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    window = Window(tuple(float(n) for n in rng.integers(-3, 4, 3)), step, (16, 24, 16))  # type: ignore[arg-type]
+    values = rng.normal(-3, 1, window.shape).astype(np.float32)
+    low = rng.integers(0, 14, 3)
+    values[tuple(slice(a, a + n) for a, n in zip(low, rng.integers(0, 6, 3), strict=True))] = 4
+    whole = np.full(shape, -1, np.float32)
+    whole[window.inside(shape)] = window.back(values, shape)
+    part, inner = window.above_zero(values)
+    cropped = np.full(shape, -1, np.float32)
+    cropped[part.inside(shape)] = part.back(inner, shape)
+    np.testing.assert_array_equal(cropped > 0, whole > 0)
+    inside = cropped > 0
+    np.testing.assert_allclose(cropped[inside], whole[inside], rtol=1e-5, atol=1e-5)
+    nearest = part.nearest(inner, shape)
+    assert nearest.shape == tuple(axis.stop - axis.start for axis in part.inside(shape))
+    assert set(np.unique(nearest)) <= set(np.unique(inner))

@@ -32,6 +32,7 @@ __all__ = [
     "SpacingOrder",
     "check_image",
     "load_case",
+    "load_labels",
     "save_case",
     "save_segs",
     "to_label_map",
@@ -144,21 +145,41 @@ def save_case(path: StrPath, case: Case) -> None:
     _save_npz(path, arrays)
 
 
-def save_segs(path: StrPath, mask: npt.NDArray[Any]) -> None:
+def load_labels(path: StrPath, shape: tuple[int, ...]) -> LabelMap:
+    """Read the reference `gts` of an .npz file that need not hold anything else. Safe for files from strangers.
+
+    Args:
+        path: the .npz file.
+        shape: the shape (z, y, x) that it must have.
+
+    Raises:
+        CaseError: the file or its `gts` is missing, damaged, of another shape or no label map.
+    """
+    file = Path(path)
+    arrays = read_npz(file, ("gts",))
+    if "gts" not in arrays:
+        raise CaseError(f"{file} holds no 'gts', expected the reference segmentation (z, y, x)")
+    return to_label_map(arrays["gts"], shape, f"'gts' of {file.name}")
+
+
+def save_segs(path: StrPath, mask: npt.NDArray[Any], steps: Sequence[npt.NDArray[Any]] | None = None) -> None:
     """Write a segmentation as .npz with the key `segs`, whole or not at all.
 
     Args:
         path: the .npz file to write.
         mask: (z, y, x), whole label ids 0..65535 of any dtype; written as uint8 where they fit, else as uint16.
+        steps: masks of several steps, written as `all_segs` (step, z, y, x).
 
     Raises:
-        OutputError: the mask is no label map, or the file cannot be written.
+        OutputError: a mask is no label map, or the file cannot be written.
     """
     try:
-        segs = to_label_map(mask, mask.shape, "the mask")
+        arrays: dict[str, npt.NDArray[Any]] = {"segs": to_label_map(mask, mask.shape, "the mask")}
+        if steps is not None:
+            arrays["all_segs"] = np.stack([to_label_map(step, mask.shape, "the mask of a step") for step in steps])
     except CaseError as error:
         raise OutputError(str(error)) from None
-    _save_npz(path, {"segs": segs})
+    _save_npz(path, arrays)
 
 
 def check_image(image: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:

@@ -6,6 +6,7 @@ and training can.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,11 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["Click", "component_centre", "next_click", "seeded_choice"]
+__all__ = ["OFFICIAL_SEED", "Click", "component_centre", "next_click", "seeded_choice"]
 
 MAX_EDT_VOXELS = 60_000_000
 """A padded component above this size is measured on a copy max-pooled by 2 (CVPR25 challenge, official evaluator)."""
 
+OFFICIAL_SEED = 42
+"""Of the choice among voxels that are equally central (as above)."""
+
+_THIN = 24
+"""Largest distance to the border, voxels, up to which offsets are compared one by one."""
 _CONNECTIVITY_26 = np.ones((3, 3, 3), bool)
 
 
@@ -28,9 +34,9 @@ class Click(NamedTuple):
     foreground: bool
 
 
-def seeded_choice(count: int) -> int:
+def seeded_choice(count: int, seed: int = OFFICIAL_SEED) -> int:
     """The official tie-break: `np.random.seed(42)`, then `np.random.choice`, without touching the global state."""
-    return int(np.random.RandomState(42).choice(count))
+    return int(np.random.RandomState(seed).choice(count))
 
 
 def next_click(
@@ -77,13 +83,15 @@ def component_centre(
     crop = component[box]
     pad = [max(1, int(0.25 * n)) for n in crop.shape]
     factor = 2 if np.prod([n + 2 * p for n, p in zip(crop.shape, pad, strict=True)]) > max_edt_voxels else 1
+    if factor == 1:
+        pad = [1, 1, 1]  # exact: beyond the crop, nothing is nearer to a voxel inside than the layer around it
     padded = np.pad(crop, [(p, p) for p in pad])
     if factor == 2:
         padded = np.pad(padded, [(0, n % 2) for n in padded.shape])
         z, y, x = (n // 2 for n in padded.shape)
         padded = padded.reshape(z, 2, y, 2, x, 2).max(axis=(1, 3, 5))
-    distance = ndimage.distance_transform_edt(padded)
-    deepest = distance == distance.max()
+    depth = _depths(padded)
+    deepest = depth == depth.max()
     if factor == 2:
         deepest = deepest.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
     inner = tuple(slice(p, p + n) for p, n in zip(pad, crop.shape, strict=True))
@@ -91,3 +99,25 @@ def component_centre(
     centre = centres[choose(len(centres))]
     z, y, x = (int(i + axis.start) for i, axis in zip(centre, box, strict=True))
     return z, y, x
+
+
+def _depths(component: NDArray[np.bool_]) -> NDArray[np.number]:
+    """What rises with the Euclidean distance to the nearest voxel outside; exact, equal where distances are equal.
+
+    Errors are mostly thin. Where none is far from its border, squared distances are found axis by axis among offsets up
+    to the largest there can be, two to three times as fast as by SciPy's transform.
+    """
+    thickness = int(ndimage.distance_transform_cdt(component, "chessboard").max())
+    reach = math.isqrt(3 * thickness**2)
+    if thickness < 0 or reach > _THIN:  # -1: there is nothing outside
+        return np.asarray(ndimage.distance_transform_edt(component))
+    squared = np.where(component, np.int16((reach + 1) ** 2), np.int16(0))
+    for axis in range(3):
+        given = np.moveaxis(squared, axis, 0)
+        least = given.copy()
+        for offset in range(1, min(reach, len(given) - 1) + 1):
+            cost = np.int16(offset**2)
+            np.minimum(least[offset:], given[:-offset] + cost, out=least[offset:])
+            np.minimum(least[:-offset], given[offset:] + cost, out=least[:-offset])
+        squared = np.moveaxis(least, 0, axis)
+    return squared

@@ -8,9 +8,17 @@
     ├── BundleError          a bundle that is incomplete, altered, or of an unknown schema
     ├── CheckpointError      weights that cannot be loaded into the network
     ├── ExportError          an export that failed or did not agree with torch
+    ├── CalibrationError     a latency model that cannot be measured or read
     ├── TrainingError        a recipe or data set that cannot be trained on
+    ├── EvaluationError      an evaluation's folder that is not what it must be, or workers that were lost
     └── EngineError          a tensor an engine cannot take, or an engine that was closed
-        └── BackendMissing   a backend whose package or device is not there
+        ├── BackendMissing    a backend whose package or device is not there
+        │   └── DriverMissing  the NVIDIA driver is not there, or too old
+        ├── Interrupted       a call that somebody ended before it was done
+        ├── OutOfMemory       the device or machine has too little memory left
+        ├── WrongArchitecture a GPU that the backend was not built for
+        ├── PlanError         a TensorRT plan that is stale, foreign or cannot be built
+        └── DeviceError       a CUDA error: this process can use the GPU no more
 
 Messages are one line: what was got, what was expected, what to do. This module imports nothing, and every room may
 import it.
@@ -19,15 +27,23 @@ import it.
 __all__ = [
     "BackendMissing",
     "BundleError",
+    "CalibrationError",
     "CaseError",
     "CheckpointError",
+    "DeviceError",
+    "DriverMissing",
     "EngineError",
+    "EvaluationError",
     "ExportError",
     "GeometryError",
     "GstkError",
+    "Interrupted",
+    "OutOfMemory",
     "OutputError",
+    "PlanError",
     "PromptError",
     "TrainingError",
+    "WrongArchitecture",
 ]
 
 
@@ -63,8 +79,16 @@ class ExportError(GstkError):
     """An export failed, or its graphs did not agree with torch."""
 
 
+class CalibrationError(GstkError):
+    """A latency model cannot be measured or read."""
+
+
 class TrainingError(GstkError):
     """A recipe or a data set cannot be trained on."""
+
+
+class EvaluationError(GstkError):
+    """An evaluation's folder is not what it must be, or its workers were lost."""
 
 
 class EngineError(GstkError):
@@ -73,3 +97,27 @@ class EngineError(GstkError):
 
 class BackendMissing(EngineError):
     """The package or device of a backend is not there; the message names the remedy."""
+
+
+class DriverMissing(BackendMissing):
+    """The NVIDIA driver is not there, is too old, or finds no GPU."""
+
+
+class Interrupted(EngineError):
+    """A call was ended before it was done, by `Engine.interrupt` or `Session.cancel`. Everything can go on."""
+
+
+class OutOfMemory(EngineError):
+    """The device or the machine has too little memory left. The engine can go on with less."""
+
+
+class WrongArchitecture(EngineError):
+    """The backend, or a plan, was not built for this GPU."""
+
+
+class PlanError(EngineError):
+    """A TensorRT plan is stale, foreign, altered, or cannot be built."""
+
+
+class DeviceError(EngineError):
+    """A CUDA error. What is on the GPU is lost, and no engine of this process uses it again: start another process."""

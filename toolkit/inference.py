@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gstk.cases import Case, SpacingOrder, load_case, save_segs
+from gstk.cluster import Workers, map_on_ray
+from gstk.deadline import Budget
 from gstk.errors import GstkError, OutputError, PromptError
 from gstk.files import StrPath, make_folder
+from gstk.planner import can_start
 from gstk.prompts import ObjectPrompts
-from gstk.session import Session
+from gstk.session import CallReport, Session
 from gstk.volumes import VOLUME_SUFFIXES, case_name, find_cases, write_mask
 
-__all__ = ["InferResult", "ObjectResult", "infer", "parse_point_option", "segment_case"]
+__all__ = ["InferResult", "ObjectResult", "infer", "parse_point_option", "read_case", "segment_case"]
+
+_WRITE_S = 3e-8
+"""Seconds a voxel to write a label map."""
+
+
+class _Options(NamedTuple):
+    prompts: dict[int, ObjectPrompts]
+    overlay: bool
+    window: str
+    spacing_order: SpacingOrder
+    budget: Budget | None
+    started_s: float
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,7 @@ class InferResult:
         objects: one entry an object, in the order of their ids.
         seconds: wall time of the case, reading and writing included.
         warnings: what was odd about it.
+        report: what its masks were expected to take and took.
         error: why it failed, one line; None where it did not.
     """
 
@@ -57,11 +75,19 @@ class InferResult:
     objects: tuple[ObjectResult, ...] = ()
     seconds: float = 0.0
     warnings: tuple[str, ...] = field(default=())
+    report: CallReport | None = None
     error: str | None = None
 
 
-def segment_case(session: Session, case: Case) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...], tuple[str, ...]]:
+def segment_case(
+    session: Session, case: Case, within_s: float | None = None
+) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...], tuple[str, ...]]:
     """Segments every object of a case that has prompts.
+
+    Args:
+        session: with a latency model where there is a limit.
+        case: with its previous mask, if any, which is gone on from where there is no time to do all clicks again.
+        within_s: seconds for all of it; None is the session's own budget.
 
     Returns:
         The label map, uint16 (z,y,x); the objects in numbers; and a warning for each class without prompts, which
@@ -70,28 +96,30 @@ def segment_case(session: Session, case: Case) -> tuple[NDArray[np.uint16], tupl
     Raises:
         PromptError: no class has a prompt, or one lies outside the volume.
     """
+    began = time.perf_counter()
     if not any(said.points or said.box for said in case.prompts.values()):
         raise PromptError(f"{case.name} has no clicks and no boxes; give some in the file, or by --point or --box")
     session.set_image(case.image, case.geometry.spacing_mm)
-    notes: list[str] = []
-    seconds: dict[int, float] = {}
+    notes = []
     for object_id, said in sorted(case.prompts.items()):
-        began = time.perf_counter()
-        if not any(p.foreground for p in said.points) and said.box is None:
+        if not can_start(said):
             what = "background clicks only" if said.points else "no prompt"
             notes.append(f"class {object_id} has {what}: its mask is empty")
-        else:
-            session.set_prompts(said, object_id)
-        seconds[object_id] = time.perf_counter() - began
+    if within_s is not None:
+        within_s = max(within_s / 2, within_s - (time.perf_counter() - began))
+    session.set_all(case.prompts, case.prev_mask, within_s)
     mask = session.mask
-    sizes = np.bincount(mask.ravel(), minlength=max(seconds) + 1)
+    sizes = np.bincount(mask.ravel(), minlength=max(case.prompts) + 1)
     voxel_ml = case.geometry.volume_mm3 / 1000
-    objects = tuple(ObjectResult(k, int(sizes[k]), float(sizes[k] * voxel_ml), s) for k, s in seconds.items())
+    seconds = session.report.object_s
+    objects = tuple(
+        ObjectResult(k, int(sizes[k]), float(sizes[k] * voxel_ml), seconds.get(k, 0.0)) for k in sorted(case.prompts)
+    )
     return mask, objects, tuple(notes)
 
 
 def infer(
-    session: Session,
+    session: Session | Callable[[], Session],
     sources: StrPath | Iterable[StrPath],
     out_dir: StrPath,
     *,
@@ -99,12 +127,15 @@ def infer(
     overlay: bool = False,
     window: str = "auto",
     spacing_order: SpacingOrder = "zyx",
+    budget: Budget | None = None,
+    started_s: float = 0.0,
+    workers: Workers | None = None,
     on_result: Callable[[InferResult, int], None] | None = None,
 ) -> list[InferResult]:
-    """Segments cases one after the other; one that fails does not stop the others.
+    """Segments cases; one that fails does not stop the others.
 
     Args:
-        session: from `gstk.open`.
+        session: from `gstk.open`, or what opens one; workers need the latter, picklable.
         sources: .npz cases, NIfTI, NRRD or MetaImage files, DICOM folders, or folders of such.
         out_dir: created where it is missing. An .npz case gives an .npz with `segs`, a volume a mask of its own format
             and geometry (DICOM: .nii.gz), under the case's name.
@@ -112,6 +143,11 @@ def infer(
         overlay: also write `<name>_overlay.png`.
         window: intensities of volumes that are not .npz, as in `gstk.prepare.prepare_case`.
         spacing_order: axis order of the `spacing` of .npz cases.
+        budget: time for each object of a case, reading and writing included. Give the session a latency model.
+        started_s: seconds of the first case's budget that are gone already, such as the start of the process; opening
+            the session is added.
+        workers: of a Ray cluster, which share the cases; sources and `out_dir` must lie where all of them find them.
+            None takes one case after the other in this process.
         on_result: called after each case with its result and the number of cases.
 
     Returns:
@@ -120,6 +156,7 @@ def infer(
     Raises:
         CaseError: a source does not exist or is of no known format.
         OutputError: the folder cannot be made, or a result would overwrite a source or another result.
+        EvaluationError: see `gstk.cluster.map_on_ray`.
     """
     paths = find_cases(sources)
     folder = make_folder(out_dir)
@@ -131,13 +168,16 @@ def infer(
                 f"the result of {path} would overwrite {output}; give another --out folder, or one run each"
             )
         taken.add(output.resolve())
-    results = []
-    for path, output in zip(paths, outputs, strict=True):
-        result = _infer_one(session, path, output, dict(prompts or {}), overlay, window, spacing_order)
-        results.append(result)
+    options = _Options(dict(prompts or {}), overlay, window, spacing_order, budget, started_s)
+    tasks = list(zip(paths, outputs, strict=True))
+    if workers is not None:  # their working folder is another
+        tasks = [(path.absolute(), output.absolute()) for path, output in tasks]
+    results = {}
+    for result in _run(session, options, tasks, workers):
+        results[result.source] = result
         if on_result:
             on_result(result, len(paths))
-    return results
+    return [results[path] for path, _ in tasks]
 
 
 def parse_point_option(text: str, numbers: int = 3) -> tuple[int, tuple[float, ...]]:
@@ -169,31 +209,57 @@ def _result_name(path: Path) -> str:
     return name + suffix
 
 
-def _infer_one(
-    session: Session,
-    path: Path,
-    output: Path,
-    prompts: dict[int, ObjectPrompts],
-    overlay: bool,
-    window: str,
-    spacing_order: SpacingOrder,
-) -> InferResult:
+def _run(
+    session: Session | Callable[[], Session],
+    options: _Options,
+    tasks: Sequence[tuple[Path, Path]],
+    workers: Workers | None,
+) -> Iterator[InferResult]:
+    """The results of the tasks, in order or as they come."""
+    if workers is not None:
+        if isinstance(session, Session):
+            raise TypeError("got a session with workers, expected a function that opens one in each of them")
+        yield from map_on_ray(workers, partial(_open_worker, session, options), tasks, _lost)
+    elif isinstance(session, Session):
+        for index, task in enumerate(tasks):
+            yield _infer_one(session, options if index == 0 else options._replace(started_s=0.0), task)
+    else:
+        began = time.perf_counter()
+        with session() as opened:
+            started_s = options.started_s + time.perf_counter() - began
+            yield from _run(opened, options._replace(started_s=started_s), tasks, None)
+
+
+def _open_worker(open_session: Callable[[], Session], options: _Options) -> Callable[[tuple[Path, Path]], InferResult]:
+    return partial(_infer_one, open_session(), options)
+
+
+def _lost(task: tuple[Path, Path], why: str) -> InferResult:
+    return InferResult(task[0], error=why)
+
+
+def _infer_one(session: Session, options: _Options, task: tuple[Path, Path]) -> InferResult:
+    path, output = task
     began = time.perf_counter()
     notes: list[str] = []
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            case = _read(path, window, spacing_order)
+            case = read_case(path, options.window, options.spacing_order)
         notes += [str(w.message) for w in caught]
-        case = replace(case, prompts={**case.prompts, **prompts})
-        mask, objects, said = segment_case(session, case)
+        case = replace(case, prompts={**case.prompts, **options.prompts})
+        within_s = None
+        if options.budget is not None:
+            spent_s = options.started_s + time.perf_counter() - began + _WRITE_S * case.image.size
+            within_s = options.budget.left_s(len(case.prompts), spent_s)
+        mask, objects, said = segment_case(session, case, within_s)
         notes += said
         if output.suffix == ".npz":
             save_segs(output, mask)
         else:
             write_mask(output, mask, case.geometry)
         picture = None
-        if overlay:
+        if options.overlay:
             from gstk.overlay import save_overlay
 
             target = output.with_name(f"{case_name(path)}_overlay.png")
@@ -201,10 +267,11 @@ def _infer_one(
     except (GstkError, MemoryError) as error:
         reason = str(error) or "it does not fit into memory"
         return InferResult(path, seconds=time.perf_counter() - began, warnings=tuple(notes), error=reason)
-    return InferResult(path, output, picture, objects, time.perf_counter() - began, tuple(notes))
+    return InferResult(path, output, picture, objects, time.perf_counter() - began, tuple(notes), report=session.report)
 
 
-def _read(path: Path, window: str, spacing_order: SpacingOrder) -> Case:
+def read_case(path: Path, window: str, spacing_order: SpacingOrder) -> Case:
+    """A case from an .npz, or from a volume; see `infer` for the arguments."""
     if path.suffix.lower() == ".npz":
         if window != "auto":
             said = f"window {window} is not applied: the intensities of an .npz are taken as they are"

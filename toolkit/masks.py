@@ -5,18 +5,31 @@ A mask is kept as logits on a box of the volume, above 0 inside the object.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gstk.geometry import Geometry
 from gstk.prompts import ObjectPrompts, Point
 
-__all__ = ["ChangedBox", "Reach", "change_near", "clean", "clicked_components", "union"]
+__all__ = [
+    "ChangedBox",
+    "Reach",
+    "change_near",
+    "clean",
+    "clicked_components",
+    "hold",
+    "prompt_shape",
+    "squared_distance",
+    "union",
+]
 
 ChangedBox = tuple[slice, slice, slice]
 
+BALL_VOXELS = 3
+"""Radius of the ball that a click makes without the network, over the finest spacing."""
 REACH = 2.0**0.5
 """A click changes voxels up to this many times as far from it as from the nearest click that says the opposite."""
 
@@ -33,10 +46,17 @@ def clicked_components(mask: NDArray[np.bool_], points: NDArray[np.float32]) -> 
 
 def clean(values: NDArray[np.float32], region: ChangedBox, prompts: ObjectPrompts) -> NDArray[np.float32]:
     """Logits below 0 wherever the mask is not connected to a foreground click."""
-    points = np.array([p.zyx for p in prompts.points if p.foreground], np.float64).reshape(-1, 3)
-    local = (points - [axis.start for axis in region]).astype(np.float32)
+    local = (prompts.clicked(foreground_only=True) - [axis.start for axis in region]).astype(np.float32)
     mask = values > 0
     return np.where(mask & ~clicked_components(mask, local), np.float32(-1), values)
+
+
+def hold(values: NDArray[np.float32], region: ChangedBox, prompts: ObjectPrompts) -> None:
+    """Makes the clicked voxels what they were clicked as, in place: at least 1 on the object, at most -1 off it."""
+    for point in prompts.points:
+        voxel = tuple(i - axis.start for i, axis in zip(point.zyx, region, strict=True))
+        if all(0 <= i < n for i, n in zip(voxel, values.shape, strict=True)):
+            values[voxel] = max(values[voxel], 1) if point.foreground else min(values[voxel], -1)
 
 
 class Reach(NamedTuple):
@@ -61,20 +81,73 @@ def change_near(
     """
     click = reach.click
     region = union(before_region, after_region)
+    if not all(axis.start <= i < axis.stop for i, axis in zip(click.zyx, region, strict=True)):
+        return before_region, before  # neither mask comes near
     old, new = (_spread(r, v, region) for r, v in ((before_region, before), (after_region, after)))
     changed = (new > 0) & (old <= 0) if click.foreground else (new <= 0) & (old > 0)
-    own = _squared_distance(click.zyx, region, reach.spacing_mm)
+    own = squared_distance(click.zyx, region, reach.spacing_mm)
     for point in reach.opposite:
-        changed &= own < REACH**2 * _squared_distance(point, region, reach.spacing_mm)
+        changed &= own < REACH**2 * squared_distance(point, region, reach.spacing_mm)
     parts, _ = ndimage.label(changed, structure=np.ones((3, 3, 3), bool))
     part = parts[tuple(i - axis.start for i, axis in zip(click.zyx, region, strict=True))]
     return region, np.where(parts == part, new, old) if part else old
 
 
-def _squared_distance(
+def prompt_shape(
+    prompts: ObjectPrompts, geometry: Geometry, region: ChangedBox | None, logits: NDArray[np.float32] | None
+) -> tuple[ChangedBox, NDArray[np.float32]]:
+    """A mask without the network: the one before, or the ellipsoid in the box; with a small ball at each click.
+
+    Args:
+        prompts: what was said; there is a box, a foreground click or a mask before.
+        geometry: the volume's.
+        region, logits: the mask before; None where there is none.
+    """
+    radius_mm = BALL_VOXELS * min(geometry.spacing_mm)
+    parts = [] if region is None else [region]
+    if prompts.box is not None:
+        low, high = prompts.box.corners()
+        parts.append(_clipped(np.array(low), np.array(high) + 1, geometry.shape))
+    reach = np.ceil(radius_mm / np.array(geometry.spacing_mm)).astype(int)
+    parts += [_clipped(p.zyx - reach, p.zyx + reach + 1, geometry.shape) for p in prompts.points if p.foreground]
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = union(whole, part)
+    values = np.full([axis.stop - axis.start for axis in whole], -1, np.float32)
+    if region is not None and logits is not None:
+        values = _spread(region, logits, whole)
+    elif prompts.box is not None:
+        inside = np.zeros(values.shape, np.float32)
+        for axis, (first, last) in enumerate(zip(*prompts.box.corners(), strict=True)):
+            at = np.arange(whole[axis].start, whole[axis].stop, dtype=np.float32)
+            along = ((at - (first + last) / 2) / ((last - first + 1) / 2)) ** 2
+            inside += along.reshape([-1 if a == axis else 1 for a in range(3)])
+        values[inside <= 1] = 1
+    for point in prompts.points:
+        near = _clipped(point.zyx - reach, point.zyx + reach + 1, geometry.shape)
+        inner = tuple(
+            slice(max(a.start - w.start, 0), max(min(a.stop, w.stop) - w.start, 0))
+            for a, w in zip(near, whole, strict=True)
+        )
+        ball = squared_distance(point.zyx, _shifted(inner, whole), geometry.spacing_mm) <= radius_mm**2
+        values[inner][ball] = 1 if point.foreground else -1
+    return whole, values
+
+
+def _shifted(inner: tuple[slice, ...], whole: ChangedBox) -> ChangedBox:
+    z, y, x = (slice(i.start + w.start, i.stop + w.start) for i, w in zip(inner, whole, strict=True))
+    return (z, y, x)
+
+
+def _clipped(low: NDArray[Any], high: NDArray[Any], shape: tuple[int, int, int]) -> ChangedBox:
+    z, y, x = (slice(max(0, int(a)), min(n, int(b))) for a, b, n in zip(low, high, shape, strict=True))
+    return (z, y, x)
+
+
+def squared_distance(
     zyx: tuple[int, int, int], region: ChangedBox, spacing_mm: tuple[float, float, float]
 ) -> NDArray[np.float32]:
-    """Of the voxels of a region from a voxel, mm², float32."""
+    """Of the voxels (z,y,x) of a region from a voxel, mm², float32."""
     axes = [
         ((np.arange(axis.start, axis.stop, dtype=np.float32) - i) * np.float32(s)) ** 2
         for axis, i, s in zip(region, zyx, spacing_mm, strict=True)

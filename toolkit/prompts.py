@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gstk.errors import PromptError
 from gstk.geometry import Geometry
@@ -93,6 +94,11 @@ class ObjectPrompts:
 
     points: tuple[Point, ...] = ()
     box: Box | None = None
+
+    def clicked(self, foreground_only: bool = False) -> NDArray[np.float64]:
+        """Voxels of the clicks, (K,3) (z, y, x), in their order; of all, or of those on the object."""
+        voxels = [p.zyx for p in self.points if p.foreground or not foreground_only]
+        return np.array(voxels, np.float64).reshape(-1, 3)
 
 
 def parse_prompts(

@@ -3,77 +3,123 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from gstk.engines.base import Embedding, Engine
+from gstk.calibration import memory
+from gstk.calibration.model import LatencyModel
+from gstk.deadline import Budget, Deadline, TimedEngine
+from gstk.embeddings import DEFAULT_LIMIT_BYTES
+from gstk.engines.base import Engine
 from gstk.errors import GeometryError, GstkError, PromptError
 from gstk.geometry import Geometry
-from gstk.masks import ChangedBox, Reach, change_near, clean, clicked_components, union
+from gstk.looking import Looker
+from gstk.masks import ChangedBox, union
+from gstk.planner import Plan, can_start, make_plan
 from gstk.preprocess import intensity_range
 from gstk.prompts import Box, ObjectPrompts, Point
-from gstk.window import Framing, Window, bounding_faces, frame
+from gstk.state import ImageState, ObjectState, gone_on_from
+from gstk.window import Framing, Window
 
-__all__ = ["ChangedBox", "Session"]
+__all__ = ["CallReport", "ChangedBox", "Session"]
 
-MAX_ENCODES = 3
-"""Windows that one prompt may try: the first, and wider or narrower ones where the mask does not sit well in it."""
-FIRST_FIELD = 2.0
-"""Side of the first window around a lone click, over the side that the window has at the volume's finest spacing."""
+_MARGIN = 0.02
+"""Share of a call's time that is kept for what comes after the network, besides the mask's way back."""
+_AFTER_S = 1.5e-8
+"""Seconds a voxel of the volume that are kept besides, to put objects into one label map."""
+
+
+@dataclass(frozen=True)
+class CallReport:
+    """What the latest call was expected to take, what it took, and what was done for want of time.
+
+    Attributes:
+        budget_s: what it was given; None is any time.
+        expected_s: what the plan said; 0 without a latency model.
+        spent_s: wall time.
+        encodes, decodes: runs of the network's halves.
+        given_up: what a larger budget would have allowed, a sentence each.
+        object_s: wall time of each object.
+    """
+
+    budget_s: float | None = None
+    expected_s: float = 0.0
+    spent_s: float = 0.0
+    encodes: int = 0
+    decodes: int = 0
+    given_up: tuple[str, ...] = ()
+    object_s: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass
-class _Object:
-    """One object: what was said about it, and what the network last made of that."""
+class _Draft:
+    """What a call finds out for its report."""
 
-    prompts: ObjectPrompts = field(default_factory=ObjectPrompts)
-    window: Window | None = None
-    embedding: Embedding | None = None
-    region: ChangedBox | None = None
-    logits: NDArray[np.float32] | None = None  # at the volume's voxels of `region`
-
-
-@dataclass
-class _Image:
-    """Everything that belongs to one image; `set_image` replaces it whole."""
-
-    volume: NDArray[np.generic]
-    geometry: Geometry
-    low: float
-    high: float
-    objects: dict[int, _Object] = field(default_factory=dict)
-    history: list[tuple[int, ObjectPrompts]] = field(default_factory=list)
-    labels: NDArray[np.uint16] | None = None
+    expected_s: float = 0.0
+    given_up: list[str] = field(default_factory=list)
+    object_s: dict[int, float] = field(default_factory=dict)
 
 
 class Session:
     """Segments the objects of one image at a time, click by click. Safe to call from several threads, one at a time.
 
     Use `gstk.open` to make one. Voxel indices are (z,y,x) of the image as given; object ids are 1 to 65535.
+
+    Attributes:
+        report: of the latest call that made a mask.
     """
 
-    def __init__(self, engine: Engine, framing: Framing) -> None:
-        self._engine = engine
-        self._framing = framing
-        self._image: _Image | None = None
-        self._lock = threading.RLock()
-        self.encodes = 0
-        self.decodes = 0
+    def __init__(
+        self,
+        engine: Engine,
+        framing: Framing,
+        cache_bytes: int = DEFAULT_LIMIT_BYTES,
+        refine: bool = False,
+        model: LatencyModel | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        """Begins without an image.
 
-    def set_image(self, volume: NDArray[np.generic], spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
+        Args:
+            engine: encodes and decodes; closed with the session.
+            framing: how windows are made where there is time.
+            cache_bytes: memory for embeddings, so that going back to a window costs no encode.
+            refine: whether the image and the clicks correct the network's logits (`gstk.refine`); clicked voxels then
+                are as they were clicked.
+            model: what the engine's calls cost; without one a budget is kept by the clock alone.
+            budget: of each object; None is any time.
+        """
+        self._looker = Looker(TimedEngine(engine, model), cache_bytes, refine)
+        self._framing = framing
+        self._budget = budget
+        self._image: ImageState | None = None
+        self._lock = threading.RLock()
+        self.report = CallReport()
+
+    def set_image(
+        self,
+        volume: NDArray[np.generic],
+        spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+        look_at: Sequence[float] | Literal["centre"] | None = None,
+    ) -> None:
         """Takes an image; whatever was said about the one before is forgotten.
 
         Args:
             volume: (z,y,x), any real dtype, finite. It is read as needed and must not change meanwhile.
             spacing_mm: (z,y,x).
+            look_at: the voxel (z,y,x) where the first click is expected, or "centre": a window around it is encoded in
+                the background, and a first click near it needs no other. None waits for the click.
 
         Raises:
             GstkError: the volume is not three-dimensional, is empty or holds NaN or infinity; the spacing is not > 0.
+            PromptError: `look_at` lies outside the image.
         """
         volume = np.asarray(volume)
         if volume.ndim != 3 or volume.size == 0 or volume.dtype.kind not in "buif":
@@ -83,7 +129,12 @@ class Session:
         geometry = Geometry((volume.shape[0], volume.shape[1], volume.shape[2]), spacing_mm)  # type: ignore[arg-type]
         low, high = intensity_range(volume)
         with self._lock:
-            self._image = _Image(volume, geometry, low, high)
+            self._looker.forget(self._image)
+            self._image = None
+            image = self._image = ImageState(volume, geometry, low, high, self._framing)
+            if look_at is not None:
+                centre = [(n - 1) / 2 for n in geometry.shape] if look_at == "centre" else look_at
+                self._looker.look_ahead(image, self._voxel(centre))
 
     def add_point(self, zyx: Sequence[float], foreground: bool = True, object_id: int = 1) -> ChangedBox:
         """Adds a click and updates the mask.
@@ -97,19 +148,12 @@ class Session:
 
         Raises:
             PromptError: the point lies outside the image.
+            Interrupted: by `cancel`; nothing has changed.
         """
         with self._lock:
-            image = self._current()
-            try:
-                voxel = image.geometry.nearest_voxel(zyx)
-            except GeometryError:
-                voxel = None
-            if voxel is None:
-                raise PromptError(
-                    f"got a click at {zyx!r:.80}, expected (z, y, x) inside the image of {image.geometry.shape}"
-                )
+            voxel = self._voxel(zyx)
             before = self._object(object_id).prompts
-            return self._say(object_id, replace(before, points=(*before.points, Point(voxel, foreground))))
+            return self.set_prompts(replace(before, points=(*before.points, Point(voxel, foreground))), object_id)
 
     def add_box(self, box: Box | Sequence[Sequence[float]], object_id: int = 1) -> ChangedBox:
         """Sets the object's box and updates the mask.
@@ -120,26 +164,79 @@ class Session:
         Returns, raises: as `add_point`.
         """
         with self._lock:
-            image = self._current()
             if not isinstance(box, Box):
                 box = Box.from_corners(box)
-            if not all(image.geometry.contains(corner) for corner in box.corners()):
-                raise PromptError(
-                    f"got a box of corners {box.corners()}, expected it inside the image of {image.geometry.shape}"
-                )
-            return self._say(object_id, replace(self._object(object_id).prompts, box=box))
+            return self.set_prompts(replace(self._object(object_id).prompts, box=box), object_id)
 
     def set_prompts(self, prompts: ObjectPrompts, object_id: int = 1) -> ChangedBox:
         """Replaces all that was said about an object, in one step; returns and raises as `add_point`."""
+        return self.set_all({object_id: prompts})
+
+    def set_all(
+        self,
+        prompts: Mapping[int, ObjectPrompts],
+        previous: NDArray[np.integer] | None = None,
+        within_s: float | None = None,
+    ) -> ChangedBox:
+        """Replaces all that was said about several objects; those that lie together share a window.
+
+        Args:
+            prompts: by object id.
+            previous: integer (z,y,x), object ids: what another session made of all but the last click on each object.
+                It is gone on from where there is no time to do all of them again.
+            within_s: seconds for all of them; None is the session's budget.
+
+        Returns, raises: as `add_point`.
+        """
         with self._lock:
             image = self._current()
-            corners = prompts.box.corners() if prompts.box else ()
-            for voxel in (*corners, *(point.zyx for point in prompts.points)):
-                if not image.geometry.contains(voxel):
-                    raise PromptError(
-                        f"got a prompt at {voxel}, expected it inside the image of {image.geometry.shape}"
-                    )
-            return self._say(object_id, prompts)
+            for said in prompts.values():
+                self._check(said)
+            prompts = {k: said for k, said in prompts.items() if said != self._object(k).prompts}
+            if previous is not None and previous.shape != image.geometry.shape:
+                raise PromptError(f"got a previous mask {previous.shape}, expected {image.geometry.shape}")
+            if within_s is None and self._budget is not None:
+                within_s = self._budget.left_s(len(prompts), 0.0)
+            with self._reporting(within_s) as (deadline, draft):
+                notes = draft.given_up
+                plan = self._plan(image, prompts, within_s)
+                starts = {k: image.objects.get(k, ObjectState()) for k in prompts}
+                if plan.given_up and previous is not None:
+                    gone_on = {k: gone_on_from(previous, k, prompts[k], image) for k in plan.windows}
+                    starts |= {k: known for k, known in gone_on.items() if known.region is not None}
+                    if any(known.region is not None for known in gone_on.values()):
+                        notes.append("the clicks before the last: their mask is gone on from")
+                        plan = self._plan(image, prompts, within_s, once=True)
+                draft.expected_s = self._expected_s(plan, prompts)
+                notes += plan.given_up
+                if plan.looks:
+                    image.framing = plan.framing
+                # Objects of one window follow each other, so that it is encoded once however small the cache is.
+                order = [k for look in plan.looks for k in look.objects]
+                order += [k for k in prompts if k not in order]
+                done: dict[int, ObjectState] = {}
+                for index, k in enumerate(order):
+                    share = deadline.sooner(deadline.left_s / (len(order) - index)) if deadline.is_set else deadline
+                    began = time.perf_counter()
+                    done[k] = self._looker.follow(image, starts[k], prompts[k], plan.windows.get(k), share, notes)
+                    draft.object_s[k] = time.perf_counter() - began
+                changed: ChangedBox | None = None
+                for k, known in done.items():
+                    before = image.objects.get(k, ObjectState())
+                    image.remember(k, before)
+                    image.objects[k] = known
+                    for region in (before.region, known.region):
+                        changed = union(changed, region) if region is not None else changed
+                image.labels = None
+            return union(changed, None)
+
+    def plan(self, prompts: Mapping[int, ObjectPrompts], within_s: float | None = None) -> Plan:
+        """What `set_all` would begin with, and what that is expected to take; nothing runs."""
+        with self._lock:
+            image = self._current()
+            for said in prompts.values():
+                self._check(said)
+            return self._plan(image, prompts, within_s)
 
     def undo(self) -> ChangedBox:
         """Takes back the latest prompt of any object.
@@ -151,10 +248,18 @@ class Session:
             image = self._current()
             if not image.history:
                 raise PromptError("got undo, expected a click or box before it")
-            object_id, before = image.history.pop()
-            changed = self._say(object_id, before)
+            object_id, before = image.history[-1]
+            after = image.objects.get(object_id, ObjectState())
+            if before.region is None and can_start(before.prompts):  # its mask was forgotten for want of memory
+                before = self._looker.follow(image, ObjectState(), before.prompts, None, Deadline(), [])
             image.history.pop()
-            return changed
+            image.objects[object_id] = before
+            image.labels = None
+            return union(before.region, after.region)
+
+    def cancel(self) -> None:
+        """Ends the call that another thread waits for: it raises `Interrupted`, and all is as it was before it."""
+        self._looker.engine.cancel()
 
     def reset(self, object_id: int | None = None) -> None:
         """Forgets an object, or all of them."""
@@ -167,11 +272,11 @@ class Session:
 
     @property
     def mask(self) -> NDArray[np.uint16]:
-        """uint16 (z,y,x): object ids, 0 elsewhere. Where objects overlap, the one that the network is surer of."""
+        """uint16 (z,y,x): object ids, 0 elsewhere; where objects overlap, see `gstk.overlaps.label_map`."""
         with self._lock:
             image = self._current()
             if image.labels is None:
-                image.labels = _merge(image)
+                image.labels = image.merge()
             return image.labels
 
     def window(self, object_id: int = 1) -> Window | None:
@@ -183,8 +288,9 @@ class Session:
     def close(self) -> None:
         """Closes the engine; the session cannot be used afterwards."""
         with self._lock:
+            self._looker.forget(self._image)
             self._image = None
-            self._engine.close()
+            self._looker.engine.close()
 
     def __enter__(self) -> Session:
         return self
@@ -194,131 +300,105 @@ class Session:
     ) -> None:
         self.close()
 
-    def _current(self) -> _Image:
+    def _current(self) -> ImageState:
         if self._image is None:
             raise GstkError("got a call on a session without an image, expected set_image first")
         return self._image
 
-    def _object(self, object_id: int) -> _Object:
+    def _object(self, object_id: int) -> ObjectState:
         if not 1 <= object_id <= np.iinfo(np.uint16).max:
             raise PromptError(f"got object id {object_id}, expected 1 to {np.iinfo(np.uint16).max}")
-        return self._current().objects.get(object_id, _Object())
+        return self._current().objects.get(object_id, ObjectState())
 
-    def _say(self, object_id: int, prompts: ObjectPrompts) -> ChangedBox:
-        """Makes an object's prompts these; where they go on from those before, its mask does too."""
-        image, known = self._current(), self._object(object_id)
-        count = len(known.prompts.points)
-        goes_on = prompts.box == known.prompts.box and prompts.points[:count] == known.prompts.points
-        following = known if goes_on and known.region is not None else _Object(ObjectPrompts(box=prompts.box))
-        first = len(following.prompts.points)
-        if prompts.box is not None and following.region is None:
-            following = self._segment(image, following)
-        # One click after the other, so that a mask does not depend on whether they were given at once.
-        for end in range(first + 1, len(prompts.points) + 1):
-            said = ObjectPrompts(prompts.points[:end], prompts.box)
-            following = self._segment(image, replace(following, prompts=said), prompts.points[end - 1])
-        following = replace(following, prompts=prompts)
-        image.history.append((object_id, known.prompts))
-        image.objects[object_id] = following
-        image.labels = None
-        return union(known.region, following.region)
+    def _is_seen(self, object_id: int) -> bool:
+        known = self._object(object_id)
+        return known.window is not None and not known.guessed
 
-    def _segment(self, image: _Image, known: _Object, click: Point | None = None) -> _Object:
-        """The object's mask from all that was said about it: a fitting window, one embedding, one decode.
+    def _voxel(self, zyx: Sequence[float]) -> tuple[int, int, int]:
+        geometry = self._current().geometry
+        try:
+            voxel = geometry.nearest_voxel(zyx)
+        except GeometryError:
+            voxel = None
+        if voxel is None:
+            raise PromptError(f"got a click at {zyx!r:.80}, expected (z, y, x) inside the image of {geometry.shape}")
+        return voxel
 
-        Where there was a mask before, a `click` changes only what is connected to it.
-        """
-        if not any(p.foreground for p in known.prompts.points) and known.prompts.box is None:
-            return _Object(known.prompts)  # nothing says where the object is
-        coords, labels = _network_points(known.prompts)
-        window, embedding = known.window, known.embedding
-        if window is None or embedding is None or not window.holds(coords).all():
-            window, embedding = _first_window(image.geometry, known.prompts, self._framing), None
-        for attempt in range(1, MAX_ENCODES + 1):
-            if embedding is None:
-                embedding = self._engine.encode(window.sample(image.volume, image.low, image.high)[None, None])
-                self.encodes += 1
-            logits = self._decode(embedding, window, coords, labels)
-            better = _better_window(image.geometry, window, logits, known.prompts, self._framing)
-            if better is None or attempt == MAX_ENCODES:
-                break
-            window, embedding = better, None
-        region = window.inside(image.geometry.shape)
-        values = clean(window.back(logits, image.geometry.shape), region, known.prompts)
-        if click is not None and known.region is not None and known.logits is not None:
-            opposite = [p.zyx for p in known.prompts.points if p.foreground != click.foreground]
-            reach = Reach(click, opposite, image.geometry.spacing_mm)
-            region, values = change_near(reach, known.region, known.logits, region, values)
-        return _Object(known.prompts, window, embedding, region, values)
+    def _check(self, prompts: ObjectPrompts) -> None:
+        geometry = self._current().geometry
+        corners = prompts.box.corners() if prompts.box else ()
+        if not all(geometry.contains(corner) for corner in corners):
+            raise PromptError(f"got a box of corners {corners}, expected it inside the image of {geometry.shape}")
+        for point in prompts.points:
+            if not geometry.contains(point.zyx):
+                raise PromptError(f"got a click at {point.zyx}, expected it inside the image of {geometry.shape}")
 
-    def _decode(
-        self, embedding: Embedding, window: Window, coords: NDArray[np.float64], labels: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        points = np.clip(window.to_window(coords), 0, np.array(window.shape, np.float32) - 1)
-        self.decodes += 1
-        logits: NDArray[np.float32] = self._engine.decode(embedding, points[None], labels[None])[0, 0]
-        return logits
+    @property
+    def model(self) -> LatencyModel | None:
+        """What calls cost on this host; None where nobody asked."""
+        return self._looker.engine.model
 
+    @property
+    def encodes(self) -> int:
+        """Runs of the encoder so far."""
+        return self._looker.encodes
 
-def _network_points(prompts: ObjectPrompts) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Clicks as the network takes them; a box says where the object is, so its centre stands in for a first click."""
-    points = [(p.zyx, int(p.foreground)) for p in prompts.points]
-    if prompts.box is not None and not any(p.foreground for p in prompts.points):
-        points.insert(0, (prompts.box.centre(), 1))
-    return np.array([zyx for zyx, _ in points], np.float64), np.array([label for _, label in points], np.int64)
+    @property
+    def decodes(self) -> int:
+        """Runs of the prompt decoder so far."""
+        return self._looker.decodes
 
+    @contextmanager
+    def _reporting(self, within_s: float | None) -> Iterator[tuple[Deadline, _Draft]]:
+        """A deadline for the block, and what the block fills in for the report."""
+        began, counted = time.perf_counter(), (self.encodes, self.decodes)
+        draft = _Draft()
+        self._looker.engine.begin()
+        if within_s is None:
+            deadline = Deadline()
+        else:
+            after_s = _MARGIN * within_s + _AFTER_S * self._current().volume.size
+            deadline = Deadline(max(within_s / 2, within_s - after_s))
+        yield deadline, draft
+        self.report = CallReport(
+            within_s,
+            draft.expected_s,
+            time.perf_counter() - began,
+            self.encodes - counted[0],
+            self.decodes - counted[1],
+            tuple(dict.fromkeys(draft.given_up)),
+            draft.object_s,
+        )
 
-def _first_window(geometry: Geometry, prompts: ObjectPrompts, framing: Framing) -> Window:
-    coords, labels = _network_points(prompts)
-    low, high = bounding_faces(coords[labels == 1])
-    if prompts.box is not None:
-        corners = np.array(prompts.box.corners(), np.float64)
-        low, high = np.minimum(low, corners[0]), np.maximum(high, corners[1] + 1)
-        return frame(geometry, low, high, framing)
-    # A lone click says nothing about the object's size: begin with a window of the volume's finest spacing.
-    side_mm = FIRST_FIELD * min(geometry.spacing_mm) * framing.voxels ** (1 / 3) / (1 + 2 * framing.margin)
-    half = side_mm / np.array(geometry.spacing_mm) / 2
-    centre = (low + high) / 2
-    return frame(geometry, np.minimum(low, centre - half), np.maximum(high, centre + half), framing)
+    def _plan(
+        self, image: ImageState, prompts: Mapping[int, ObjectPrompts], within_s: float | None, once: bool = False
+    ) -> Plan:
+        """Of the objects that have no window yet."""
+        engine = self._looker.engine
+        fresh = {k: said for k, said in prompts.items() if can_start(said) and not self._is_seen(k)}
+        return make_plan(
+            image.geometry,
+            fresh,
+            self._framing,
+            engine.model,
+            budget_s=within_s,
+            memory_bytes=None if engine.model is None else engine.model.base_bytes + memory.free_bytes(),
+            pace=engine.pace,
+            once=once,
+        )
 
-
-def _better_window(
-    geometry: Geometry, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts, framing: Framing
-) -> Window | None:
-    """A window that suits the mask better: wider where the mask runs out of it, narrower where it is lost in it."""
-    clicked = np.array([p.zyx for p in prompts.points if p.foreground], np.float64).reshape(-1, 3)
-    mask = clicked_components(logits > 0, window.to_window(clicked))
-    if not mask.any():
-        return None
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    low = np.array([axis.start for axis in box]) * window.step + window.start
-    high = np.array([axis.stop for axis in box]) * window.step + window.start
-    extent = high - low
-    shape = np.array(geometry.shape, float)
-    cut_low = np.array([axis.start == 0 for axis in box]) & (np.array(window.start) > 0.5)
-    cut_high = np.array([axis.stop == n for axis, n in zip(box, window.shape, strict=True)])
-    cut_high &= np.array(window.stop) < shape - 0.5
-    points = np.array([p.zyx for p in prompts.points], np.float64).reshape(-1, 3)
-    if len(points):
-        low, high = np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0) + 1)
-    if cut_low.any() or cut_high.any():
-        grown = 0.5 * extent.max()
-        low = np.maximum(np.where(cut_low, low - grown, low), 0)
-        high = np.minimum(np.where(cut_high, high + grown, high), shape)
-        better = frame(geometry, low, high, framing)
-        return better if np.prod(np.array(better.step)) > 1.1 * np.prod(np.array(window.step)) else None
-    better = frame(geometry, low, high, framing)
-    return better if np.prod(np.array(better.step)) < 0.4 * np.prod(np.array(window.step)) else None
-
-
-def _merge(image: _Image) -> NDArray[np.uint16]:
-    labels = np.zeros(image.geometry.shape, np.uint16)
-    best = np.zeros(image.geometry.shape, np.float16) if len(image.objects) > 1 else None
-    for object_id, known in sorted(image.objects.items()):
-        if known.region is None or known.logits is None:
-            continue
-        wins = known.logits > (0 if best is None else np.maximum(best[known.region], 0))
-        labels[known.region][wins] = object_id
-        if best is not None:
-            best[known.region][wins] = known.logits[wins]
-    return labels
+    def _expected_s(self, plan: Plan, prompts: Mapping[int, ObjectPrompts]) -> float:
+        """Seconds of a plan, of a decode for each click on what has its window already, and of what comes after."""
+        looker, planned = self._looker, plan.windows
+        if looker.engine.model is None:
+            return 0.0
+        expected_s = plan.expected_s
+        for k, said in prompts.items():
+            known = self._object(k)
+            window = planned.get(k, known.window)
+            looks = known.looks_for(said)
+            if window is None or not looks:
+                continue
+            decode_s = 0.0 if k in planned else looker.engine.decode_s(window.shape)
+            expected_s += looks * (decode_s + looker.placing_s(self._current(), window, said, known.region))
+        return expected_s

@@ -11,7 +11,7 @@ import torch
 from monai.networks.nets.vista3d import VISTA3D
 from numpy.typing import NDArray
 
-from gstk.engines.base import Engine
+from gstk.engines.base import Device, Engine
 from gstk.errors import GstkError
 from gstk.geometry import Geometry
 from gstk.overlay import draw_overlay
@@ -44,7 +44,7 @@ class NetworkEngine(Engine):
             dtype: autocast's; None computes in float32.
         """
         super().__init__(roi_multiple, MINIMUM_SIDES * roi_multiple)
-        self.version, self.device = torch.__version__, str(device)
+        self.version, self.device = torch.__version__, Device(str(device))
         self.precision = "fp32" if dtype is None else str(dtype).removeprefix("torch.")
         self._encoder, self._decoder = Encoder(network).eval(), PromptDecoder(network).eval()
         self._where, self._dtype = device, dtype

@@ -10,13 +10,19 @@ from typing import Annotated
 import typer
 
 from gstk._version import __version__
+from gstk.cli.build import build_command
+from gstk.cli.calibrate import calibrate_command
 from gstk.cli.check import check_command
+from gstk.cli.cmake_dir import cmake_dir_command
+from gstk.cli.compare import compare_command
 from gstk.cli.coreset import coreset_command
 from gstk.cli.engines import engines_command
+from gstk.cli.evaluate import evaluate_command
 from gstk.cli.export import export_command
 from gstk.cli.infer import infer_command
 from gstk.cli.inspect import inspect_command
 from gstk.cli.phantom import phantom_command
+from gstk.cli.plan import plan_command
 from gstk.cli.prepare import prepare_command
 from gstk.cli.train import train_command
 from gstk.errors import GstkError
@@ -31,11 +37,17 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command("infer")(infer_command)
+app.command("plan")(plan_command)
 app.command("prepare")(prepare_command)
 app.command("export")(export_command)
+app.command("build")(build_command)
 app.command("check")(check_command)
 app.command("inspect")(inspect_command)
+app.command("calibrate")(calibrate_command)
 app.command("engines")(engines_command)
+app.command("cmake-dir")(cmake_dir_command)
+app.command("evaluate")(evaluate_command)
+app.command("compare")(compare_command)
 app.command("train")(train_command)
 app.command("coreset")(coreset_command)
 app.command("phantom")(phantom_command)

@@ -1,18 +1,30 @@
 """`gstk engines`: what can run a bundle here."""
 
+from typing import Annotated
+
 import typer
 
 __all__ = ["engines_command"]
 
 
-def engines_command() -> None:
+def engines_command(
+    options: Annotated[bool, typer.Option("--options", help="List the settings of each backend instead.")] = False,
+) -> None:
     """List the backends: version, devices and precisions of those that are here, and what the others need."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    from gstk.engines import probe
+    from gstk.engines import describe_options, preferred, probe
 
     table = Table(box=None, pad_edge=False, header_style="bold")
+    if options:
+        for heading in ("engine", "setting", "default", "values", ""):
+            table.add_column(heading, overflow="fold")
+        for row in describe_options():
+            table.add_row(*map(escape, row))
+        Console().print(table)
+        return
     for heading in ("engine", "version", "devices", "precisions", ""):
         table.add_column(heading, overflow="fold")
     found = probe()
@@ -20,12 +32,13 @@ def engines_command() -> None:
         table.add_row(
             entry.name,
             entry.version or "-",
-            ", ".join(entry.devices) or "-",
+            ", ".join(map(str, entry.devices)) or "-",
             ", ".join(entry.precisions) or "-",
-            entry.note,
+            escape(entry.note),
         )
     Console().print(table)
-    usable = [entry.name for entry in found if entry.devices]
-    typer.echo(f"auto takes {usable[0]}" if usable else 'none can be used; pip install "gstk[cpu]"')
-    if not usable:
+    if not any(entry.devices for entry in found):
+        typer.echo('none can be used; pip install "gstk[cpu]"')
         raise typer.Exit(1)
+    name, device, why = preferred(found)
+    typer.echo(f"auto takes {name} on {device}: {why}")

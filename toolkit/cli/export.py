@@ -39,6 +39,9 @@ def export_command(
     int8: Annotated[
         bool, typer.Option("--int8", help="Add an encoder in INT8; refused where it costs more than 0.005 of Dice.")
     ] = False,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Let the image correct the network's masks: for a network that is weak.")
+    ] = False,
     calibration_cases: Annotated[
         Path | None,
         typer.Option(
@@ -78,7 +81,7 @@ def export_command(
             name=name,
             licence=licence,
             default_roi=default_roi,
-            options=Options(half_weights, external_weights, fp16, fp16_io, int8),
+            options=Options(half_weights, external_weights, fp16, fp16_io, int8, refine),
             judge=judge,
             overwrite=overwrite,
             progress=status.update,

@@ -5,7 +5,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gstk.cli.options import SpacingOrderOption
+from gstk.cli.options import (
+    BackendOption,
+    BoxOption,
+    BudgetOption,
+    CallsOption,
+    DeviceOption,
+    EngineOption,
+    PointOption,
+    PrecisionOption,
+    RayOption,
+    SpacingOrderOption,
+    ThreadsOption,
+    WorkerCpusOption,
+    WorkerGpusOption,
+    WorkersOption,
+    ray_workers,
+)
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -13,7 +29,10 @@ if TYPE_CHECKING:
     from gstk.inference import InferResult
     from gstk.prompts import ObjectPrompts
 
-__all__ = ["infer_command"]
+__all__ = ["infer_command", "read_prompts", "say_probe"]
+
+_EXIT_S = 0.2
+"""Seconds that a process takes to end."""
 
 
 def infer_command(
@@ -25,21 +44,19 @@ def infer_command(
     ],
     out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("gstk-results"),
     bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
-    backend: Annotated[str, typer.Option(help="auto, or one that gstk engines lists.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, or another that the bundle holds, such as int8.")] = "fp32",
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default=False)] = None,
-    point: Annotated[
-        list[str] | None,
-        typer.Option(help="A click on the object, [ID:]z,y,x in voxels. May be repeated.", show_default=False),
-    ] = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    engine: EngineOption = None,
+    point: PointOption = None,
     background: Annotated[
         list[str] | None,
         typer.Option(help="A click beside the object, [ID:]z,y,x. May be repeated.", show_default=False),
     ] = None,
-    box: Annotated[
-        list[str] | None,
-        typer.Option(help="The object's first and last voxel, [ID:]z0,y0,x0,z1,y1,x1.", show_default=False),
-    ] = None,
+    box: BoxOption = None,
+    budget: BudgetOption = None,
+    calls: CallsOption = 1,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write a picture of three slices.")] = False,
     window: Annotated[
         str,
@@ -50,22 +67,46 @@ def infer_command(
     spacing_order: Annotated[
         SpacingOrderOption, typer.Option(help="Axis order of the spacing in .npz cases.")
     ] = SpacingOrderOption.zyx,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
+    worker_gpus: WorkerGpusOption = None,
 ) -> None:
     """Segment what was clicked or boxed in each case; one case that fails does not stop the others."""
+    from functools import partial
+
     import gstk
+    from gstk.deadline import Budget, process_age_s
+    from gstk.engines.options import parse_assignments
     from gstk.inference import infer
 
-    prompts = _prompts(point or [], background or [], box or [])
-    order = spacing_order.value
-    with gstk.open(bundle, backend, threads, precision) as session, _Report() as report:
+    cluster = ray_workers(ray, workers, worker_cpus, worker_gpus)
+    if cluster is not None and threads is None and not worker_gpus:
+        threads = max(1, int(cluster.cpus))
+    prompts = read_prompts(point or [], background or [], box or [])
+    with _Report() as report:
         results = infer(
-            session,
+            partial(
+                gstk.open,
+                bundle,
+                backend,
+                threads,
+                precision,
+                device,
+                parse_assignments(engine or []),
+                budget_s=budget,
+                calls=calls,
+                on_probe=say_probe,
+            ),
             cases,
             out_dir,
             prompts=prompts,
             overlay=overlay,
             window=window,
-            spacing_order="xyz" if order == "xyz" else "zyx",
+            spacing_order=spacing_order.order,
+            budget=None if budget is None else Budget(budget, calls),
+            started_s=process_age_s() + _EXIT_S,
+            workers=cluster,
             on_result=report.add,
         )
     failed = sum(result.error is not None for result in results)
@@ -73,6 +114,11 @@ def infer_command(
         typer.echo(f"{len(results) - failed} of {len(results)} segmented")
     if failed:
         raise typer.Exit(1)
+
+
+def say_probe(reason: str) -> None:
+    """Says why there is a probe."""
+    typer.echo(f"{reason}; probing, and keeping what comes out", err=True)
 
 
 class _Report:
@@ -116,12 +162,19 @@ class _Report:
         for entry in result.objects:
             table.add_row(str(entry.object_id), f"{entry.voxels:,}", f"{entry.volume_ml:.2f}", f"{entry.seconds:.2f}")
         self._console.print(table)
+        report = result.report
+        if report is not None and report.budget_s is not None:
+            spent, there, expected = report.spent_s, report.budget_s, report.expected_s
+            typer.echo(f"time     {spent:.1f} s of {there:.1f} s for the masks, expected {expected:.1f} s")
+            for note in report.given_up:
+                typer.echo(f"given up {note}")
         typer.echo(f"mask     {result.output}")
         if result.overlay:
             typer.echo(f"overlay  {result.overlay}")
 
 
-def _prompts(points: list[str], background: list[str], boxes: list[str]) -> "dict[int, ObjectPrompts]":
+def read_prompts(points: list[str], background: list[str], boxes: list[str]) -> "dict[int, ObjectPrompts]":
+    """The prompts of the command line's options, by object id."""
     from dataclasses import replace
 
     from gstk.errors import PromptError

@@ -3,10 +3,89 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
 
-from gstk.errors import BackendMissing
+import typer
 
-__all__ = ["SpacingOrderOption", "needing"]
+from gstk.errors import BackendMissing, EvaluationError
+
+if TYPE_CHECKING:
+    from gstk.cases import SpacingOrder
+    from gstk.cluster import Workers
+
+__all__ = [
+    "BackendOption",
+    "BoxOption",
+    "BudgetOption",
+    "CallsOption",
+    "DeviceOption",
+    "EngineOption",
+    "PointOption",
+    "PrecisionOption",
+    "RayOption",
+    "SpacingOrderOption",
+    "ThreadsOption",
+    "WorkerCpusOption",
+    "WorkerGpusOption",
+    "WorkersOption",
+    "needing",
+    "ray_workers",
+]
+
+BackendOption = Annotated[str, typer.Option(help="auto, or one that gstk engines lists.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="fp32, fp16 or int8 where the bundle holds it; auto is fp16 on a GPU, else fp32.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default=False)]
+EngineOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A setting of the backend, NAME=VALUE; gstk engines --options lists them. May be repeated.",
+        show_default=False,
+    ),
+]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(help="Seconds for each object, process start included. The challenge gives 90.", show_default=False),
+]
+CallsOption = Annotated[
+    int, typer.Option(min=1, help="Calls that share the budget, a process each. The challenge makes 6.")
+]
+PointOption = Annotated[
+    list[str] | None,
+    typer.Option(help="A click on the object, [ID:]z,y,x in voxels. May be repeated.", show_default=False),
+]
+BoxOption = Annotated[
+    list[str] | None,
+    typer.Option(help="The object's first and last voxel, [ID:]z0,y0,x0,z1,y1,x1.", show_default=False),
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option("--ray", help="Share the cases on a Ray cluster: its address, auto, or local.", show_default=False),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Workers on the cluster; as many as fit.", show_default=False)
+]
+WorkerCpusOption = Annotated[
+    float | None, typer.Option(help="Cores for each worker, and its threads; 1.", show_default=False)
+]
+WorkerGpusOption = Annotated[float | None, typer.Option(help="GPUs for each worker; 0.", show_default=False)]
+
+
+def ray_workers(address: str | None, count: int | None, cpus: float | None, gpus: float | None) -> "Workers | None":
+    """The workers that the options ask for; None without --ray.
+
+    Raises:
+        EvaluationError: there are workers without a cluster, or ones that cannot be.
+    """
+    if address is None:
+        if count is not None or cpus is not None or gpus is not None:
+            raise EvaluationError("got --workers, --worker-cpus or --worker-gpus without --ray; add --ray local")
+        return None
+    from gstk.cluster import Workers
+
+    return Workers(address, count, 1.0 if cpus is None else cpus, gpus or 0.0)
 
 
 class SpacingOrderOption(StrEnum):
@@ -14,6 +93,11 @@ class SpacingOrderOption(StrEnum):
 
     zyx = "zyx"
     xyz = "xyz"
+
+    @property
+    def order(self) -> "SpacingOrder":
+        """The same as gstk's functions take it."""
+        return "xyz" if self is SpacingOrderOption.xyz else "zyx"
 
 
 @contextmanager

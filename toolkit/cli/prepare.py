@@ -35,8 +35,7 @@ def prepare_command(
     """Make .npz cases from volumes: intensities to 0..255, label maps to classes and boxes."""
     from gstk.prepare import prepare
 
-    order = spacing_order.value
-    results = prepare(sources, out_dir, window, labels, "xyz" if order == "xyz" else "zyx", progress=True)
+    results = prepare(sources, out_dir, window, labels, spacing_order.order, progress=True)
     for result in results:
         for warning in result.warnings:
             typer.echo(f"{result.source}: warning: {warning}", err=True)

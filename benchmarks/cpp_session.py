@@ -1,0 +1,143 @@
+"""The C++ host beside Python: agreement of masks on real cases, cold start, cost of a click, size of the library.
+
+    python benchmarks/cpp_session.py CASES [--classes 2] [--rounds 3] [--no-agreement] [--out NAME.json]
+
+Builds the host in a temporary folder. On each case Python clicks by the official protocol with OpenVINO, C++ replays
+the same prompts, and the masks after every prompt are compared. Timings are those of one case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from machine import describe
+from rich.console import Console
+from rich.progress import track
+
+import gstk
+from gstk.export.bundle import builtin
+from gstk.prompts import ObjectPrompts
+from gstk.protocol import click_by_click
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))  # the replay that the tests use
+
+from cpp_build import build, openvino_option, run  # noqa: E402
+from cpp_replay import replay_cpp  # noqa: E402
+
+THREADS = 2
+
+
+class Recorder:
+    """A session that writes down what is said, and the mask after it."""
+
+    def __init__(self, session: gstk.Session) -> None:
+        self._session = session
+        self.lines: list[str] = []
+        self.masks: list[Any] = []
+        self.seconds: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def set_prompts(self, prompts: ObjectPrompts, object_id: int = 1) -> Any:
+        began = time.perf_counter()
+        changed = self._session.set_prompts(prompts, object_id)
+        mask = self._session.mask
+        self.seconds.append(time.perf_counter() - began)
+        points = " ".join(f"{p.zyx[0]} {p.zyx[1]} {p.zyx[2]} {int(p.foreground)}" for p in prompts.points)
+        self.lines.append(f"prompts {object_id} 0 {len(prompts.points)} {points}")
+        self.masks.append(mask.copy())
+        return changed
+
+
+def compare(case: gstk.Case, program: Path, folder: Path, classes: int, rounds: int) -> tuple[dict[str, Any], Recorder]:
+    """Clicks a case through in both."""
+    assert case.labels is not None
+    assert case.path is not None
+    chosen = [int(k) for k in np.unique(case.labels) if k][:classes]
+    with gstk.open("tiny", "openvino", threads=THREADS) as session:
+        recorder = Recorder(session)
+        click_by_click(recorder, case.image, case.geometry.spacing_mm, case.labels, rounds, chosen)  # type: ignore[arg-type]
+    found, told = replay_cpp(program, builtin("tiny"), case.path, recorder.lines, case.image.shape, folder, THREADS)
+    agreement = [float(np.mean(a == b)) for a, b in zip(found, recorder.masks, strict=True)]
+    result = {
+        "case": case.name,
+        "shape": list(case.image.shape),
+        "prompts": len(recorder.lines),
+        "least_agreement": min(agreement),
+        "differing_voxels": [int(np.sum(a != b)) for a, b in zip(found, recorder.masks, strict=True)],
+        "python_s": sum(recorder.seconds),
+        "cpp_s": sum(line["fetched"] for line in told[1:]),
+    }
+    return result, recorder
+
+
+def cold_start(program: Path, case: Path, line: str, shape: tuple[int, ...], folder: Path, repeats: int) -> list[float]:
+    """Seconds from the start of `main` to the first mask, opening the bundle and reading the volume included."""
+    runs = [replay_cpp(program, builtin("tiny"), case, [line], shape, folder, THREADS)[1] for _ in range(repeats)]
+    return [told[1]["since"] for told in runs]
+
+
+def library_bytes(folder: Path) -> int:
+    build(ROOT / "cpp", folder, "-DGSTK_OPENVINO=OFF", "-DGSTK_TESTS=OFF")
+    (library,) = (file for file in folder.glob("libgstk.so*") if not file.is_symlink())
+    run("strip", "-o", folder / "stripped.so", library)
+    return (folder / "stripped.so").stat().st_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", type=Path)
+    parser.add_argument("--classes", type=int, default=2, help="classes clicked in a case")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--timed", default="CT_totalseg_abdomen", help="the case that is timed")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no-agreement", action="store_true", help="timings alone, and the agreement of before")
+    parser.add_argument("--build", type=Path, help="where to build; kept")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    console = Console(width=120)
+    report: dict[str, Any] = {"machine": describe("openvino"), "bundle": "tiny", "threads": THREADS}
+    if arguments.no_agreement and arguments.out and arguments.out.exists():
+        report["agreement"] = json.loads(arguments.out.read_text()).get("agreement")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.build or Path(scratch)
+        programs = build(ROOT / "cpp", folder / "static", "-DBUILD_SHARED_LIBS=OFF", openvino_option()) / "tests"
+        report["library_without_backends_bytes"] = library_bytes(folder / "bare")
+        if not arguments.no_agreement:
+            rows = []
+            for path in track(sorted(arguments.cases.glob("*.npz")), console=Console(stderr=True)):
+                case = gstk.load_case(path)
+                row, _ = compare(case, programs / "replay", Path(scratch), arguments.classes, arguments.rounds)
+                console.print(row["case"], row["prompts"], f"{row['least_agreement']:.6f}", row["differing_voxels"])
+                rows.append(row)
+            report["agreement"] = {"least": min(row["least_agreement"] for row in rows), "cases": rows}
+        case = gstk.load_case(arguments.cases / f"{arguments.timed}.npz")
+        assert case.path is not None
+        timed, recorder = compare(case, programs / "replay", Path(scratch), 1, 5)
+        first = recorder.lines[0]
+        report["five_clicks"] = timed
+        starts = cold_start(programs / "replay", case.path, first, case.image.shape, Path(scratch), arguments.repeats)
+        report["cold_start_to_first_mask_s"] = {"median": median(starts), "all": starts}
+        z, y, x, _ = first.split()[4:8]
+        told = run(programs / "overhead", builtin("tiny"), case.path, z, y, x, 4 * arguments.repeats)
+        click = json.loads(told)
+        click["engine_overhead"] = click["engine_s"] / click["bare_s"] - 1
+        click["click_overhead"] = click["click_s"] / click["bare_s"] - 1
+        report["click"] = click
+    console.print_json(data={key: value for key, value in report.items() if key != "agreement"})
+    if arguments.out:
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

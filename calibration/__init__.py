@@ -1,0 +1,8 @@
+"""Calibration: what an encode and a decode take on this host, as a model that a planner can ask."""
+
+from gstk.calibration.host import Host
+from gstk.calibration.measure import measure
+from gstk.calibration.model import LatencyModel, Measurement
+from gstk.calibration.store import find_model, save_model
+
+__all__ = ["Host", "LatencyModel", "Measurement", "find_model", "measure", "save_model"]

@@ -1,0 +1,72 @@
+"""What a latency depends on besides the bundle: the machine, the backend and its settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gstk.engines import BundleEngine
+from gstk.engines.devices import memory_bytes
+
+__all__ = ["Host"]
+
+
+@dataclass(frozen=True)
+class Host:
+    """The machine and the engine that a model was measured with.
+
+    Attributes:
+        processor: its name.
+        cores: those that this process may use.
+        memory_bytes: of the machine.
+        device: what the engine computes on, such as `cpu` or `cuda:0: NVIDIA H200`.
+        backend, version: the engine's.
+        precision: of the graphs.
+        settings: the engine's own, and its threads, as text.
+    """
+
+    processor: str
+    cores: int
+    memory_bytes: int
+    device: str
+    backend: str
+    version: str
+    precision: str
+    settings: str
+
+    @classmethod
+    def of(cls, engine: BundleEngine) -> Host:
+        """The host of an open engine."""
+        return cls(
+            processor=_processor(),
+            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            memory_bytes=memory_bytes(),
+            device=str(engine.device),
+            backend=engine.name,
+            version=engine.version,
+            precision=engine.precision,
+            settings=f"threads={engine.threads} {engine.options}",
+        )
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits that tell hosts apart."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    def differences(self, other: Host) -> list[str]:
+        """What is not as with another host, a phrase each; empty where nothing is."""
+        mine, theirs = asdict(self), asdict(other)
+        return [f"{name} {theirs[name]} is now {mine[name]}" for name in mine if mine[name] != theirs[name]]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,187 @@
+"""Measures an engine over regions, objects and points, from small to large, inside a time limit."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+
+from gstk.calibration import memory
+from gstk.calibration.host import Host
+from gstk.calibration.model import KINDS, LatencyModel, Measurement, fit_calls, fit_memory
+from gstk.engines import BundleEngine, Embedding, open_engine
+from gstk.errors import CalibrationError, OutOfMemory
+from gstk.export.bundle import Bundle
+
+__all__ = ["FULL_S", "QUICK_S", "fit_model", "measure", "measure_region", "regions"]
+
+QUICK_S = 16.0
+"""Time limit of a quick calibration, seconds; with starting it stays within 20."""
+FULL_S = 180.0
+
+Progress = Callable[[float, str], None]
+Shape = tuple[int, int, int]
+
+_DECODES = ((1, 1), (1, 6), (3, 1))
+"""Objects and points that are decoded in each region."""
+_MEMORY_SHARE = 0.8
+"""Of the memory that is free; a region that is expected to need more is not tried."""
+_STARTUP = """
+import json, sys
+from gstk.engines import open_engine
+open_engine(**json.loads(sys.argv[1])).close()
+"""
+
+
+def measure(
+    bundle: Bundle,
+    *,
+    backend: str = "auto",
+    precision: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    options: Mapping[str, object] | None = None,
+    seconds: float = FULL_S,
+    progress: Progress = lambda share, text: None,
+) -> tuple[LatencyModel, list[Measurement]]:
+    """Opens a bundle and measures it.
+
+    Args:
+        bundle: what is measured.
+        backend, precision, device, threads, options: see `gstk.engines.open_engine`.
+        seconds: about how long it may take; the regions that fit are measured, two sizes at least.
+        progress: called with the share that is done, 0–1, and what is under way.
+
+    Raises:
+        EngineError: see `open_engine`.
+        CalibrationError: memory does not suffice for two sizes of region, or another process cannot open the bundle.
+    """
+    began = time.perf_counter()
+    settings = dict(options or {})
+    opening = time.perf_counter()
+    with open_engine(bundle, backend, precision, threads, device, settings) as engine:
+        load_s = time.perf_counter() - opening
+        base_bytes = memory.resident_bytes()
+        progress(0.02, "starting a process")
+        startup_s = _startup_s(engine, settings)
+        free_bytes = memory.free_bytes()
+        found: list[Measurement] = []
+        rate = 0.0  # seconds per voxel
+        for shape in regions(engine, dense=seconds > 2 * QUICK_S):
+            spent = time.perf_counter() - began
+            next_s = rate * math.prod(shape)
+            if len({m.shape for m in found}) >= 3 and spent + next_s > seconds:
+                break
+            if found and fit_memory(found, base_bytes) * math.prod(shape) > _MEMORY_SHARE * free_bytes:
+                break
+            progress(min(0.99, spent / seconds), f"region {shape[0]}×{shape[1]}×{shape[2]}")
+            region_began = time.perf_counter()
+            try:
+                found += measure_region(engine, shape, 2 if seconds <= 2 * QUICK_S else 4)
+            except OutOfMemory:
+                break
+            rate = (time.perf_counter() - region_began) / math.prod(shape)
+        if not found:
+            raise CalibrationError(
+                "got no region that fits into memory, expected two; free memory or take a smaller bundle"
+            )
+        progress(1.0, "fitting")
+        return fit_model(engine, found, load_s, startup_s, base_bytes), found
+
+
+def fit_model(
+    engine: BundleEngine, found: Sequence[Measurement], load_s: float, startup_s: float, base_bytes: int
+) -> LatencyModel:
+    """The model of an engine from what was measured; see `LatencyModel` for the numbers.
+
+    Raises:
+        CalibrationError: fewer than two regions were measured.
+    """
+    return LatencyModel(
+        bundle=engine.bundle.manifest.name,
+        bundle_sha256=engine.bundle.sha256,
+        host=Host.of(engine),
+        fits={kind: fit_calls(found, kind) for kind in KINDS},
+        load_s=load_s,
+        startup_s=startup_s,
+        base_bytes=base_bytes,
+        bytes_per_voxel=fit_memory(found, base_bytes),
+        largest_voxels=max(math.prod(m.shape) for m in found),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def regions(engine: BundleEngine, dense: bool) -> Iterator[Shape]:
+    """Regions to measure, cubes and others, each about twice as large as the one before; four times where not dense."""
+    rules = engine.bundle.manifest.roi
+    limit = rules.max_voxels
+    side: float = max(rules.minimum, 2 * rules.multiple, 32)
+    seen: set[Shape] = set()
+    while True:
+        cube = (_round(side, rules.multiple),) * 3
+        flat = tuple(max(rules.minimum, _round(side * f, rules.multiple)) for f in (0.6, 1.0, 1.5))
+        for shape in (cube, flat):
+            z, y, x = shape
+            if (z, y, x) in seen:
+                continue
+            if z * y * x > limit:
+                return
+            seen.add((z, y, x))
+            yield (z, y, x)
+        side *= (2 if dense else 4) ** (1 / 3)
+
+
+def measure_region(engine: BundleEngine, shape: Shape, repeats: int) -> Iterator[Measurement]:
+    """Encodes and decodes of one region, the first of each and `repeats` more."""
+    rng = np.random.default_rng(math.prod(shape))
+    image = rng.random((1, 1, *shape), dtype=np.float32)
+    kept: list[Embedding] = []
+    for index in range(repeats + 1):
+        kept.clear()  # or two embeddings would be in memory
+        seconds, peak = _timed(lambda: kept.append(engine.encode(image)))
+        yield Measurement("encode" if index else "first_encode", shape, 1, 1, seconds, peak)
+    for objects, points in _DECODES:
+        coords = rng.integers(0, shape, (objects, points, 3)).astype(np.float32)
+        labels = np.ones((objects, points), np.int64)
+        for index in range(repeats + 1):
+            seconds, peak = _timed(lambda c=coords, p=labels: engine.decode(kept[0], c, p))  # type: ignore[misc]
+            if index:
+                yield Measurement("decode", shape, objects, points, seconds, peak)
+            elif objects == points == 1:
+                yield Measurement("first_decode", shape, objects, points, seconds, peak)
+
+
+def _timed(call: Callable[[], object]) -> tuple[float, int]:
+    """Seconds of a call, and the peak of this process's memory meanwhile."""
+    memory.forget_peak()
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began, memory.peak_bytes()
+
+
+def _startup_s(engine: BundleEngine, options: Mapping[str, object]) -> float:
+    """Seconds of a process that opens the same and ends."""
+    asked = {
+        "bundle": str(engine.bundle.path),
+        "backend": engine.name,
+        "precision": engine.precision,
+        "threads": engine.threads,
+        "device": engine.device.id,
+        "options": {name: None if value is None else str(value) for name, value in options.items()},
+    }
+    began = time.perf_counter()
+    run = subprocess.run([sys.executable, "-c", _STARTUP, json.dumps(asked)], capture_output=True, text=True)
+    if run.returncode:
+        last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        raise CalibrationError(f"a process that opens {engine.bundle.path} failed: {last[:200]}")
+    return time.perf_counter() - began
+
+
+def _round(side: float, multiple: int) -> int:
+    return max(1, round(side / multiple)) * multiple

@@ -1,0 +1,204 @@
+"""Seconds and bytes of an encode and a decode, as a few non-negative numbers fitted to measurements.
+
+An encode of v voxels takes `a + b v`. A decode of B objects with N points takes `a + b v + c B + d v B + e v B N`: some
+runtimes take objects together, others one by one. The first run of a shape has numbers of its own, since runtimes
+choose kernels and allocate then. Fitted are relative errors, with a loss that does not follow outliers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.calibration.host import Host
+from gstk.errors import CalibrationError
+
+__all__ = ["KINDS", "SCHEMA", "Fit", "LatencyModel", "Measurement", "fit_calls", "fit_memory"]
+
+SCHEMA = 1
+_MILLION = 1e6
+_TERMS = {"encode": 2, "decode": 5}
+KINDS = ("encode", "first_encode", "decode", "first_decode")
+
+
+class Measurement(NamedTuple):
+    """One timed call.
+
+    Attributes:
+        kind: `encode` or `decode`, with `first_` in front where it was the first of its shape.
+        shape: (z,y,x) voxels of the region.
+        objects, points: B and N; 1 for an encode.
+        seconds: wall time.
+        peak_bytes: most memory of the process meanwhile; 0 where that is not known.
+    """
+
+    kind: str
+    shape: tuple[int, int, int]
+    objects: int
+    points: int
+    seconds: float
+    peak_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One kind of call.
+
+    Attributes:
+        weights: of 1, v, B, v·B and v·B·N, with v in millions of voxels; an encode has the first two.
+        spread: 95th percentile of measured over fitted, at least 1.
+        median_error: median of |fitted / measured - 1|.
+    """
+
+    weights: tuple[float, ...]
+    spread: float
+    median_error: float
+
+    def seconds(self, voxels: int, objects: int = 1, points: int = 1) -> float:
+        return float(np.dot(_features(voxels, objects, points)[: len(self.weights)], self.weights))
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """What a bundle costs on a host.
+
+    Attributes:
+        bundle: name of the bundle.
+        bundle_sha256: see `Bundle.sha256`.
+        host: where it was measured.
+        fits: by kind, see `Measurement`.
+        load_s: seconds to open the bundle in a running process.
+        startup_s: seconds from the start of a process until the bundle is open.
+        base_bytes: memory of a process that opened the bundle.
+        bytes_per_voxel: memory that a region needs on top of it.
+        largest_voxels: of the regions measured.
+        measured_at: date and time, UTC, ISO 8601.
+    """
+
+    bundle: str
+    bundle_sha256: str
+    host: Host
+    fits: Mapping[str, Fit]
+    load_s: float
+    startup_s: float
+    base_bytes: int
+    bytes_per_voxel: float
+    largest_voxels: int
+    measured_at: str
+
+    def encode_s(self, shape: Sequence[int], *, first: bool = False, cautious: bool = False) -> float:
+        """Seconds of an encode.
+
+        Args:
+            shape: (z,y,x) voxels of the region.
+            first: the first of its shape in this process.
+            cautious: the 95th percentile, not the middle.
+        """
+        return self._seconds("first_encode" if first else "encode", shape, 1, 1, cautious)
+
+    def decode_s(
+        self,
+        shape: Sequence[int],
+        objects: int = 1,
+        points: int = 1,
+        *,
+        first: bool = False,
+        cautious: bool = False,
+    ) -> float:
+        """Seconds of a decode of `objects` with `points` each; see `encode_s`."""
+        return self._seconds("first_decode" if first else "decode", shape, objects, points, cautious)
+
+    def peak_bytes(self, shape: Sequence[int]) -> float:
+        """Memory of a process that encodes and decodes a region."""
+        return self.base_bytes + self.bytes_per_voxel * math.prod(shape)
+
+    def to_json(self) -> dict[str, Any]:
+        """The model as JSON-ready values."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: object) -> LatencyModel:
+        """The model from parsed JSON.
+
+        Raises:
+            CalibrationError: of another schema, or a field is missing or out of its range.
+        """
+        try:
+            fields = dict(values)  # type: ignore[call-overload]
+            schema = fields.pop("schema")
+            if schema != SCHEMA:
+                raise ValueError(f"schema {schema!r}, expected {SCHEMA}")
+            fields["host"] = Host(**fields["host"])
+            fields["fits"] = {kind: _fit_from(fields["fits"][kind]) for kind in KINDS}
+            model = cls(**fields)
+            numbers = (model.load_s, model.startup_s, model.base_bytes, model.bytes_per_voxel, model.largest_voxels)
+            if not all(math.isfinite(number) and number >= 0 for number in numbers):
+                raise ValueError("a number is not finite or below 0")
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise CalibrationError(f"got a latency model that is none ({error}); run gstk calibrate again") from None
+        return model
+
+    def _seconds(self, kind: str, shape: Sequence[int], objects: int, points: int, cautious: bool) -> float:
+        fit = self.fits[kind]
+        seconds = fit.seconds(math.prod(shape), objects, points)
+        return seconds * fit.spread if cautious else seconds
+
+
+def fit_calls(measurements: Sequence[Measurement], kind: str) -> Fit:
+    """The model of one kind of call.
+
+    Raises:
+        CalibrationError: fewer than two regions were measured.
+    """
+    from scipy import optimize  # slow to import, and a model that is only read needs none of it
+
+    calls = [m for m in measurements if m.kind == kind]
+    if len({math.prod(m.shape) for m in calls}) < 2:
+        raise CalibrationError(f"got {kind} measured on fewer than two sizes of region, expected two or more")
+    terms = _TERMS[kind.removeprefix("first_")]
+    features = np.array([_features(math.prod(m.shape), m.objects, m.points)[:terms] for m in calls])
+    seconds = np.array([m.seconds for m in calls])
+
+    def relative(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(features @ weights / seconds - 1)
+
+    start = np.full(terms, float(seconds.mean()) / float(features.sum(axis=1).mean()))
+    found = optimize.least_squares(relative, start, bounds=(0, np.inf), loss="soft_l1", f_scale=0.1, x_scale=start)
+    fitted = features @ found.x
+    return Fit(
+        tuple(float(weight) for weight in found.x),
+        max(1.0, float(np.percentile(seconds / fitted, 95))),
+        float(np.median(np.abs(fitted / seconds - 1))),
+    )
+
+
+def fit_memory(measurements: Sequence[Measurement], base_bytes: int) -> float:
+    """Bytes per voxel, so that no measured peak is above the model."""
+    shares = [(m.peak_bytes - base_bytes) / math.prod(m.shape) for m in measurements if m.peak_bytes]
+    # Small regions hide in memory that was there before; what counts is the large ones.
+    largest = max((math.prod(m.shape) for m in measurements), default=0)
+    weighty = [
+        share
+        for share, m in zip(shares, (m for m in measurements if m.peak_bytes), strict=True)
+        if math.prod(m.shape) >= largest / 4
+    ]
+    return max(0.0, *weighty) if weighty else 0.0
+
+
+def _features(voxels: int, objects: int, points: int) -> tuple[float, ...]:
+    v = voxels / _MILLION
+    return (1.0, v, objects, v * objects, v * objects * points)
+
+
+def _fit_from(values: Mapping[str, Any]) -> Fit:
+    fit = Fit(tuple(float(w) for w in values["weights"]), float(values["spread"]), float(values["median_error"]))
+    if len(fit.weights) not in _TERMS.values() or not all(math.isfinite(w) and w >= 0 for w in fit.weights):
+        raise ValueError(f"weights {fit.weights}")
+    if not (math.isfinite(fit.spread) and fit.spread >= 1 and math.isfinite(fit.median_error)):
+        raise ValueError(f"spread {fit.spread}")
+    return fit

@@ -1,0 +1,102 @@
+"""Where latency models are kept: the user's cache, a file a bundle and host.
+
+A model is data, checked field by field when it is read; it can make a plan slow or wrong, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+from gstk.calibration.host import Host
+from gstk.calibration.model import LatencyModel
+from gstk.engines.private_files import user_cache
+from gstk.errors import CalibrationError
+from gstk.export.bundle import Bundle
+
+__all__ = ["cache_folder", "find_model", "read_model", "save_model"]
+
+_LIMIT_BYTES = 2**20
+
+
+def cache_folder() -> Path:
+    """`$GSTK_CACHE`, or `gstk` in the user's folder of caches."""
+    named = os.environ.get("GSTK_CACHE")
+    if named:
+        return Path(named)
+    return user_cache() / "gstk"
+
+
+def save_model(model: LatencyModel, file: Path | None = None) -> Path:
+    """Writes a model whole or not at all.
+
+    Args:
+        model: what to write.
+        file: where; None is its place in the user's cache, where `find_model` looks.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file = _place(model.bundle_sha256, model.host) if file is None else file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(6)}")
+    try:
+        draft.write_text(json.dumps(model.to_json(), indent=1) + "\n", encoding="utf-8")
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+    return file
+
+
+def read_model(file: Path) -> LatencyModel:
+    """A model from a file.
+
+    Raises:
+        CalibrationError: it cannot be read, or is no model.
+    """
+    try:
+        if file.stat().st_size > _LIMIT_BYTES:
+            raise CalibrationError(f"got {file} of {file.stat().st_size} bytes, expected a latency model of a few kB")
+        values = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CalibrationError(f"{file} cannot be read ({error}); run gstk calibrate again") from None
+    return LatencyModel.from_json(values)
+
+
+def find_model(bundle: Bundle, host: Host) -> tuple[LatencyModel | None, str]:
+    """The model of a bundle on a host, from the user's cache.
+
+    Returns:
+        The model, or None; and why there is none: never calibrated, or calibrated on another host, with what differs.
+    """
+    sha256 = bundle.sha256
+    place = _place(sha256, host)
+    if place.is_file():
+        try:
+            model = read_model(place)
+        except CalibrationError as error:
+            return None, str(error)
+        if model.bundle_sha256 == sha256 and model.host == host:
+            return model, ""
+        return None, f"{place} belongs to another bundle or host; run gstk calibrate again"
+    for file in sorted(place.parent.glob("*.json")):
+        try:
+            other = read_model(file)
+        except CalibrationError:
+            continue
+        same_use = (other.host.backend, other.host.precision) == (host.backend, host.precision)
+        if same_use:
+            return (
+                None,
+                f"the calibration is stale: {'; '.join(host.differences(other.host))}; run gstk calibrate again",
+            )
+    return None, "not calibrated; run gstk calibrate"
+
+
+def _place(sha256: str, host: Host) -> Path:
+    return cache_folder() / "latency" / sha256[:16] / f"{host.backend}-{host.precision}-{host.key}.json"

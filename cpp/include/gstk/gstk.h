@@ -1,0 +1,318 @@
+/* gstk: interactive segmentation of 3D medical images, for hosts in C and C++. A click gives a mask.
+ *
+ *     gstk_engine *engine = NULL;
+ *     gstk_session *session = NULL;
+ *     gstk_volume *volume = NULL;
+ *     const double click[3] = {40, 88, 120};
+ *     if (gstk_engine_open("bundle", NULL, &engine) || gstk_session_open(engine, NULL, &session) ||
+ *         gstk_volume_read("scan.nii.gz", &volume) || gstk_session_set_image(session, volume) ||
+ *         gstk_session_add_point(session, click, 1, 1, NULL) ||
+ *         gstk_session_read_mask(session, NULL, mask, voxel_count))
+ *         fprintf(stderr, "%s\n", gstk_last_error());
+ *     gstk_session_close(session);
+ *     gstk_volume_close(volume);
+ *     gstk_engine_close(engine);
+ *
+ * Axes. Every triple is (z, y, x), x varies fastest in memory, and voxel (0, 0, 0) comes first: the layout of ITK, VTK
+ * and NumPy. Whole numbers are voxel centres.
+ *
+ * Results. A call returns GSTK_OK or what went wrong, and gstk_last_error then says in one line what was got, what was
+ * expected and what to do. A call that fails changes nothing, and leaves its outputs as they were.
+ *
+ * Threads. Every function may be called from any thread at any time. Calls on one session wait for each other, but for
+ * gstk_session_cancel and gstk_session_set_time_limit; so do encodes, and decodes, of one engine. Sessions on one
+ * engine share its weights.
+ *
+ * Ownership. What an `open`, `read`, `wrap` or `encode` function puts out is the caller's, to be given to the `close`
+ * function of its type, in any order: a session keeps what it needs of its engine and volume alive. A handle is a token
+ * that is never used twice, so a closed one, and one of another type, is recognised and refused with
+ * GSTK_ERROR_CLOSED. Closing NULL does nothing.
+ *
+ * Extension. Structures that may grow begin with `struct_size`; set it with their _INIT macro. Later versions add
+ * fields at the end and treat those that an older caller did not have as their defaults.
+ */
+#ifndef GSTK_GSTK_H
+#define GSTK_GSTK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(GSTK_STATIC)
+#define GSTK_EXPORT
+#elif defined(_WIN32)
+#ifdef GSTK_BUILDING
+#define GSTK_EXPORT __declspec(dllexport)
+#else
+#define GSTK_EXPORT __declspec(dllimport)
+#endif
+#else
+#define GSTK_EXPORT __attribute__((visibility("default")))
+#endif
+
+#if defined(__GNUC__)
+#define GSTK_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define GSTK_MUST_CHECK
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum gstk_status {
+    GSTK_OK = 0,
+    GSTK_ERROR_ARGUMENT = 1,         /* a null pointer, an unknown enumerator, a buffer of the wrong size */
+    GSTK_ERROR_CLOSED = 2,           /* a handle that was closed, or is of another type */
+    GSTK_ERROR_STATE = 3,            /* a call that needs another one before it, such as set_image */
+    GSTK_ERROR_CASE = 4,             /* a volume that cannot be read, or holds what cannot be segmented */
+    GSTK_ERROR_GEOMETRY = 5,         /* a shape or spacing that is none */
+    GSTK_ERROR_PROMPT = 6,           /* a click or box that is malformed or outside the image */
+    GSTK_ERROR_OUTPUT = 7,           /* a result that cannot be written */
+    GSTK_ERROR_BUNDLE = 8,           /* a bundle that is incomplete, altered, or of an unknown schema */
+    GSTK_ERROR_ENGINE = 9,           /* a tensor that an engine cannot take, or a backend that failed */
+    GSTK_ERROR_BACKEND_MISSING = 10, /* a backend that this library was built without */
+    GSTK_ERROR_MEMORY = 11,          /* not enough memory */
+    GSTK_ERROR_INTERNAL = 12,        /* a fault of gstk; please report it */
+    GSTK_ERROR_CANCELLED = 13,       /* a call that gstk_session_cancel ended */
+    GSTK_ERROR_CALIBRATION = 14      /* a latency model that cannot be read, or is of another bundle or machine */
+} gstk_status;
+
+typedef enum gstk_dtype {
+    GSTK_UINT8 = 1,
+    GSTK_INT8 = 2,
+    GSTK_UINT16 = 3,
+    GSTK_INT16 = 4,
+    GSTK_UINT32 = 5,
+    GSTK_INT32 = 6,
+    GSTK_UINT64 = 7,
+    GSTK_INT64 = 8,
+    GSTK_FLOAT32 = 9,
+    GSTK_FLOAT64 = 10
+} gstk_dtype;
+
+typedef struct gstk_engine gstk_engine;       /* a bundle opened by a backend */
+typedef struct gstk_embedding gstk_embedding; /* a region that an engine encoded */
+typedef struct gstk_volume gstk_volume;       /* voxels and their spacing */
+typedef struct gstk_session gstk_session;     /* an image, what was said about its objects, and their masks */
+
+/* Voxels from `start`, inside, to `stop`, outside, along (z, y, x). This structure never grows. */
+typedef struct gstk_region {
+    int64_t start[3];
+    int64_t stop[3];
+} gstk_region;
+
+/* Version of the library, "1.2.3". The text is static. */
+GSTK_EXPORT const char* gstk_version(void);
+
+/* Backends that this library was built with, the preferred one first, separated by commas. The text is static. */
+GSTK_EXPORT const char* gstk_backends(void);
+
+/* What went wrong in this thread's latest failed call, one line of UTF-8; "" before the first. It is valid until the
+ * thread's next call that fails. Do not free it. */
+GSTK_EXPORT const char* gstk_last_error(void);
+
+/* ---- Engines ---------------------------------------------------------------------------------------------------- */
+
+typedef struct gstk_engine_options {
+    uint32_t struct_size;
+    int32_t threads;       /* processor threads to compute with; 0 leaves it to the backend */
+    const char* backend;   /* a name from gstk_backends, or "auto" for the first of them */
+    const char* precision; /* "fp32", or another that the bundle holds, such as "int8" */
+} gstk_engine_options;
+#define GSTK_ENGINE_OPTIONS_INIT \
+    { (uint32_t)sizeof(gstk_engine_options), 0, "auto", "fp32" }
+
+typedef struct gstk_engine_info {
+    uint32_t struct_size;
+    uint32_t roi_multiple;  /* every side of a region is a multiple of it, in voxels */
+    uint32_t roi_minimum;   /* least side of a region */
+    uint32_t reserved;      /* 0 */
+    int64_t roi_default[3]; /* sides (z, y, x) of the region that the network was trained on */
+    const char* backend;    /* these texts belong to the engine and are valid until it is closed */
+    const char* version;    /* of the backend */
+    const char* device;     /* what it runs on, in words */
+    const char* precision;
+    const char* model; /* name of the model */
+} gstk_engine_info;
+#define GSTK_ENGINE_INFO_INIT \
+    { (uint32_t)sizeof(gstk_engine_info), 0, 0, 0, {0, 0, 0}, NULL, NULL, NULL, NULL, NULL }
+
+/* Opens a bundle, after every file in it was compared with the SHA-256 that its manifest gives.
+ * bundle_path: the folder that `gstk export` wrote, UTF-8. options: NULL for the defaults. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_engine_open(const char* bundle_path, const gstk_engine_options* options,
+                                                         gstk_engine** engine);
+
+/* Describes an engine; `info` must have its struct_size set. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_engine_describe(gstk_engine* engine, gstk_engine_info* info);
+
+/* Encodes a region once, for any number of decodes. Only hosts that choose their own regions need this: a session does
+ * it by itself.
+ * image: float32 (z, y, x), 0..1. shape_zyx: its sides, multiples of roi_multiple and at least roi_minimum. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_engine_encode(gstk_engine* engine, const float* image,
+                                                           const int64_t shape_zyx[3], gstk_embedding** embedding);
+
+/* Decodes the prompts of objects in one region.
+ * embedding: from gstk_engine_encode of this engine.
+ * coords: float32 [objects, points, 3], voxel indices (z, y, x) of the region.
+ * labels: int64 [objects, points]: -1 padding, 0 and 1 background and foreground, 2 and 3 the same for special classes.
+ * logits: float32 [objects, z, y, x], written; above 0 is the object. logits_count: its length in floats. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_engine_decode(gstk_engine* engine, gstk_embedding* embedding,
+                                                           const float* coords, const int64_t* labels, size_t objects,
+                                                           size_t points, float* logits, size_t logits_count);
+
+GSTK_EXPORT gstk_status gstk_embedding_close(gstk_embedding* embedding);
+GSTK_EXPORT gstk_status gstk_engine_close(gstk_engine* engine);
+
+/* ---- Volumes ---------------------------------------------------------------------------------------------------- */
+
+typedef struct gstk_volume_info {
+    uint32_t struct_size;
+    gstk_dtype dtype;
+    int64_t shape_zyx[3];
+    double spacing_mm_zyx[3];
+    const void* voxels; /* belongs to the volume and is valid until it is closed and no session has it */
+} gstk_volume_info;
+#define GSTK_VOLUME_INFO_INIT \
+    { (uint32_t)sizeof(gstk_volume_info), GSTK_UINT8, {0, 0, 0}, {0, 0, 0}, NULL }
+
+/* Makes a volume of the caller's memory, without a copy.
+ * voxels: (z, y, x), contiguous, finite; they must not change while the volume or a session uses them.
+ * spacing_mm_zyx: voxel size in mm, each above 0.
+ * release: called once, with user_data, when gstk has no more use for the voxels; from whichever thread let go of them
+ * last. NULL where the caller knows by itself. It must not throw, and is not called where this function fails. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_volume_wrap(const void* voxels, gstk_dtype dtype,
+                                                         const int64_t shape_zyx[3], const double spacing_mm_zyx[3],
+                                                         void (*release)(void* user_data), void* user_data,
+                                                         gstk_volume** volume);
+
+/* Reads a volume: .npz with `imgs` (z, y, x) and `spacing` (1 mm where there is none), or NIfTI, .nii or .nii.gz.
+ * Nothing in the file is run. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_volume_read(const char* path, gstk_volume** volume);
+
+/* Describes a volume; `info` must have its struct_size set. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_volume_describe(gstk_volume* volume, gstk_volume_info* info);
+
+/* Writes a mask of the volume's shape, whole or not at all: .npz with `segs`, or .nii or .nii.gz. A volume that was
+ * read from NIfTI hands its position in the patient on to a NIfTI mask.
+ * mask: uint16 (z, y, x), count: its length in voxels. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_volume_write_mask(gstk_volume* volume, const uint16_t* mask, size_t count,
+                                                               const char* path);
+
+GSTK_EXPORT gstk_status gstk_volume_close(gstk_volume* volume);
+
+/* ---- Sessions --------------------------------------------------------------------------------------------------- */
+
+typedef struct gstk_session_options {
+    uint32_t struct_size;
+    uint32_t reserved;     /* 0 */
+    int64_t window_voxels; /* most voxels that the network sees at once; 0: as many as it was trained on */
+    /* Path of what `gstk calibrate BUNDLE --out FILE` wrote for this bundle, backend, precision and machine, UTF-8:
+     * calls with a time limit then choose the finest windows that there is time for, and every call heeds the memory
+     * that is free. NULL: a time limit is kept by the clock alone. */
+    const char* latency_model;
+    int64_t cache_bytes; /* memory for the embeddings of windows, so that going back to one is quick; 0: 2 GiB */
+} gstk_session_options;
+#define GSTK_SESSION_OPTIONS_INIT \
+    { (uint32_t)sizeof(gstk_session_options), 0, 0, NULL, 0 }
+
+typedef struct gstk_point {
+    int64_t zyx[3];     /* voxel */
+    int32_t foreground; /* not 0: the object is there */
+    int32_t reserved;   /* 0 */
+} gstk_point;
+
+/* A box in voxels: its first and last, both inside it, and the slice between them on which it was drawn. */
+typedef struct gstk_box {
+    int64_t first_zyx[3];
+    int64_t last_zyx[3];
+    int64_t z_mid;
+} gstk_box;
+
+typedef struct gstk_window {
+    double start[3];  /* first face along (z, y, x) in voxels of the volume, 0 is the volume's own */
+    double step[3];   /* voxels of the volume per voxel of the window */
+    int64_t shape[3]; /* voxels of the window */
+} gstk_window;
+
+/* What the latest call that made an object's mask was expected to take, what it took, and what it did without. */
+typedef struct gstk_call_report {
+    uint32_t struct_size;
+    int32_t guessed;   /* not 0: the mask is not the network's answer to all that was said, but made from the prompts;
+                          the object's next prompt has the network look again */
+    double limit_s;    /* seconds that it was given; 0: any number */
+    double expected_s; /* what was expected; 0 without a latency model */
+    double spent_s;    /* wall time */
+    int64_t encodes;   /* runs of the network's halves */
+    int64_t decodes;
+    const char* given_up; /* what a larger limit would have allowed, a sentence a line, "" for nothing; belongs to the
+                             session, valid until its next call that makes a mask, or until it is closed */
+} gstk_call_report;
+#define GSTK_CALL_REPORT_INIT \
+    { (uint32_t)sizeof(gstk_call_report), 0, 0, 0, 0, 0, 0, NULL }
+
+/* Opens a session on an engine. options: NULL for the defaults. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_open(gstk_engine* engine, const gstk_session_options* options,
+                                                          gstk_session** session);
+
+/* Takes an image, and forgets whatever was said about the one before. The volume may be closed afterwards. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_set_image(gstk_session* session, gstk_volume* volume);
+
+/* Adds a click and updates the object's mask.
+ * zyx: voxel index, rounded to the nearest voxel, inside the image. foreground: not 0 where the object is there.
+ * object_id: 1..65535.
+ * changed: NULL, or where to put the region outside which the mask did not change. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_add_point(gstk_session* session, const double zyx[3],
+                                                               int foreground, uint32_t object_id,
+                                                               gstk_region* changed);
+
+/* Sets an object's box and updates its mask. A box alone stands for a click at its middle. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_add_box(gstk_session* session, const gstk_box* box,
+                                                             uint32_t object_id, gstk_region* changed);
+
+/* Replaces all that was said about an object, in one step. box: may be NULL; points: may be NULL where count is 0. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_set_prompts(gstk_session* session, const gstk_box* box,
+                                                                 const gstk_point* points, size_t count,
+                                                                 uint32_t object_id, gstk_region* changed);
+
+/* Takes back the latest prompt of any object; GSTK_ERROR_PROMPT where there is none. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_undo(gstk_session* session, gstk_region* changed);
+
+/* Forgets an object, or all of them with object_id 0. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_reset(gstk_session* session, uint32_t object_id);
+
+/* Copies the mask: object ids, 0 elsewhere. Where objects overlap, the logits decide, and which mask is smaller; a voxel
+ * that was clicked as one object's is that object's.
+ * region: NULL for all of it, or a part, such as a call's `changed`.
+ * mask: uint16 (z, y, x) of the region, contiguous. count: its length, which must be the region's voxels. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_read_mask(gstk_session* session, const gstk_region* region,
+                                                               uint16_t* mask, size_t count);
+
+/* The part of the volume that the network saw for an object; GSTK_ERROR_STATE before it was segmented. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_get_window(gstk_session* session, uint32_t object_id,
+                                                                gstk_window* window);
+
+/* How often the session encoded and decoded; either pointer may be NULL. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_get_counts(gstk_session* session, int64_t* encodes,
+                                                                int64_t* decodes);
+
+/* Has each call that makes a mask end within so many seconds, from the next one on: with the network's mask, or with
+ * one of coarser windows, or, where the network did not answer at all, with one made from the prompts alone. The call's
+ * report says which. A call's time begins when those before it, on the same session, have ended. This function waits
+ * for nothing.
+ * seconds: 0 is any number. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_set_time_limit(gstk_session* session, double seconds);
+
+/* Ends the call on the session that another thread is in: it returns GSTK_ERROR_CANCELLED, and all is as it was before
+ * it. This function waits for nothing. A call that needs the network no more ends as usual, and calls that begin later
+ * are not concerned. */
+GSTK_EXPORT gstk_status gstk_session_cancel(gstk_session* session);
+
+/* Reports on the latest call that made a mask; `report` must have its struct_size set. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_get_report(gstk_session* session, gstk_call_report* report);
+
+GSTK_EXPORT gstk_status gstk_session_close(gstk_session* session);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,309 @@
+// gstk for C++17: RAII over the C ABI of gstk/gstk.h, header-only, errors as exceptions.
+//
+//     gstk::Engine engine("bundle");
+//     gstk::Session session(engine);
+//     gstk::Volume volume = gstk::Volume::read("scan.nii.gz");
+//     session.set_image(volume);
+//     session.add_point({40, 88, 120});
+//     volume.write_mask(session.mask(), "mask.nii.gz");
+//
+// Axes, threads and ownership are those of gstk/gstk.h. Objects can be moved, not copied.
+#ifndef GSTK_GSTK_HPP
+#define GSTK_GSTK_HPP
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gstk.h"
+
+namespace gstk {
+
+using Index = std::array<std::int64_t, 3>;  // (z, y, x)
+using Triple = std::array<double, 3>;       // (z, y, x)
+using Region = gstk_region;
+using Window = gstk_window;
+
+// What a call of the C ABI returned, and its message.
+class Error : public std::runtime_error {
+  public:
+    Error(gstk_status code, const std::string& message) : std::runtime_error(message), code_(code) {}
+    gstk_status code() const { return code_; }
+
+  private:
+    gstk_status code_;
+};
+
+inline void check(gstk_status status) {
+    if (status != GSTK_OK) throw Error(status, gstk_last_error());
+}
+
+inline std::int64_t voxel_count(const Region& region) {
+    std::int64_t count = 1;
+    for (int a = 0; a < 3; ++a) count *= region.stop[a] - region.start[a];
+    return count;
+}
+
+// A handle that closes itself.
+template <class Handle, gstk_status (*close)(Handle*)>
+class Owned {
+  public:
+    explicit Owned(Handle* handle = nullptr) : handle_(handle) {}
+    Owned(Owned&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    Owned& operator=(Owned&& other) noexcept {
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
+    ~Owned() { (void)close(handle_); }
+    Handle* get() const { return handle_; }
+    Handle** put() { return &handle_; }
+
+  private:
+    Handle* handle_;
+};
+
+// The C++ type of voxels as the C ABI names it.
+template <class T>
+struct dtype_of;
+template <>
+struct dtype_of<std::uint8_t> : std::integral_constant<gstk_dtype, GSTK_UINT8> {};
+template <>
+struct dtype_of<std::int8_t> : std::integral_constant<gstk_dtype, GSTK_INT8> {};
+template <>
+struct dtype_of<std::uint16_t> : std::integral_constant<gstk_dtype, GSTK_UINT16> {};
+template <>
+struct dtype_of<std::int16_t> : std::integral_constant<gstk_dtype, GSTK_INT16> {};
+template <>
+struct dtype_of<std::uint32_t> : std::integral_constant<gstk_dtype, GSTK_UINT32> {};
+template <>
+struct dtype_of<std::int32_t> : std::integral_constant<gstk_dtype, GSTK_INT32> {};
+template <>
+struct dtype_of<std::uint64_t> : std::integral_constant<gstk_dtype, GSTK_UINT64> {};
+template <>
+struct dtype_of<std::int64_t> : std::integral_constant<gstk_dtype, GSTK_INT64> {};
+template <>
+struct dtype_of<float> : std::integral_constant<gstk_dtype, GSTK_FLOAT32> {};
+template <>
+struct dtype_of<double> : std::integral_constant<gstk_dtype, GSTK_FLOAT64> {};
+
+// Voxels and their spacing.
+class Volume {
+  public:
+    // The caller's memory, without a copy; it must not change or go while the volume or a session uses it.
+    template <class T>
+    static Volume wrap(const T* voxels, const Index& shape, const Triple& spacing_mm) {
+        Volume volume;
+        check(gstk_volume_wrap(voxels, dtype_of<T>::value, shape.data(), spacing_mm.data(), nullptr, nullptr,
+                               volume.handle_.put()));
+        return volume;
+    }
+
+    // Takes the voxels over, and frees them when no session uses them any more.
+    template <class T>
+    static Volume take(std::vector<T> voxels, const Index& shape, const Triple& spacing_mm) {
+        if (static_cast<double>(voxels.size()) !=
+            static_cast<double>(shape[0]) * static_cast<double>(shape[1]) * static_cast<double>(shape[2]))
+            throw Error(GSTK_ERROR_ARGUMENT, "got a vector of another length than the shape, expected all its voxels");
+        auto owned = std::make_unique<std::vector<T>>(std::move(voxels));
+        const auto release = [](void* user_data) { delete static_cast<std::vector<T>*>(user_data); };
+        Volume volume;
+        check(gstk_volume_wrap(owned->data(), dtype_of<T>::value, shape.data(), spacing_mm.data(), release, owned.get(),
+                               volume.handle_.put()));
+        (void)owned.release();
+        return volume;
+    }
+
+    // Reads .npz, .nii or .nii.gz.
+    static Volume read(const std::string& path) {
+        Volume volume;
+        check(gstk_volume_read(path.c_str(), volume.handle_.put()));
+        return volume;
+    }
+
+    Index shape() const {
+        const auto& sides = describe().shape_zyx;
+        return {sides[0], sides[1], sides[2]};
+    }
+    Triple spacing_mm() const {
+        const auto info = describe();
+        return {info.spacing_mm_zyx[0], info.spacing_mm_zyx[1], info.spacing_mm_zyx[2]};
+    }
+    gstk_volume_info describe() const {
+        gstk_volume_info info = GSTK_VOLUME_INFO_INIT;
+        check(gstk_volume_describe(handle_.get(), &info));
+        return info;
+    }
+
+    // Writes a mask of this shape to .npz, .nii or .nii.gz.
+    void write_mask(const std::vector<std::uint16_t>& mask, const std::string& path) const {
+        check(gstk_volume_write_mask(handle_.get(), mask.data(), mask.size(), path.c_str()));
+    }
+
+    gstk_volume* get() const { return handle_.get(); }
+
+  private:
+    Volume() = default;
+
+    Owned<gstk_volume, gstk_volume_close> handle_;
+};
+
+// A bundle opened by a backend.
+class Engine {
+  public:
+    // threads: 0 leaves it to the backend.
+    explicit Engine(const std::string& bundle_path, const std::string& backend = "auto",
+                    const std::string& precision = "fp32", int threads = 0) {
+        gstk_engine_options options = GSTK_ENGINE_OPTIONS_INIT;
+        options.threads = threads;
+        options.backend = backend.c_str();
+        options.precision = precision.c_str();
+        check(gstk_engine_open(bundle_path.c_str(), &options, handle_.put()));
+    }
+
+    // Its texts are valid while the engine is.
+    gstk_engine_info describe() const {
+        gstk_engine_info info = GSTK_ENGINE_INFO_INIT;
+        check(gstk_engine_describe(handle_.get(), &info));
+        return info;
+    }
+
+    gstk_engine* get() const { return handle_.get(); }
+
+  private:
+    Owned<gstk_engine, gstk_engine_close> handle_;
+};
+
+struct Point {
+    Index zyx;
+    bool foreground = true;
+};
+
+// First and last voxel, both inside; z_mid is the slice on which the box was drawn, the middle one if not said.
+struct Box {
+    Index first;
+    Index last;
+    std::optional<std::int64_t> z_mid;
+
+    gstk_box c_box() const {
+        gstk_box box{};
+        for (std::size_t a = 0; a < 3; ++a) {
+            box.first_zyx[a] = first[a];
+            box.last_zyx[a] = last[a];
+        }
+        const std::int64_t sum = first[0] + last[0];
+        box.z_mid = z_mid.value_or(sum >= 0 ? sum / 2 : (sum - 1) / 2);
+        return box;
+    }
+};
+
+// What the latest call that made a mask was expected to take, what it took, and what it did without; see gstk/gstk.h.
+struct CallReport {
+    double limit_s = 0, expected_s = 0, spent_s = 0;
+    std::int64_t encodes = 0, decodes = 0;
+    bool guessed = false;
+    std::vector<std::string> given_up;
+};
+
+// An image, what was said about its objects, and their masks. Every prompt returns the region outside which the mask
+// did not change.
+class Session {
+  public:
+    // window_voxels: most voxels that the network sees at once; 0: as many as it was trained on.
+    // latency_model: path of what `gstk calibrate` wrote; "" for none. cache_bytes: memory for embeddings; 0: 2 GiB.
+    explicit Session(const Engine& engine, std::int64_t window_voxels = 0, const std::string& latency_model = "",
+                     std::int64_t cache_bytes = 0) {
+        gstk_session_options options = GSTK_SESSION_OPTIONS_INIT;
+        options.window_voxels = window_voxels;
+        options.latency_model = latency_model.empty() ? nullptr : latency_model.c_str();
+        options.cache_bytes = cache_bytes;
+        check(gstk_session_open(engine.get(), &options, handle_.put()));
+    }
+
+    void set_image(const Volume& volume) {
+        check(gstk_session_set_image(handle_.get(), volume.get()));
+        const Index shape = volume.shape();
+        whole_ = Region{{0, 0, 0}, {shape[0], shape[1], shape[2]}};
+    }
+
+    Region add_point(const Triple& zyx, bool foreground = true, std::uint32_t object_id = 1) {
+        Region changed{};
+        check(gstk_session_add_point(handle_.get(), zyx.data(), foreground, object_id, &changed));
+        return changed;
+    }
+
+    Region add_box(const Box& box, std::uint32_t object_id = 1) {
+        Region changed{};
+        const gstk_box given = box.c_box();
+        check(gstk_session_add_box(handle_.get(), &given, object_id, &changed));
+        return changed;
+    }
+
+    // Replaces all that was said about an object.
+    Region set_prompts(const std::vector<Point>& points, const std::optional<Box>& box = std::nullopt,
+                       std::uint32_t object_id = 1) {
+        std::vector<gstk_point> given;
+        for (const auto& p : points) given.push_back({{p.zyx[0], p.zyx[1], p.zyx[2]}, p.foreground, 0});
+        const gstk_box c_box = box ? box->c_box() : gstk_box{};
+        Region changed{};
+        check(gstk_session_set_prompts(handle_.get(), box ? &c_box : nullptr, given.data(), given.size(), object_id,
+                                       &changed));
+        return changed;
+    }
+
+    Region undo() {
+        Region changed{};
+        check(gstk_session_undo(handle_.get(), &changed));
+        return changed;
+    }
+
+    // Forgets an object, or with 0 all of them.
+    void reset(std::uint32_t object_id = 0) { check(gstk_session_reset(handle_.get(), object_id)); }
+
+    // Object ids (z, y, x) of the whole image, or of a part such as what a prompt changed.
+    std::vector<std::uint16_t> mask() const { return mask(whole_); }
+    std::vector<std::uint16_t> mask(const Region& region) const {
+        std::vector<std::uint16_t> result(static_cast<std::size_t>(voxel_count(region)));
+        check(gstk_session_read_mask(handle_.get(), &region, result.data(), result.size()));
+        return result;
+    }
+
+    // The part of the volume that the network saw for an object.
+    Window window(std::uint32_t object_id = 1) const {
+        Window result{};
+        check(gstk_session_get_window(handle_.get(), object_id, &result));
+        return result;
+    }
+
+    // Seconds within which each call that makes a mask ends from now on, always with a mask; 0: any number.
+    void set_time_limit(double seconds) { check(gstk_session_set_time_limit(handle_.get(), seconds)); }
+
+    // Ends the call that another thread is in: it throws GSTK_ERROR_CANCELLED, and changed nothing.
+    void cancel() { check(gstk_session_cancel(handle_.get())); }
+
+    CallReport report() const {
+        gstk_call_report found = GSTK_CALL_REPORT_INIT;
+        check(gstk_session_get_report(handle_.get(), &found));
+        CallReport result{
+            found.limit_s, found.expected_s, found.spent_s, found.encodes, found.decodes, found.guessed != 0, {}};
+        const std::string text = found.given_up;
+        for (std::size_t at = 0; at < text.size(); at = std::min(text.find('\n', at), text.size()) + 1)
+            result.given_up.push_back(text.substr(at, text.find('\n', at) - at));
+        return result;
+    }
+
+    gstk_session* get() const { return handle_.get(); }
+
+  private:
+    Owned<gstk_session, gstk_session_close> handle_;
+    Region whole_{};
+};
+
+}  // namespace gstk
+
+#endif

@@ -1,0 +1,28 @@
+// The folder that `gstk export` writes; every file is compared with the manifest before it is used, and no path in a
+// manifest leaves the folder. Mirrors gstk.export.bundle.
+#pragma once
+
+#include <filesystem>
+
+#include "manifest.hpp"
+
+namespace gstk::impl {
+
+struct Bundle {
+    std::filesystem::path path;  // resolved
+    Manifest manifest;
+
+    // Throws GSTK_ERROR_BUNDLE: not a bundle, of an unknown schema, incomplete, altered, or naming a path outside.
+    static Bundle open(const std::filesystem::path& folder);
+
+    // Path of a graph, `encoder` or `prompt_decoder`; throws GSTK_ERROR_BUNDLE where there is none of that precision.
+    std::filesystem::path graph(const std::string& kind, const std::string& precision) const;
+
+    // One hash of all files that the manifest vouches for: what is kept for a bundle is kept under it.
+    std::string sha256() const;
+};
+
+// Hexadecimal SHA-256 of a file.
+std::string sha256(const std::filesystem::path& file);
+
+}  // namespace gstk::impl

@@ -1,0 +1,254 @@
+#include "openvino_engine.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <future>
+#include <openvino/runtime/core.hpp>
+#include <openvino/runtime/properties.hpp>
+
+#include "error.hpp"
+#include "openvino_rewrites.hpp"
+
+namespace gstk::impl {
+namespace {
+
+constexpr double kMaps = 12;  // maps of the region at full resolution that both graphs keep from their last run, about
+constexpr double kKeepShare = 0.25;  // share of the machine's memory that they may keep so
+
+double memory_bytes() {
+    return static_cast<double>(sysconf(_SC_PAGESIZE)) * static_cast<double>(sysconf(_SC_PHYS_PAGES));
+}
+
+ov::Shape batched(std::size_t channels, const Shape& shape, std::int64_t divisor) {
+    ov::Shape result{1, channels};
+    for (const auto side : shape) result.push_back(static_cast<std::size_t>(side / divisor));
+    return result;
+}
+
+// A tensor on the caller's memory, or a copy for a run that may go on after its caller left. OpenVINO takes no const
+// pointer, but only reads what is an input.
+template <class T>
+ov::Tensor input(const T* data, const ov::Shape& shape, const Wait& wait) {
+    const ov::Tensor view(ov::element::from<T>(), shape, const_cast<T*>(data));
+    if (!wait.deadline.is_set()) return view;
+    ov::Tensor copy(view.get_element_type(), shape);
+    view.copy_to(copy);
+    return copy;
+}
+
+using Inputs = std::map<std::string, ov::Tensor>;
+using Sizes = std::vector<std::size_t>;
+
+// What varies in the shapes of a graph's inputs: the sides (z, y, x), and the decoder's count of points.
+Sizes sizes_of(const Inputs& inputs) {
+    Sizes found;
+    for (const auto& [name, tensor] : inputs) {
+        const ov::Shape& shape = tensor.get_shape();
+        if (name == "point_coords") found.push_back(shape[1]);
+        if (name != "point_coords" && name != "point_labels") found.insert(found.end(), shape.begin() + 2, shape.end());
+    }
+    return found;
+}
+
+// OpenVINO's core, one for the process and as long as it. A core gives the thread that makes it a stack for signal
+// handlers, and at its end puts back the one that it found. Where cores do not end in the reverse order of their
+// beginning, that one was freed: the next signal that a handler takes there then ends the process (the CPU plugin of
+// OpenVINO 2026.4).
+ov::Core& shared_core() {
+    static auto& core = *new ov::Core;
+    return core;
+}
+
+struct Graph {
+    ov::CompiledModel compiled;
+    ov::InferRequest request;
+    std::vector<Sizes> shapes;  // of its latest run, and of those after it that did not come to their end
+    bool left = false;          // a run goes on that nobody waits for
+};
+
+class OpenVINOEngine final : public Engine {
+  public:
+    OpenVINOEngine(Bundle bundle, const EngineOptions& options)
+        : Engine("openvino", std::move(bundle), options.precision) {
+        const auto encoder = bundle_.graph("encoder", options.precision);
+        const auto decoder = bundle_.graph("prompt_decoder", options.precision);
+        failing_as("load the graphs of " + bundle_.path.string(), [&] { load(encoder, decoder, options.threads); });
+    }
+
+  protected:
+    void run_encoder(const float* image, Embedding& embedding, const Wait& wait) override {
+        const Shape& shape = embedding.roi_shape;
+        free_idle(graphs_[1], decoding_, count_of(shape));
+        const ov::Tensor given = input(image, batched(1, shape, 1), wait);
+        auto features = std::make_shared<ov::Tensor>(embedding_type_, batched(width_, shape, 2));
+        infer(0, {{"image", as_type(given, image_type_)}}, wait).copy_to(*features);
+        embedding.size_bytes = features->get_byte_size();
+        embedding.handle = std::move(features);
+    }
+
+    void run_decoder(const Embedding& embedding, const float* coords, const std::int64_t* labels, std::int64_t objects,
+                     std::int64_t points, float* logits, const Wait& wait) override {
+        const auto& features = *static_cast<const ov::Tensor*>(embedding.handle.get());
+        const Shape& shape = embedding.roi_shape;
+        const auto count = static_cast<std::size_t>(points);
+        free_idle(graphs_[0], encoding_, count_of(shape));
+        for (std::int64_t b = 0; b < objects; ++b) {
+            const auto output = infer(1,
+                                      {{"embedding", features},
+                                       {"point_coords", input(coords + 3 * b * points, {1, count, 3}, wait)},
+                                       {"point_labels", input(labels + b * points, {1, count}, wait)}},
+                                      wait);
+            ov::Tensor target(ov::element::f32, batched(1, shape, 1), logits + b * count_of(shape));
+            as_type(output, ov::element::f32).copy_to(target);
+        }
+    }
+
+  private:
+    void load(const std::filesystem::path& encoder, const std::filesystem::path& decoder, int threads) {
+        const std::string build = ov::get_openvino_version().buildNumber;
+        version_ = build.substr(0, build.find('-'));
+        device_ = "cpu: " + shared_core().get_property("CPU", ov::device::full_name);
+        // Without the precision hint OpenVINO computes in bfloat16 where the CPU has it, without saying so.
+        ov::AnyMap config{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+                          ov::hint::inference_precision(ov::element::f32)};
+        if (threads > 0) config.insert(ov::inference_num_threads(threads));
+        // Both at once: compiling is the longest part of opening, and mostly runs on one thread.
+        auto compiled = std::async(std::launch::async, [&] { return compile(encoder, false, config); });
+        graphs_[1].compiled = compile(decoder, true, config);
+        graphs_[0].compiled = compiled.get();
+        for (auto& graph : graphs_) graph.request = graph.compiled.create_infer_request();
+        width_ = static_cast<std::size_t>(graphs_[0].compiled.output(0).get_partial_shape()[1].get_length());
+        image_type_ = graphs_[0].compiled.input(0).get_element_type();
+        embedding_type_ = graphs_[0].compiled.output(0).get_element_type();
+    }
+
+    static ov::CompiledModel compile(const std::filesystem::path& file, bool is_decoder, const ov::AnyMap& config) {
+        const auto model = shared_core().read_model(file.string());
+        if (is_decoder) {
+            model->reshape(
+                std::map<std::string, ov::PartialShape>{{"point_coords", {1, -1, 3}}, {"point_labels", {1, -1}}});
+            convolve_last_product(model);
+        }
+        // Among INT8 convolutions the plugin pulls scales through the averages of split norms, and what comes out is 0
+        // everywhere. Rounding in whole norms is then the smaller error by far.
+        if (is_quantised(*model))
+            widen_unsigned(model);
+        else
+            split_instance_norms(model);
+        return shared_core().compile_model(model, "CPU", config);
+    }
+
+    // The request's own output, which its next run writes again.
+    //
+    // A run that did not come to its end leaves the request, layer by layer, with the shapes of two runs, and it fails
+    // or worse in the next: one of other shapes throughout then comes between.
+    ov::Tensor infer(std::size_t index, const Inputs& inputs, const Wait& wait) {
+        Graph& graph = graphs_[index];
+        if (graph.left) settle(graph, wait);
+        if (graph.shapes.size() > 1) run(graph, other_inputs(index, graph.shapes), wait);
+        run(graph, inputs, wait);
+        return graph.request.get_output_tensor(0);
+    }
+
+    static void run(Graph& graph, const Inputs& inputs, const Wait& wait) {
+        for (const auto& [name, tensor] : inputs) graph.request.set_tensor(name, tensor);
+        graph.shapes.push_back(sizes_of(inputs));
+        graph.request.start_async();
+        await(graph, wait);
+        graph.shapes.erase(graph.shapes.begin(), graph.shapes.end() - 1);
+    }
+
+    // Waits for the run under way. What is not done in time is ended at its next layer, but not waited for.
+    static void await(Graph& graph, const Wait& wait) {
+        const Cancellation::Hook hook(wait.cancellation, [&] { graph.request.cancel(); });
+        if (!wait.deadline.is_set()) return graph.request.wait();
+        constexpr double kLongestS = 3600;
+        const auto left = [&] {
+            const double seconds = std::clamp(wait.deadline.left_s(), 0.0, kLongestS);
+            return std::chrono::milliseconds(static_cast<std::int64_t>(std::ceil(1000 * seconds)));
+        };
+        while (!graph.request.wait_for(left()))
+            if (wait.deadline.left_s() <= 0) {
+                graph.left = true;
+                graph.request.cancel();
+                throw TimeUp{};
+            }
+    }
+
+    // Waits for the end of a run that was left.
+    static void settle(Graph& graph, const Wait& wait) {
+        try {
+            await(graph, wait);
+        } catch (const ov::Exception&) {  // it was ended
+        }
+        graph.left = false;
+    }
+
+    // Inputs of a graph that give no tensor in it the shape that those of `shapes` gave it.
+    //
+    // Layers halve the sides until the bundle's multiple is 1, and norms count blocks of what there is then, often one
+    // where the sides are short: one side is longer than all by such a block, the others are the least.
+    Inputs other_inputs(std::size_t index, const std::vector<Sizes>& shapes) const {
+        const std::size_t halves = index == 0 ? 1 : 2;  // an embedding's sides are half the region's
+        const auto multiple = static_cast<std::size_t>(manifest().roi.multiple), coarsest = kNormBlock * multiple;
+        const std::size_t least = static_cast<std::size_t>(manifest().roi.minimum) / halves;
+        std::size_t longest = 0, points = 1;
+        for (const auto& sizes : shapes)
+            longest = std::max(longest, halves * *std::max_element(sizes.begin(), sizes.begin() + 3));
+        longest = (longest + coarsest - 1) / coarsest * coarsest + multiple;
+        const auto any = [&](const auto& holds) { return std::any_of(shapes.begin(), shapes.end(), holds); };
+        while (any([&](const Sizes& s) { return s[0] * s[1] * s[2] == least * least * longest / halves; }))
+            longest += multiple;
+        if (index == 0) return {{"image", zeros<float>({1, 1, least, least, longest}, image_type_)}};
+        while (any([&](const Sizes& s) { return s[3] == points; })) ++points;
+        return {{"embedding", zeros<float>({1, width_, least, least, longest / 2}, embedding_type_)},
+                {"point_coords", zeros<float>({1, points, 3}, ov::element::f32)},
+                {"point_labels", zeros<std::int64_t>({1, points}, ov::element::i64)}};
+    }
+
+    // A tensor of zeros.
+    template <class T>
+    static ov::Tensor zeros(const ov::Shape& shape, const ov::element::Type& type) {
+        ov::Tensor found(ov::element::from<T>(), shape);
+        std::fill_n(found.data<T>(), found.get_size(), T{0});
+        return as_type(found, type);
+    }
+
+    // The tensor itself, or a copy in another floating-point type.
+    static ov::Tensor as_type(const ov::Tensor& tensor, const ov::element::Type& type) {
+        if (tensor.get_element_type() == type) return tensor;
+        ov::Tensor converted(type, tensor.get_shape());
+        const std::size_t size = tensor.get_size();
+        if (type == ov::element::f16)
+            std::copy_n(tensor.data<const float>(), size, converted.data<ov::float16>());
+        else
+            std::copy_n(tensor.data<const ov::float16>(), size, converted.data<float>());
+        return converted;
+    }
+
+    // Frees the intermediate tensors that the other graph kept from its last run, where they are large. Allocating them
+    // anew costs half as much as a decode, so up to a share of the machine's memory they stay.
+    void free_idle(Graph& graph, std::timed_mutex& busy, std::int64_t voxels) {
+        if (kMaps * 4 * static_cast<double>(width_) * static_cast<double>(voxels) <= kKeepShare * memory_bytes())
+            return;
+        const std::unique_lock<std::timed_mutex> lock(busy, std::try_to_lock);
+        // A run that was ended, or goes on, has memory of two shapes.
+        if (lock && !graph.left && graph.shapes.size() < 2) graph.compiled.release_memory();
+    }
+
+    std::array<Graph, 2> graphs_;  // encoder and decoder
+    std::size_t width_ = 0;
+    ov::element::Type image_type_, embedding_type_;
+};
+
+}  // namespace
+
+std::shared_ptr<Engine> open_openvino(Bundle bundle, const EngineOptions& options) {
+    return std::make_shared<OpenVINOEngine>(std::move(bundle), options);
+}
+
+}  // namespace gstk::impl

@@ -1,0 +1,24 @@
+// Graph rewrites for OpenVINO's CPU plugin; each mirrors the module of gstk.engines that its file is named after, which
+// says why it is there. All work in place, before a model is compiled, and return how many places they rewrote.
+#pragma once
+
+#include <memory>
+
+#include <openvino/core/model.hpp>
+
+namespace gstk::impl {
+
+// The last product of the prompt decoder, with B fixed to 1, as a convolution (openvino_fold).
+int convolve_last_product(const std::shared_ptr<ov::Model>& model);
+
+// Whether a model has INT8 activations (openvino_int8).
+bool is_quantised(const ov::Model& model);
+// Signed quantisations behind a ReLU in all 256 steps (openvino_int8).
+int widen_unsigned(const std::shared_ptr<ov::Model>& model);
+
+// Side of the blocks whose means are taken first, voxels.
+constexpr std::int64_t kNormBlock = 8;
+// Instance norms as means of block means, which stay exact on large regions (openvino_norm).
+int split_instance_norms(const std::shared_ptr<ov::Model>& model);
+
+}  // namespace gstk::impl

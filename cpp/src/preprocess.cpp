@@ -1,0 +1,169 @@
+#include "preprocess.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <type_traits>
+
+namespace gstk::impl {
+namespace {
+
+constexpr double kPercentiles[2] = {1.0, 99.0};
+
+struct Position {
+    std::int64_t below, above;
+    double fraction;
+};
+
+Position position_of(double percentile, std::int64_t count) {
+    const double position = percentile / 100 * static_cast<double>(count - 1);
+    const auto below = static_cast<std::int64_t>(position);
+    return {below, std::min(below + 1, count - 1), position - static_cast<double>(below)};
+}
+
+// The values at some ranks. Small integers are counted: one pass, no copy of the volume.
+template <class T>
+std::vector<double> at_ranks(const T* data, std::int64_t count, const std::vector<std::int64_t>& ranks) {
+    std::vector<double> found;
+    if constexpr (std::is_integral_v<T> && sizeof(T) <= 2) {
+        constexpr std::int64_t lowest = std::numeric_limits<T>::min();
+        std::vector<std::int64_t> histogram(std::size_t{1} << (8 * sizeof(T)), 0);
+        for (std::int64_t i = 0; i < count; ++i) ++histogram[static_cast<std::size_t>(data[i] - lowest)];
+        for (const auto rank : ranks) {
+            std::int64_t seen = 0;
+            std::size_t bin = 0;
+            while ((seen += histogram[bin]) <= rank) ++bin;
+            found.push_back(static_cast<double>(lowest + static_cast<std::int64_t>(bin)));
+        }
+    } else {
+        std::vector<T> ranked(data, data + count);
+        std::int64_t sorted = 0;  // what lies before it is smaller than what follows
+        for (const auto rank : ranks) {
+            std::nth_element(ranked.begin() + (rank >= sorted ? sorted : 0), ranked.begin() + rank, ranked.end());
+            sorted = rank;
+            found.push_back(static_cast<double>(ranked[static_cast<std::size_t>(rank)]));
+        }
+    }
+    return found;
+}
+
+// One axis of a resampling, for volumes seen as [outer, axis, inner].
+Grid<float> along(const Grid<float>& in, int axis, const AxisWeights& w) {
+    Shape shape = in.shape;
+    const std::int64_t n_in = shape[axis], n_out = static_cast<std::int64_t>(w.first.size());
+    shape[axis] = n_out;
+    Grid<float> out(shape);
+    std::int64_t outer = 1, inner = 1;
+    for (int a = 0; a < axis; ++a) outer *= shape[a];
+    for (int a = axis + 1; a < 3; ++a) inner *= shape[a];
+    for (std::int64_t o = 0; o < outer; ++o) {
+        const float* source = in.values.data() + o * n_in * inner;
+        float* target = out.values.data() + o * n_out * inner;
+        for (std::int64_t i = 0; i < n_out; ++i) {
+            const float* weights = w.weights.data() + i * w.width;
+            if (inner == 1) {  // along a line the sum stays in a register
+                const float* from = source + w.first[static_cast<std::size_t>(i)];
+                target[i] = std::inner_product(weights, weights + w.width, from, 0.0f);
+                continue;
+            }
+            for (std::int64_t k = 0; k < w.width; ++k) {
+                const float weight = weights[k];
+                if (weight == 0) continue;
+                const float* from = source + (w.first[static_cast<std::size_t>(i)] + k) * inner;
+                float* to = target + i * inner;
+                for (std::int64_t x = 0; x < inner; ++x) to[x] += weight * from[x];
+            }
+        }
+    }
+    return out;
+}
+
+}  // namespace
+
+IntensityRange intensity_range(const Volume& volume) {
+    const auto count = volume.count();
+    return volume.visit([&](auto* data) -> IntensityRange {
+        double ends[2];
+        const Position low = position_of(kPercentiles[0], count), high = position_of(kPercentiles[1], count);
+        const auto values = at_ranks(data, count, {low.below, low.above, high.below, high.above});
+        ends[0] = values[0] + low.fraction * (values[1] - values[0]);
+        ends[1] = values[2] + high.fraction * (values[3] - values[2]);
+        if (!(ends[1] > ends[0])) {
+            const auto extremes = std::minmax_element(data, data + count);
+            ends[0] = static_cast<double>(*extremes.first);
+            ends[1] = static_cast<double>(*extremes.second);
+        }
+        return {ends[0], ends[1]};
+    });
+}
+
+Grid<float> normalise(const Volume& volume, const Region& part, const IntensityRange& range) {
+    Grid<float> result(part.shape());
+    if (!(range.high > range.low)) return result;
+    const auto scale = static_cast<float>(
+        std::min(1.0 / (range.high - range.low), static_cast<double>(std::numeric_limits<float>::max())));
+    const auto low = static_cast<float>(range.low);
+    const Shape& whole = volume.geometry.shape();
+    volume.visit([&](auto* data) {
+        for (std::int64_t z = 0; z < result.shape[0]; ++z)
+            for (std::int64_t y = 0; y < result.shape[1]; ++y) {
+                const auto* from =
+                    data + ((part.start[0] + z) * whole[1] + part.start[1] + y) * whole[2] + part.start[2];
+                float* to = result.line(z, y);
+                for (std::int64_t x = 0; x < result.shape[2]; ++x) {
+                    const float scaled = (static_cast<float>(from[x]) - low) * scale;
+                    to[x] = std::min(std::max(scaled, 0.0f), 1.0f);
+                }
+            }
+    });
+    return result;
+}
+
+AxisWeights axis_weights(std::int64_t n_in, std::int64_t n_out, double start, double step, Outside outside) {
+    const double half = std::max(step, 1.0);
+    const auto taps = static_cast<std::int64_t>(std::ceil(2 * half)) + 1;
+    const std::int64_t width = std::min(taps, n_in);
+    AxisWeights result{width, {}, {}};
+    result.first.resize(static_cast<std::size_t>(n_out));
+    result.weights.assign(static_cast<std::size_t>(n_out * width), 0.0f);
+    std::vector<double> row(static_cast<std::size_t>(taps)), gathered(static_cast<std::size_t>(width));
+    for (std::int64_t i = 0; i < n_out; ++i) {
+        const double centre = start + (static_cast<double>(i) + 0.5) * step - 0.5;
+        const auto first = static_cast<std::int64_t>(std::floor(centre - half)) + 1;
+        double sum = 0;
+        for (std::int64_t k = 0; k < taps; ++k) {
+            const double weight = std::max(0.0, 1.0 - std::abs(static_cast<double>(first + k) - centre) / half);
+            sum += row[static_cast<std::size_t>(k)] = weight;
+        }
+        // The taps inside the input, those beyond it dropped or gathered on its first or last voxel.
+        const std::int64_t base = std::clamp<std::int64_t>(first, 0, n_in - width);
+        std::fill(gathered.begin(), gathered.end(), 0.0);
+        for (std::int64_t k = 0; k < taps; ++k) {
+            const std::int64_t index = first + k, nearest = std::clamp<std::int64_t>(index, 0, n_in - 1);
+            if (index != nearest && outside == Outside::kZero) continue;
+            gathered[static_cast<std::size_t>(nearest - base)] += row[static_cast<std::size_t>(k)] / sum;
+        }
+        result.first[static_cast<std::size_t>(i)] = base;
+        for (std::int64_t k = 0; k < width; ++k)
+            result.weights[static_cast<std::size_t>(i * width + k)] =
+                static_cast<float>(gathered[static_cast<std::size_t>(k)]);
+    }
+    return result;
+}
+
+Grid<float> resample(Grid<float> volume, const Triple& start, const Triple& step, const Shape& shape, Outside outside) {
+    const Shape original = volume.shape;
+    std::array<int, 3> order{0, 1, 2};
+    // Axes that shrink most go first, so that the others have less to do.
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+        return static_cast<double>(shape[a]) / static_cast<double>(original[a]) <
+               static_cast<double>(shape[b]) / static_cast<double>(original[b]);
+    });
+    for (const int a : order) {
+        if (start[a] == 0 && step[a] == 1 && shape[a] == original[a]) continue;
+        volume = along(volume, a, axis_weights(original[a], shape[a], start[a], step[a], outside));
+    }
+    return volume;
+}
+
+}  // namespace gstk::impl

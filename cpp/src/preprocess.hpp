@@ -1,0 +1,36 @@
+// What is done to voxels on their way into the network and back; mirrors gstk.preprocess, number for number.
+#pragma once
+
+#include "volume.hpp"
+
+namespace gstk::impl {
+
+struct IntensityRange {
+    double low;
+    double high;
+};
+
+enum class Outside { kZero, kEdge };  // what lies beyond the input: 0, or the nearest voxel's value
+
+// 1st and 99th percentile of a whole volume, linearly interpolated; its minimum and maximum where those are equal.
+IntensityRange intensity_range(const Volume& volume);
+
+// A part of a volume with [low, high] mapped to [0, 1] and clipped; all 0 where low equals high.
+Grid<float> normalise(const Volume& volume, const Region& part, const IntensityRange& range);
+
+// One axis of an interpolation: output i is the sum of weights[i·width + k] · input[first[i] + k].
+//
+// Output voxel i has its centre at input coordinate start + (i + 0.5)·step - 0.5. The kernel is a triangle of
+// half-width max(step, 1): linear interpolation, widened to an antialiasing filter where the output is coarser.
+struct AxisWeights {
+    std::int64_t width;
+    std::vector<std::int64_t> first;
+    std::vector<float> weights;
+};
+
+AxisWeights axis_weights(std::int64_t n_in, std::int64_t n_out, double start, double step, Outside outside);
+
+// Samples an axis-aligned window of a volume, separably, axis by axis.
+Grid<float> resample(Grid<float> volume, const Triple& start, const Triple& step, const Shape& shape, Outside outside);
+
+}  // namespace gstk::impl

@@ -1,0 +1,54 @@
+// What a user says about the objects of a volume; mirrors gstk.prompts.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "geometry.hpp"
+
+namespace gstk::impl {
+
+struct Point {
+    Voxel zyx{};
+    bool foreground = true;
+
+    bool operator==(const Point& other) const { return zyx == other.zyx && foreground == other.foreground; }
+};
+
+// Bounds inclusive; z_mid is the slice on which the box was drawn.
+struct Box {
+    Voxel first{};
+    Voxel last{};
+    std::int64_t z_mid = 0;
+
+    // Throws GSTK_ERROR_PROMPT where a minimum exceeds its maximum.
+    void check() const;
+    // Middle voxel of the middle slice.
+    Voxel centre() const;
+    bool operator==(const Box& other) const {
+        return first == other.first && last == other.last && z_mid == other.z_mid;
+    }
+};
+
+struct ObjectPrompts {
+    std::vector<Point> points;  // in the order of the clicks
+    std::optional<Box> box;
+
+    // Whether something says where the object is.
+    bool can_start() const;
+};
+
+// The prompts as the network takes them, float64 voxels of the volume and labels 0 or 1.
+struct NetworkPoints {
+    std::vector<Triple> coords;
+    std::vector<std::int64_t> labels;
+};
+
+// Clicks; a box says where the object is, so its centre is a click before the others.
+NetworkPoints network_points(const ObjectPrompts& prompts);
+
+inline Triple as_triple(const Voxel& v) {
+    return {static_cast<double>(v[0]), static_cast<double>(v[1]), static_cast<double>(v[2])};
+}
+
+}  // namespace gstk::impl

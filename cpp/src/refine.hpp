@@ -1,0 +1,31 @@
+// What an image itself says about a network's logits: where brightness, edges and the box know better; mirrors
+// gstk.refine.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "window.hpp"
+
+namespace gstk::impl {
+
+// What a user said about an object, in voxel coordinates of a window.
+struct Hints {
+    std::vector<Triple> on, off;  // clicks on the object and beside it; may lie outside
+    std::optional<Faces> box;
+};
+
+// Where in a window, and how many times finer than it, logits are refined.
+struct FinePart {
+    Region voxels;  // of the window
+    std::int64_t finer = 1;
+};
+FinePart fine_part(const Geometry& geometry, const Window& window, const Hints& hints);
+
+// Logits of a window, on the grid of a part of it.
+Grid<float> finer_grid(const Grid<float>& logits, const FinePart& part);
+
+// Logits that heed the image, 0–1, and what the user said.
+Grid<float> refine_logits(const Grid<float>& image, const Grid<float>& logits, Hints hints);
+
+}  // namespace gstk::impl

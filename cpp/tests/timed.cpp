@@ -1,0 +1,166 @@
+// Time limits and cancelling through the public API, with the bundle's own engine.
+//
+//     timed BUNDLE LATENCY_MODEL OTHER_LATENCY_MODEL
+//
+// LATENCY_MODEL: of the bundle, OpenVINO, fp32 and this machine; OTHER_LATENCY_MODEL: of another machine.
+#include <csignal>
+#include <cstring>
+#include <gstk/gstk.hpp>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.hpp"
+
+namespace {
+
+constexpr std::int64_t kSide = 64;
+const gstk::Triple kCentre{32, 32, 32};
+
+using Mask = std::vector<std::uint16_t>;
+
+gstk::Volume a_ball() {
+    std::vector<std::uint8_t> voxels;
+    for (std::int64_t i = 0; i < kSide * kSide * kSide; ++i) {
+        const std::int64_t z = i / kSide / kSide - 32, y = i / kSide % kSide - 32, x = i % kSide - 32;
+        voxels.push_back(static_cast<std::uint8_t>((z * z + y * y + x * x <= 200 ? 180 : 40) + (7 * i) % 13));
+    }
+    return gstk::Volume::take(std::move(voxels), {kSide, kSide, kSide}, {1, 1, 1});
+}
+
+std::int64_t clicked(const Mask& mask) {
+    return mask[static_cast<std::size_t>((32 * kSide + 32) * kSide + 32)];
+}
+
+// A graph that was interrupted at some layer computes afterwards what it did before, also for regions of other sides.
+void an_engine_goes_on_after_time_was_up(const gstk::Engine& engine) {
+    const gstk::Volume volume = a_ball();
+    gstk::Session small(engine, 32 * 32 * 32), large(engine);
+    const auto fresh_mask = [&](gstk::Session& session) {
+        session.set_image(volume);
+        session.add_point(kCentre);
+        return session.mask();
+    };
+    const Mask expected = fresh_mask(small), expected_large = fresh_mask(large);
+    CHECK(clicked(expected) == 1 && !small.report().guessed && small.report().limit_s == 0);
+    int guessed = 0;
+    const auto limited = [&](double limit_s) {
+        large.set_time_limit(limit_s);
+        large.reset();
+        large.add_point(kCentre);
+        CHECK(clicked(large.mask()) == 1 && large.report().limit_s == limit_s);
+        guessed += large.report().guessed;
+        large.set_time_limit(0);
+        CHECK(fresh_mask(small) == expected);
+    };
+    for (const double limit_s : {0.01, 0.03, 0.1, 0.3}) {
+        large.set_image(volume);
+        limited(limit_s);  // the encoder is interrupted
+        CHECK(fresh_mask(large) == expected_large);
+        limited(limit_s / 5);  // the decoder
+    }
+    CHECK(guessed > 0);
+}
+
+void a_call_can_be_cancelled(const gstk::Engine& engine) {
+    gstk::Session session(engine);
+    session.set_image(a_ball());
+    session.add_point({20, 32, 32});
+    const Mask before = session.mask();
+    for (const double limit_s : {0.0, 3600.0}) {
+        session.set_time_limit(limit_s);
+        gstk_status status = GSTK_OK;
+        bool done = false;
+        std::mutex mutex;
+        std::thread other([&] {
+            for (bool over = false; !over; std::this_thread::sleep_for(std::chrono::milliseconds(1))) {
+                session.cancel();
+                const std::lock_guard<std::mutex> lock(mutex);
+                over = done;
+            }
+        });
+        for (int tries = 0; tries < 20 && status == GSTK_OK; ++tries) {  // a call may be over before the other begins
+            try {
+                session.add_point({60, 60, 60}, true, 2);
+                session.undo();
+            } catch (const gstk::Error& error) {
+                status = error.code();
+                CHECK(std::string(error.what()).find("gstk_session_cancel") != std::string::npos);
+            }
+        }
+        {
+            const std::lock_guard<std::mutex> lock(mutex);
+            done = true;
+        }
+        other.join();
+        CHECK(status == GSTK_ERROR_CANCELLED);
+        CHECK(session.mask() == before);
+    }
+    session.set_time_limit(0);
+    session.add_point({20, 32, 34});
+    session.undo();
+    CHECK(session.mask() == before);
+}
+
+// An engine that is closed while a run of it goes on that nobody waits for; when it begins is the machine's.
+void an_engine_is_closed_after_time_was_up(const char* bundle) {
+    int guessed = 0;
+    for (const double limit_s : {0.003, 0.03, 0.1}) {
+        gstk::Session session(gstk::Engine(bundle, "auto", "fp32", 1));
+        session.set_image(a_ball());
+        session.set_time_limit(limit_s);
+        session.add_point(kCentre);
+        guessed += session.report().guessed;
+    }
+    CHECK(guessed > 0);
+}
+
+volatile std::sig_atomic_t handled = 0;
+
+// OpenVINO gives threads stacks for signal handlers; the one that is in use must not be freed.
+void a_signal_is_handled_after_engines_were_closed(const char* bundle) {
+    gstk_engine *first = nullptr, *second = nullptr;
+    CHECK(gstk_engine_open(bundle, nullptr, &first) == GSTK_OK);
+    CHECK(gstk_engine_open(bundle, nullptr, &second) == GSTK_OK);
+    CHECK(gstk_engine_close(first) == GSTK_OK);
+    CHECK(gstk_engine_close(second) == GSTK_OK);
+    struct sigaction action {};
+    action.sa_flags = SA_ONSTACK;
+    action.sa_handler = [](int) {
+        volatile char room[1024];
+        for (std::size_t i = 0; i < sizeof room; ++i) room[i] = 1;
+        handled = handled + room[5];
+    };
+    CHECK(sigaction(SIGUSR1, &action, nullptr) == 0);
+    CHECK(raise(SIGUSR1) == 0);
+    CHECK(handled == 1);
+}
+
+void a_latency_model_is_of_this_machine(const gstk::Engine& engine, const char* model, const char* other) {
+    gstk::Session session(engine, 0, model, 1 << 20);
+    session.set_image(a_ball());
+    session.set_time_limit(3600);
+    session.add_point(kCentre);
+    CHECK(session.report().expected_s > 0 && session.report().spent_s > 0);
+    CHECK(session.report().encodes >= 1 && session.report().decodes >= 1 && session.report().given_up.empty());
+    try {
+        gstk::Session(engine, 0, other);
+        CHECK(false);
+    } catch (const gstk::Error& error) {
+        CHECK(error.code() == GSTK_ERROR_CALIBRATION && std::strstr(error.what(), "device"));
+    }
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    if (count != 4) return 2;
+    a_signal_is_handled_after_engines_were_closed(arguments[1]);
+    const gstk::Engine engine(arguments[1]);
+    an_engine_goes_on_after_time_was_up(engine);
+    a_call_can_be_cancelled(engine);
+    an_engine_is_closed_after_time_was_up(arguments[1]);
+    a_latency_model_is_of_this_machine(engine, arguments[2], arguments[3]);
+    return failures() ? 1 : 0;
+}

@@ -1,0 +1,300 @@
+"""CUDA through `cuda.bindings.runtime`: memory, streams, events and graphs. Import this module inside functions alone.
+
+Every call returns a tuple that begins with an error code; `check` is the one place that reads it. The runtime works in
+the device's primary context, the one that torch and CuPy use, so memory may go to and fro between them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from cuda.bindings import runtime as cudart
+from numpy.typing import DTypeLike, NDArray
+
+from gstk.errors import OutOfMemory
+
+__all__ = [
+    "Block",
+    "CUDAError",
+    "Event",
+    "Graph",
+    "Memory",
+    "PinnedArea",
+    "Stream",
+    "capture",
+    "check",
+    "copy",
+    "memory_bytes",
+    "on_device",
+]
+
+
+class CUDAError(RuntimeError):
+    """A CUDA call failed. The engine turns it into one of gstk's errors."""
+
+
+class MemoryBytes(NamedTuple):
+    """Of a GPU."""
+
+    free: int
+    total: int
+
+
+def check(result: tuple[Any, ...]) -> Any:
+    """What a CUDA call returned, without the error code.
+
+    Args:
+        result: as `cuda.bindings` returns it.
+
+    Returns:
+        None, the value, or a tuple of values.
+
+    Raises:
+        OutOfMemory: the GPU's memory is full; nothing is lost.
+        CUDAError: any other code.
+    """
+    code, *values = result
+    if code == cudart.cudaError_t.cudaErrorMemoryAllocation:
+        raise OutOfMemory("CUDA has no memory left (cudaErrorMemoryAllocation); take smaller regions, or free memory")
+    if code != cudart.cudaError_t.cudaSuccess:
+        raise CUDAError(f"{code.name}: {_text(code)}")
+    return values[0] if len(values) == 1 else tuple(values) or None
+
+
+def _text(code: Any) -> str:
+    _, words = cudart.cudaGetErrorString(code)
+    return words.decode(errors="replace") if isinstance(words, bytes) else str(words)
+
+
+@contextmanager
+def on_device(index: int) -> Iterator[None]:
+    """Makes a GPU this thread's, and gives the thread back the one it had."""
+    before = check(cudart.cudaGetDevice())
+    check(cudart.cudaSetDevice(index))
+    try:
+        yield
+    finally:
+        if before != index:
+            check(cudart.cudaSetDevice(before))
+
+
+def memory_bytes() -> MemoryBytes:
+    """Of this thread's GPU."""
+    return MemoryBytes(*check(cudart.cudaMemGetInfo()))
+
+
+class Stream:
+    """A stream that does not wait for the default one, which would make TensorRT wait for the whole device."""
+
+    def __init__(self) -> None:
+        self._stream = check(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
+        self.handle = int(self._stream)
+
+    def synchronise(self) -> None:
+        """Waits until all that was queued is done."""
+        check(cudart.cudaStreamSynchronize(self._stream))
+
+    def wait(self, event: Event) -> None:
+        """What is queued from now on begins after the event."""
+        check(cudart.cudaStreamWaitEvent(self._stream, event.event, 0))
+
+    def close(self) -> None:
+        """Gives it back."""
+        check(cudart.cudaStreamDestroy(self._stream))
+
+
+class Event:
+    """A point on a stream."""
+
+    def __init__(self) -> None:
+        self.event = check(cudart.cudaEventCreateWithFlags(cudart.cudaEventDisableTiming))
+
+    def record(self, stream: int) -> None:
+        """Puts it behind what the stream (a handle) has queued so far."""
+        check(cudart.cudaEventRecord(self.event, stream))
+
+    def synchronise(self) -> None:
+        """Waits until the stream is there."""
+        check(cudart.cudaEventSynchronize(self.event))
+
+    def before(self, stream: int) -> None:
+        """What the stream (a handle) queues from now on begins after the event."""
+        check(cudart.cudaStreamWaitEvent(stream, self.event, 0))
+
+    def close(self) -> None:
+        """Gives it back."""
+        check(cudart.cudaEventDestroy(self.event))
+
+
+def copy(target: int, source: int, size_bytes: int, stream: Stream) -> None:
+    """Queues a copy between any two of pinned and device memory.
+
+    Args:
+        target, source: addresses.
+        size_bytes: how much.
+        stream: where it is queued.
+    """
+    kind = cudart.cudaMemcpyKind.cudaMemcpyDefault  # unified addressing tells host from device by the address
+    check(cudart.cudaMemcpyAsync(target, source, size_bytes, kind, stream.handle))
+
+
+class _Returned:
+    """Where memory goes that nothing refers to any more."""
+
+    def __init__(self) -> None:
+        self.pieces: deque[tuple[int, int, bool]] = deque()
+        self.closed = False
+
+    def take(self, address: int, size_bytes: int, shared: list[bool]) -> None:
+        """Notes it. What is collected may be collected in any thread, and while a graph is captured: CUDA is not called
+        as long as somebody comes by to free it."""
+        if self.closed:
+            cudart.cudaFree(address)
+        else:
+            self.pieces.append((address, size_bytes, shared[0]))
+
+
+class Block:
+    """Memory of a GPU. It goes back when nothing refers to it any more.
+
+    Attributes:
+        address, size_bytes: where, and how much; CUDA aligns it to 256 bytes.
+    """
+
+    def __init__(self, address: int, size_bytes: int, returned: _Returned) -> None:
+        self.address, self.size_bytes = address, size_bytes
+        self._shared = [False]
+        weakref.finalize(self, returned.take, address, size_bytes, self._shared).atexit = False
+
+    def share(self) -> None:
+        """Notes that a host has the address. Such memory is freed, which waits for the GPU, and not used again."""
+        self._shared[0] = True
+
+
+class Memory:
+    """Allocates memory of one GPU, and takes it back.
+
+    Memory that came back is handed out again for the same size, without CUDA; otherwise it is freed before more is
+    asked for. All that is handed out is used on one stream alone: whoever gets it next queues behind who had it.
+    """
+
+    def __init__(self) -> None:
+        self._returned = _Returned()
+        self._lock = threading.Lock()
+
+    def allocate(self, size_bytes: int) -> Block:
+        """Memory of that size.
+
+        Raises:
+            OutOfMemory: there is not so much left.
+        """
+        with self._lock:
+            address = self._reuse(size_bytes)
+            if address is None:
+                try:
+                    address = int(check(cudart.cudaMalloc(size_bytes)))
+                except OutOfMemory:
+                    free, total = memory_bytes()
+                    raise OutOfMemory(
+                        f"got a GPU with {free / 1e6:.0f} of {total / 1e6:.0f} MB free, expected "
+                        f"{size_bytes / 1e6:.0f} MB more; take smaller regions or fewer objects, or free memory"
+                    ) from None
+            return Block(address, size_bytes, self._returned)
+
+    def free_returned(self) -> None:
+        """Gives to CUDA what came back."""
+        with self._lock:
+            self._reuse(-1)
+
+    def close(self) -> None:
+        """Gives to CUDA what came back, and from now on what comes back as it comes."""
+        self._returned.closed = True
+        self.free_returned()
+
+    def _reuse(self, size_bytes: int) -> int | None:
+        found = None
+        kept = []
+        pieces = self._returned.pieces
+        while pieces:
+            address, size, shared = pieces.popleft()
+            if found is None and size == size_bytes and not shared:
+                found = address
+            else:
+                kept.append((address, size, shared))
+        if found is not None:  # there is room: what else came back may be of use next time
+            pieces.extend(kept)
+            return found
+        for address, _, _ in kept:
+            check(cudart.cudaFree(address))
+        return None
+
+
+class PinnedArea:
+    """Host memory that the GPU copies from and to by itself; it grows as needed, and then its content is lost."""
+
+    def __init__(self) -> None:
+        self._address, self._size_bytes = 0, 0
+
+    def array(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """The area's first bytes as an array, valid until the next call. No copy of it may be under way."""
+        kind = np.dtype(dtype)
+        size_bytes = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        if size_bytes > self._size_bytes:
+            self.close()
+            self._address = int(check(cudart.cudaMallocHost(size_bytes)))
+            self._size_bytes = size_bytes
+        raw = memoryview((ctypes.c_ubyte * size_bytes).from_address(self._address))
+        found: NDArray[Any] = np.frombuffer(raw.cast("B"), np.uint8).view(kind).reshape(shape)
+        return found
+
+    def close(self) -> None:
+        """Gives it back."""
+        if self._address:
+            address, self._address, self._size_bytes = self._address, 0, 0
+            check(cudart.cudaFreeHost(address))
+
+
+class Graph:
+    """Work that was captured, to be launched as often as wanted. Addresses and shapes in it are fixed."""
+
+    def __init__(self, executable: Any) -> None:
+        self._executable = executable
+
+    def launch(self, stream: Stream) -> None:
+        """Queues it."""
+        check(cudart.cudaGraphLaunch(self._executable, stream.handle))
+
+    def close(self) -> None:
+        """Gives it back."""
+        check(cudart.cudaGraphExecDestroy(self._executable))
+
+
+@contextmanager
+def capture(stream: Stream, found: list[Graph]) -> Iterator[None]:
+    """Captures what the block queues on the stream, without running it.
+
+    Other threads may go on calling CUDA, but none may queue on this stream meanwhile.
+
+    Args:
+        stream: where the block queues.
+        found: the graph is added to it.
+    """
+    mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    check(cudart.cudaStreamBeginCapture(stream.handle, mode))
+    try:
+        yield
+    except BaseException:
+        cudart.cudaStreamEndCapture(stream.handle)  # the stream is of use again; what was captured is not
+        raise
+    captured = check(cudart.cudaStreamEndCapture(stream.handle))
+    try:
+        found.append(Graph(check(cudart.cudaGraphInstantiate(captured, 0))))
+    finally:
+        check(cudart.cudaGraphDestroy(captured))

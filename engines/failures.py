@@ -1,0 +1,82 @@
+"""What a backend's error means.
+
+Each backend has words of its own for a full memory, a lost device or a GPU that it cannot use.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gstk.errors import DeviceError, DriverMissing, EngineError, OutOfMemory, WrongArchitecture
+
+__all__ = ["failure", "lost_device", "refuse_lost_device"]
+
+_KINDS: tuple[tuple[type[EngineError], str, str], ...] = (
+    (
+        WrongArchitecture,
+        r"no kernel image|unsupported (?:SM|GPU|arch)|sm_\d+ is not (?:compatible|supported)|INVALID_?DEVICE_?FUNCTION|"
+        r"compute capability.{0,40}not supported|requires device with|"
+        r"plan file.{0,60}(?:different|not compatible|incompatible)",
+        "the backend was not built for this GPU; install a build for it, or take another --backend",
+    ),
+    (
+        OutOfMemory,
+        r"out of memory|OUT_?OF_?MEMORY|bad_alloc|BFCArena|failed to allocate|cannot allocate|not enough memory|"
+        r"MEMORY_?ALLOCATION|ALLOC_FAILED",
+        "take smaller regions or fewer objects at once, an fp16 or int8 bundle, or free memory",
+    ),
+    (
+        DriverMissing,
+        r"driver version is insufficient|INSUFFICIENT_?DRIVER|no CUDA-capable device|NO_?DEVICE\b|"
+        r"no NVIDIA driver|libcuda\.so",
+        "install the NVIDIA driver, or a newer one, or take --device cpu",
+    ),
+    (
+        DeviceError,
+        r"\bCUDA\b.{0,40}(?:error|failure)|cudaError|CUDA_ERROR|CUDNN|CUBLAS|illegal memory access|device-side assert|"
+        r"launch failure",
+        "start another process; this one does not use the GPU again",
+    ),
+)
+_LENGTH = 300
+_lost: list[str] = []
+
+
+def failure(backend: str, task: str, error: BaseException) -> EngineError:
+    """The error to raise for what a backend raised.
+
+    After a CUDA error the context is corrupt and later calls fail or lie, in every engine of the process: from then on
+    `refuse_lost_device` raises.
+
+    Args:
+        backend: its name.
+        task: what it was doing, such as `encode a region of (64, 64, 64)`.
+        error: what it raised.
+
+    Returns:
+        OutOfMemory, DeviceError, DriverMissing, WrongArchitecture, or a plain EngineError.
+    """
+    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    text = f"{type(error).__name__}: {error}"
+    for kind, pattern, remedy in _KINDS:
+        if re.search(pattern, text, re.IGNORECASE) or (kind is OutOfMemory and isinstance(error, MemoryError)):
+            found = kind(f"{backend} failed to {task}: {reason[:_LENGTH]}; {remedy}")
+            if kind is DeviceError:
+                _lost.append(reason[:_LENGTH])
+            return found
+    return EngineError(f"{backend} failed to {task}: {reason[:_LENGTH]}")
+
+
+def lost_device() -> str | None:
+    """The CUDA error that this process had; None where it had none."""
+    return _lost[0] if _lost else None
+
+
+def refuse_lost_device() -> None:
+    """Raises where a CUDA error has been.
+
+    Raises:
+        DeviceError: there was one.
+    """
+    if _lost:
+        raise DeviceError(f"this process had a CUDA error ({_lost[0]}); start another process to use the GPU again")

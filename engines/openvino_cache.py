@@ -1,0 +1,76 @@
+"""Compiled graphs on disk, so that a process starts without compiling them again.
+
+A file's name is the hash of all that it depends on: the graph, OpenVINO, the processor, the settings, and the rewrites
+themselves. It begins with the SHA-256 of what follows, so that a damaged one is compiled anew. The folder has to be the
+user's own, as any cache of programs: what is in it is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from gstk.engines.private_files import write_private
+
+__all__ = ["compile_cached"]
+
+_SOURCES = sorted(Path(__file__).parent.glob("openvino*.py"))
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def compile_cached(
+    core: Any, make: Callable[[], Any], config: Mapping[str, Any], folder: Path | None, identity: Mapping[str, Any]
+) -> Any:
+    """A compiled graph, from the folder where it is there.
+
+    Args:
+        core: an `openvino.Core`.
+        make: the graph; called where it has to be compiled.
+        config: settings of the compilation.
+        folder: where compiled graphs are kept; None keeps none. A folder that cannot be written costs only time.
+        identity: what the graph depends on besides `config`, OpenVINO, the processor and the code of gstk.
+
+    Returns:
+        An `openvino.CompiledModel` for the processor.
+    """
+    if folder is None:
+        return core.compile_model(make(), "CPU", dict(config))
+    file = folder / f"{_key(core, config, identity)}.openvino"
+    blob = _read(file)
+    if blob is not None:
+        with suppress(RuntimeError):
+            return core.import_model(blob, "CPU", dict(config))
+    compiled = core.compile_model(make(), "CPU", dict(config))
+    with suppress(OSError):
+        blob = compiled.export_model().getvalue()
+        write_private(file, hashlib.sha256(blob).digest(), blob)
+    return compiled
+
+
+def _key(core: Any, config: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    import openvino
+
+    about = {
+        "identity": identity,
+        "config": {name: str(value) for name, value in config.items()},
+        "openvino": openvino.__version__,
+        "processor": core.get_property("CPU", "FULL_DEVICE_NAME"),
+        "capabilities": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        "code": [
+            hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(__file__).parent.glob("openvino*.py"))
+        ],
+    }
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _read(file: Path) -> bytes | None:
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    digest, blob = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    return blob if hashlib.sha256(blob).digest() == digest else None

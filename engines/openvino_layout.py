@@ -1,0 +1,40 @@
+"""The embedding channels-last between encoder and decoder, for OpenVINO's CPU plugin.
+
+The plugin computes with channels last. A graph's input and output are channels-first, so a region's embedding is turned
+round twice, behind the encoder and again before each click. Here both graphs have it as the plugin holds it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["embedding_channels_last"]
+
+_TO_LAST, _TO_FIRST = [0, 2, 3, 4, 1], [0, 4, 1, 2, 3]
+
+
+def embedding_channels_last(encoder: Any, decoder: Any) -> None:
+    """Rewrites both graphs in place, so that the embedding is [1,H/2,W/2,D/2,C].
+
+    Args:
+        encoder: an `openvino.Model` with one output, the embedding [1,C,H/2,W/2,D/2].
+        decoder: an `openvino.Model` with such an input, `embedding`.
+    """
+    from openvino import PartialShape
+    from openvino import opset13 as ops
+
+    result = encoder.get_results()[0]
+    turned = ops.transpose(result.input_value(0), np.array(_TO_LAST, np.int64))
+    result.input(0).replace_source_output(turned.output(0))
+    encoder.validate_nodes_and_infer_types()
+
+    parameter = next(p for p in decoder.get_parameters() if "embedding" in p.output(0).get_names())
+    readers = list(parameter.output(0).get_target_inputs())
+    shape = parameter.get_partial_shape()
+    parameter.set_partial_shape(PartialShape([shape[axis] for axis in _TO_LAST]))
+    turned_back = ops.transpose(parameter, np.array(_TO_FIRST, np.int64))
+    for reader in readers:
+        reader.replace_source_output(turned_back.output(0))
+    decoder.validate_nodes_and_infer_types()

@@ -1,0 +1,294 @@
+"""Encoder and decoder plans on one GPU: one stream, one block of memory for both, and what goes in and out.
+
+Import this module inside functions alone: it imports TensorRT and CUDA.
+
+All work is queued on one stream, in the order of the queue's lock, so that both plans may use the same memory. A thread
+holds the lock while it queues, not while it waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.engines.base import Shape
+from gstk.engines.cuda import Block, CUDAError, Event, Memory, PinnedArea, Stream, copy, on_device
+from gstk.engines.device_arrays import DeviceArray, HostArray
+from gstk.engines.failures import lost_device
+from gstk.engines.tensorrt_profiles import Dims, buckets
+from gstk.engines.tensorrt_runs import PlanRuns, Run
+from gstk.engines.tensorrt_slots import Slots
+from gstk.errors import EngineError, OutOfMemory
+
+__all__ = ["Encoded", "Execution", "LoadedPlan", "Question"]
+
+_log = logging.getLogger("gstk.tensorrt")
+_ALIGNMENT = 256
+"""Of addresses that TensorRT takes, bytes."""
+_GRAPHS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An embedding on the GPU.
+
+    Attributes:
+        block: its memory.
+        shape: (1, C, H/2, W/2, D/2).
+    """
+
+    block: Block
+    shape: Dims
+
+    @property
+    def roi_shape(self) -> Shape:
+        z, y, x = (2 * side for side in self.shape[2:])
+        return z, y, x
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Prompts of B objects in a region.
+
+    Attributes:
+        encoded: the region, from `Execution.encode`.
+        coords: [B,N,3].
+        labels: [B,N].
+        profile: of the plan, that the region is run in.
+        most: objects that it takes at once.
+    """
+
+    encoded: Encoded
+    coords: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    profile: int
+    most: int
+
+
+@dataclass(frozen=True)
+class LoadedPlan:
+    """What it takes to run a plan.
+
+    Attributes:
+        content: its bytes, trusted.
+        code_allowed: let it run code of its own.
+        weights: ONNX file that a plan without weights takes them from.
+    """
+
+    content: bytes
+    code_allowed: bool
+    weights: Path | None
+
+
+class Execution:
+    """Runs both plans. One encode and one decode at a time; they may come from different threads.
+
+    Attributes:
+        image_dtype, logits_dtype: what the plans take and give.
+    """
+
+    def __init__(self, device: int, encoder: LoadedPlan, decoder: LoadedPlan, graphs: bool) -> None:
+        """Loads the plans.
+
+        Args:
+            device: index of the GPU.
+            encoder, decoder: the plans.
+            graphs: capture the decoder as CUDA graphs.
+        """
+        self._device, self._graphs = device, graphs
+        self._queue = threading.Lock()
+        self._plans: list[PlanRuns] = []
+        self._pinned = [PinnedArea() for _ in range(4)]
+        self._image, self._coords, self._labels, self._logits = self._pinned
+        with on_device(device):
+            self._memory = Memory()
+            self._stream = Stream()
+            self._slots = Slots(self._memory, self._stream)
+            self._events = [Event(), Event()]
+            self._in_slot: weakref.ref[Encoded] | None = None
+            try:
+                for plan in (encoder, decoder):
+                    self._plans.append(PlanRuns(plan.content, plan.code_allowed, plan.weights, self._stream, _GRAPHS))
+            except BaseException:
+                self.close()
+                raise
+        self._encoder, self._decoder = self._plans
+        self.image_dtype = self._encoder.dtypes["image"]
+        self._embedding_dtype = self._encoder.dtypes["embedding"]
+        self.logits_dtype = self._decoder.dtypes["logits"]
+        if self._decoder.dtypes["embedding"] != self._embedding_dtype:
+            raise EngineError(
+                f"got an encoder that gives {self._embedding_dtype} and a decoder that takes "
+                f"{self._decoder.dtypes['embedding']}; export and build again"
+            )
+
+    def encode(self, image: NDArray[Any] | HostArray, channels: int, profile: int) -> Encoded:
+        """Encodes a region, and waits for it.
+
+        Args:
+            image: [1,1,H,W,D], of the host's memory, or of the GPU's in `image_dtype`.
+            channels: of the embedding.
+            profile: of the plan.
+        """
+        shape: Dims = (1, channels, *(side // 2 for side in image.shape[2:]))
+        done = self._events[0]
+        with on_device(self._device):
+            if not isinstance(image, HostArray):
+                pinned = self._image.array(image.shape, self.image_dtype)
+                np.copyto(pinned, image, casting="same_kind")
+                image = pinned
+            with self._queue:
+                run = self._encoder.plain(profile)
+                needed = run.shape({"image": image.shape})
+                image_bytes = math.prod(image.shape) * self.image_dtype.itemsize
+                self._reserve({"scratch": needed, "image": image_bytes})
+                block = self._memory.allocate(math.prod(shape) * self._embedding_dtype.itemsize)
+                source = self._queue_image(image, image_bytes)
+                self._queue_run(run, {"image": source, "embedding": block.address}, graph=False)
+                done.record(self._stream.handle)
+            done.synchronise()
+        return Encoded(block, shape)
+
+    def decode(self, question: Question) -> NDArray[np.float32]:
+        """Decodes B objects into host memory.
+
+        Returns:
+            logits [B,1,H,W,D], a fresh array.
+        """
+        found = np.empty((len(question.labels), 1, *question.encoded.roi_shape), np.float32)
+        with on_device(self._device):
+            for first, count in self._decoded(question, None):
+                part = found[first : first + count]
+                np.copyto(part, self._logits.array(part.shape, self.logits_dtype))
+        return found
+
+    def decode_to_device(self, question: Question, out: HostArray | None) -> DeviceArray:
+        """As `decode`, into the GPU's memory: a host's, or memory of its own."""
+        shape = (len(question.labels), 1, *question.encoded.roi_shape)
+        with on_device(self._device):
+            if out is None:
+                with self._queue:
+                    block = self._memory.allocate(math.prod(shape) * self.logits_dtype.itemsize)
+                block.share()
+                address, owner = block.address, block
+            else:
+                address, owner = out.address, out.owner
+            for _ in self._decoded(question, address):
+                pass
+        return DeviceArray(address, shape, self.logits_dtype, self._device, owner)
+
+    def _decoded(self, question: Question, target: int | None) -> Iterator[tuple[int, int]]:
+        """Decodes group after group; yields first object and count of each when it is where it should be.
+
+        Args:
+            question: what is asked.
+            target: address on the GPU for all logits; None for each group's in pinned memory.
+        """
+        first, objects, most = 0, len(question.labels), question.most
+        while first < objects:
+            bucket = buckets(objects - first, most)[0]
+            count = min(bucket, objects - first)
+            try:
+                self._decode_group(question, first, count, bucket, target)
+            except OutOfMemory:
+                if bucket == 1:
+                    raise
+                most = bucket // 2
+                _log.info("the GPU has no memory for %d objects at once; trying %d", bucket, most)
+                continue
+            yield first, count
+            first += count
+
+    def _decode_group(self, question: Question, first: int, count: int, bucket: int, target: int | None) -> None:
+        """Decodes some objects and waits for them."""
+        encoded, dtypes = question.encoded, self._decoder.dtypes
+        # Objects do not know of each other: repeats of the last one fill the group, and what comes of them is left.
+        padded = np.minimum(np.arange(first, first + bucket), len(question.labels) - 1)
+        given: dict[str, NDArray[Any]] = {
+            "point_coords": question.coords[padded],
+            "point_labels": question.labels[padded],
+        }
+        areas = {"point_coords": self._coords, "point_labels": self._labels}
+        staged = {name: areas[name].array(values.shape, dtypes[name]) for name, values in given.items()}
+        for name, values in given.items():
+            np.copyto(staged[name], values, casting="same_kind")
+        shapes = {"embedding": encoded.shape} | {name: values.shape for name, values in staged.items()}
+        object_bytes = math.prod(encoded.roi_shape) * self.logits_dtype.itemsize
+        landing = self._logits.array((count, object_bytes), np.uint8).ctypes.data if target is None else target
+        if target is not None:
+            landing += first * object_bytes
+        done = self._events[1]
+        with self._queue:
+            own = self._decoder.own(question.profile, tuple(shapes.values())) if self._graphs else None
+            run = own or self._decoder.plain(question.profile)
+            sizes = {name: values.nbytes for name, values in staged.items()}
+            sizes |= {"scratch": run.shape(shapes), "logits": bucket * object_bytes}
+            sizes["embedding"] = encoded.block.size_bytes
+            self._reserve(sizes)
+            for name, values in staged.items():
+                copy(self._slots.address(name), values.ctypes.data, values.nbytes, self._stream)
+            if self._in_slot is None or self._in_slot() is not encoded:
+                copy(self._slots.address("embedding"), encoded.block.address, encoded.block.size_bytes, self._stream)
+                self._in_slot = weakref.ref(encoded)
+            addresses = {name: self._slots.address(name) for name in (*shapes, "logits")}
+            self._queue_run(run, addresses, graph=own is not None)
+            copy(landing, addresses["logits"], count * object_bytes, self._stream)
+            done.record(self._stream.handle)
+        done.synchronise()
+
+    def _reserve(self, sizes: Mapping[str, int]) -> None:
+        try:
+            moved = self._slots.reserve(sizes)
+        except BaseException:
+            self._in_slot = None
+            raise
+        if "embedding" in moved:
+            self._in_slot = None
+
+    def _queue_image(self, image: NDArray[Any] | HostArray, size_bytes: int) -> int:
+        """Queues what brings an image, pinned or on the GPU, to where the encoder reads it, and says where that is."""
+        slot = self._slots.address("image")
+        if isinstance(image, HostArray):
+            if image.stream is not None:
+                written = self._events[0]
+                written.record(image.stream)
+                self._stream.wait(written)
+            if image.address % _ALIGNMENT == 0:
+                return image.address
+            copy(slot, image.address, size_bytes, self._stream)
+        else:
+            copy(slot, image.ctypes.data, size_bytes, self._stream)
+        return slot
+
+    def _queue_run(self, run: Run, addresses: Mapping[str, int], graph: bool) -> None:
+        scratch = self._slots.address("scratch"), self._slots.size_bytes("scratch")
+        run.queue(self._stream, addresses, *scratch, graph=graph)
+
+    def close(self) -> None:
+        """Gives everything back. Where the GPU was lost there is nothing to give."""
+        self._in_slot = None
+        self._slots.clear()
+        if lost_device():
+            self._plans.clear()
+            return
+        with suppress(CUDAError), on_device(self._device):
+            self._stream.synchronise()
+            for plan in self._plans:
+                plan.close()
+            self._plans.clear()
+            self._memory.close()
+            for area in self._pinned:
+                area.close()
+            for event in self._events:
+                event.close()
+            self._stream.close()

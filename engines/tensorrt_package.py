@@ -1,0 +1,65 @@
+"""Is TensorRT here, and is it one that gstk can use? Nothing is imported before it is asked for.
+
+Without a GPU TensorRT imports, makes a runtime, and crashes the process when that is given a plan: whoever needs more
+than the version asks `require_gpu` first.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+
+from gstk.engines.devices import Device, nvidia_gpus
+from gstk.errors import BackendMissing
+
+__all__ = ["FLOOR", "require_gpu", "require_tensorrt", "version_pair"]
+
+FLOOR = (10, 12)
+"""The first version in which a strongly typed network means what it means in 11."""
+_INSTALL = 'pip install "gstk[tensorrt]"'
+_VERSIONS = f"{FLOOR[0]}.{FLOOR[1]} or newer"
+
+
+def require_tensorrt() -> str:
+    """TensorRT's version.
+
+    Raises:
+        BackendMissing: it or `cuda-bindings` is not installed, does not import, or is too old.
+    """
+    spec = importlib.util.find_spec("tensorrt")
+    if spec is None or spec.origin is None:  # a folder of type stubs is a package without a file
+        raise BackendMissing(f"TensorRT is not installed; {_INSTALL}")
+    try:
+        import tensorrt
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BackendMissing(
+            f"TensorRT is installed but does not import ({reason}); install the build for this driver's CUDA: "
+            f"{_INSTALL}, or tensorrt-cu12 for CUDA 12"
+        ) from None
+    version = str(tensorrt.__version__)
+    if version_pair(version) < FLOOR:
+        raise BackendMissing(f"got TensorRT {version}, expected {_VERSIONS}; {_INSTALL}")
+    try:
+        import cuda.bindings.runtime  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BackendMissing(f"TensorRT {version} is here, but cuda-bindings is not ({reason}); {_INSTALL}") from None
+    return version
+
+
+def require_gpu() -> list[Device]:
+    """The GPUs that TensorRT can use here.
+
+    Raises:
+        BackendMissing: no TensorRT that gstk can use.
+        DriverMissing: no driver, or no GPU.
+    """
+    require_tensorrt()
+    return nvidia_gpus()
+
+
+def version_pair(version: str) -> tuple[int, int]:
+    """Major and minor of a version; (0, 0) of a text that is none."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)

@@ -1,0 +1,345 @@
+"""Vectors for the C++ core: inputs of every stage and what Python makes of them, an .npz a case."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from latency import a_model
+
+from gstk.calibration.model import Fit, LatencyModel
+from gstk.geometry import Geometry
+from gstk.masks import Reach, change_near, clean, clicked_components, hold, prompt_shape
+from gstk.overlaps import Claim, label_map
+from gstk.planner import make_plan, sizes
+from gstk.preprocess import intensity_range
+from gstk.prompts import Box, ObjectPrompts, Point
+from gstk.refine import Hints, fine_part, refine_logits
+from gstk.window import Framing, Window, frame
+
+Arrays = dict[str, object]
+
+
+def write_vectors(folder: Path, seed: int = 0) -> None:
+    """Writes some cases of each kind; `cpp/tests/vectors.cpp` names what each holds."""
+    rng = np.random.default_rng(seed)
+    kinds = {
+        "range": _ranges(rng),
+        "frame": [_frame(rng) for _ in range(200)],
+        "sample": [_sample(rng) for _ in range(40)],
+        "back": [_back(rng) for _ in range(40)],
+        "points": [_points(rng) for _ in range(20)],
+        "components": [_components(rng) for _ in range(30)],
+        "clean": [_clean(rng) for _ in range(30)],
+        "hold": [_clean(rng, held=True) for _ in range(10)],
+        "change": [_change(rng) for _ in range(40)],
+        "refine": [_refine(rng) for _ in range(24)],
+        "fine": [_fine(rng) for _ in range(60)],
+        "half": [_half(rng)],
+        "labels": [_labels(rng) for _ in range(60)],
+        "nearest": [_back(rng, nearest=True) for _ in range(20)],
+        "shape": [_shape(rng) for _ in range(40)],
+        "latency": [_latency(rng) for _ in range(10)],
+        "sizes": [_sizes(rng) for _ in range(20)],
+        "plan": [_plan(rng) for _ in range(120)],
+    }
+    for kind, cases in kinds.items():
+        for index, case in enumerate(cases):
+            np.savez(folder / f"{kind}-{index}.npz", **case)  # type: ignore[arg-type]
+
+
+def _ranges(rng: np.random.Generator) -> list[Arrays]:
+    volumes = [
+        (rng.normal(0, 50, (9, 11, 7)) * scale).astype(kind)
+        for kind, scale in (("i1", 0.5), ("i2", 100), ("i4", 1e6), ("i8", 1e12), ("f4", 1e-3), ("f8", 1e200))
+    ]
+    volumes += [np.abs(volume).astype(volume.dtype.str.replace("i", "u")) for volume in volumes[:4]]
+    volumes += [np.full((3, 3, 3), 7, "u1"), np.zeros((1, 1, 1), "f4"), rng.integers(0, 2, (2, 1, 1)).astype("i2")]
+    spike = np.zeros((20, 20, 20), "u1")
+    spike[3, 3, 3] = 200  # fewer than the 99th percentile leaves out
+    volumes += [spike, np.asfortranarray(volumes[1]), volumes[4].astype(">f4"), rng.random((5, 6, 7)).astype("f2")]
+    return [{"volume": volume, "expected": intensity_range(volume)} for volume in volumes]
+
+
+def _window(rng: np.random.Generator, longest: int = 20) -> Window:
+    start = rng.uniform(-8, 14, 3)
+    step = rng.choice([1.0, 0.5, *rng.uniform(0.3, 3, 4)], 3)
+    start = np.where(rng.random(3) < 0.5, np.rint(start), start)
+    return Window(tuple(start.tolist()), tuple(step.tolist()), tuple(rng.integers(1, longest, 3).tolist()))
+
+
+def _described(window: Window) -> Arrays:
+    return {"start": window.start, "step": window.step, "shape": np.array(window.shape, np.int64)}
+
+
+def _frame(rng: np.random.Generator) -> Arrays:
+    shape = rng.integers(1, 500, 3)
+    spacing = rng.choice([1.0, 0.5, 3.0, *rng.uniform(0.2, 9, 3)], 3)
+    corners = np.sort(rng.uniform(-3, 3, (2, 3)) + rng.integers(0, shape, (2, 3)), axis=0)
+    corners = np.where(rng.random(3) < 0.5, np.rint(corners), corners)
+    multiple = int(rng.choice([8, 16]))
+    framing = Framing(int(rng.integers(20, 140)) ** 3, multiple, 2 * multiple, float(rng.uniform(0, 1)), 0.5)
+    geometry = Geometry(tuple(shape), tuple(spacing))  # type: ignore[arg-type]
+    window = frame(geometry, corners[0], corners[1] + 1, framing)
+    settings = (framing.voxels, framing.multiple, framing.minimum, framing.margin, framing.finest)
+    given = {"volume_shape": shape, "spacing": spacing, "low": corners[0], "high": corners[1] + 1}
+    return {**given, "framing": np.array(settings, float), **_described(window), "expected": 0}
+
+
+def _volume(rng: np.random.Generator) -> np.ndarray:
+    kind = rng.choice(["u1", "i2", "f4", "f8", "u2", "i4"])
+    return (rng.random(rng.integers(1, 30, 3)) * 200).astype(kind)
+
+
+def _sample(rng: np.random.Generator) -> Arrays:
+    volume, window = _volume(rng), _window(rng)
+    low, high = sorted(rng.uniform(0, 200, 2)) if rng.random() < 0.9 else (5.0, 5.0)
+    return {"volume": volume, "range": (low, high), **_described(window), "expected": window.sample(volume, low, high)}
+
+
+def _back(rng: np.random.Generator, nearest: bool = False) -> Arrays:
+    window, shape = _window(rng), rng.integers(14, 40, 3)
+    values = (rng.normal(size=window.shape) * 4).astype(np.float32)
+    inside = window.inside(tuple(shape))
+    given = {"volume_shape": shape, "values": values, "inside": _corners(inside)}
+    expected = (window.nearest if nearest else window.back)(values, tuple(shape))
+    return {**given, **_described(window), "expected": expected}
+
+
+def _corners(region: tuple[slice, slice, slice]) -> list[int]:
+    return [axis.start for axis in region] + [axis.stop for axis in region]
+
+
+def _points(rng: np.random.Generator) -> Arrays:
+    window, points = _window(rng), rng.uniform(-10, 30, (30, 3))
+    points[:10] = np.rint(points[:10])
+    held = window.holds(points).astype(np.uint8)
+    return {"points": points, **_described(window), "held": held, "expected": window.to_window(points)}
+
+
+def _components(rng: np.random.Generator) -> Arrays:
+    shape = rng.integers(1, 14, 3)
+    mask = rng.random(shape) < rng.choice([0.05, 0.15, 0.5])
+    points = rng.uniform(-1, 13, (rng.integers(0, 6), 3)).astype(np.float32)
+    return {"mask": mask.astype(np.uint8), "points": points, "expected": clicked_components(mask, points).astype("u1")}
+
+
+def _logits(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return (rng.normal(size=shape) - 0.8).astype(np.float32)
+
+
+def _region(rng: np.random.Generator) -> tuple[slice, slice, slice]:
+    start = rng.integers(0, 6, 3)
+    z, y, x = (slice(int(a), int(a + n)) for a, n in zip(start, rng.integers(3, 12, 3), strict=True))
+    return z, y, x
+
+
+def _clean(rng: np.random.Generator, held: bool = False) -> Arrays:
+    region = _region(rng)
+    values = _logits(rng, tuple(s.stop - s.start for s in region))
+    points = np.column_stack([rng.integers(0, 14, (4, 3)), rng.integers(0, 2, 4)])
+    prompts = ObjectPrompts(tuple(Point((int(z), int(y), int(x)), bool(f)) for z, y, x, f in points))
+    given = {"region": _corners(region), "values": values, **_said(prompts)}
+    expected = values.copy() if held else clean(values, region, prompts)
+    if held:
+        hold(expected, region, prompts)
+    return {**given, "expected": expected}
+
+
+def _change(rng: np.random.Generator) -> Arrays:
+    regions = _region(rng), _region(rng)
+    before, after = (_logits(rng, tuple(s.stop - s.start for s in region)) for region in regions)
+    click = [int(rng.integers(axis.start, axis.stop)) for axis in regions[1]]
+    opposite = rng.integers(0, 14, (rng.integers(0, 4), 3))
+    spacing = rng.uniform(0.5, 4, 3)
+    foreground = bool(rng.integers(0, 2))
+    reach = Reach(
+        Point((click[0], click[1], click[2]), foreground),
+        [(int(z), int(y), int(x)) for z, y, x in opposite],
+        tuple(spacing.tolist()),
+    )
+    region, expected = change_near(reach, regions[0], before, regions[1], after)
+    return {
+        "before_region": _corners(regions[0]),
+        "after_region": _corners(regions[1]),
+        "before": before,
+        "after": after,
+        "click": [*click, int(foreground)],
+        "opposite": opposite,
+        "spacing": spacing,
+        "region": _corners(region),
+        "expected": expected,
+    }
+
+
+def _refine(rng: np.random.Generator) -> Arrays:
+    shape = tuple(int(n) for n in rng.integers(2, 20, 3))
+    image = np.clip(rng.normal(0.5, 0.1, shape), 0, 1)
+    image[tuple(slice(n // 4, n // 4 + n // 2) for n in shape)] *= rng.random()
+    logits = rng.normal(scale=rng.choice([0.5, 3, 9]), size=shape) + rng.choice([-20, 0, 0, 0, 20])
+    points = np.column_stack([rng.uniform(-1, 20, (5, 3)), rng.integers(0, 2, 5)])[: rng.integers(0, 6)]
+    points[:1] = np.rint(points[:1] + 0.5) - 0.5  # halves, whose rounding must agree
+    box = np.sort(rng.uniform(-2, 20, (2, 3)), axis=0) if rng.random() < 0.5 else None
+    hints = Hints(points[:, :3], points[:, 3] > 0, box)
+    image, logits = image.astype(np.float32), logits.astype(np.float32)
+    given = {"image": image, "logits": logits, "points": points, "box": [] if box is None else box}
+    return {**given, "expected": refine_logits(image, logits, hints)}
+
+
+def _fine(rng: np.random.Generator) -> Arrays:
+    window = Window(
+        tuple(rng.uniform(-8, 14, 3).tolist()),
+        tuple((rng.uniform(0.5, 4) * rng.uniform(0.9, 1.1, 3)).tolist()),
+        tuple(rng.integers(2, 12, 3) * 16),
+    )
+    geometry = Geometry((300, 300, 300), tuple(rng.uniform(0.7, 1.4, 3).tolist()))
+    box = np.sort(rng.uniform(0, 100, (2, 3)), axis=0) if rng.random() < 0.7 else None
+    points = np.column_stack([rng.uniform(-1, 150, (3, 3)), rng.integers(0, 2, 3)])[: rng.integers(0, 4)]
+    low, high, finer = fine_part(geometry, window, Hints(points[:, :3], points[:, 3] > 0, box))
+    part = window.part(low, high, finer)
+    given = {"spacing": geometry.spacing_mm, "points": points, "box": [] if box is None else box}
+    found = {"expected": [*low, *high, finer], "part_start": part.start, "part_step": part.step}
+    return {**_described(window), **given, **found, "part_shape": np.array(part.shape, np.int64)}
+
+
+def _half(rng: np.random.Generator) -> Arrays:
+    edges = [0, 6e-8, 2.98e-8, 6.1e-5, 6.103e-5, 1, 1.0004883, 1.0014648, 65504, 65519.9, 65520, 1e30, -3.3, -0.0]
+    values = np.concatenate([edges, rng.normal(size=2000) * 10.0 ** rng.integers(-9, 6, 2000)]).astype(np.float32)
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    return {"halves": half.view(np.uint16), "expected": half.astype(np.float32)}
+
+
+def _labels(rng: np.random.Generator) -> Arrays:
+    """Objects that overlap much, some clicked inside others."""
+    claims = {}
+    for object_id in rng.choice(np.arange(1, 400), rng.integers(1, 6), replace=False):
+        region = _region(rng)
+        values = _logits(rng, tuple(s.stop - s.start for s in region)) * np.float32(rng.choice([1, 5]))
+        places = rng.integers([s.start for s in region], [s.stop for s in region], (rng.integers(0, 4), 3))
+        values[tuple(places.T - np.array([[s.start] for s in region]))] = 1
+        clicks = tuple((int(z), int(y), int(x)) for z, y, x in places)
+        claims[int(object_id)] = Claim(region, values, clicks, clicks[0] if len(clicks) == 2 else None)
+    spacing = tuple(rng.uniform(0.5, 4, 3).tolist())
+    given: Arrays = {"volume_shape": np.array((18, 18, 18), np.int64), "spacing": spacing, "ids": sorted(claims)}
+    for k, claim in claims.items():
+        given |= {f"{k}_region": _corners(claim.region), f"{k}_values": claim.logits}
+        given |= {
+            f"{k}_clicks": np.array(claim.clicks, np.int64),
+            f"{k}_middle": np.array(claim.middle or (), np.int64),
+        }
+    return {**given, "expected": label_map((18, 18, 18), spacing, claims)}
+
+
+def _text(value: object) -> np.ndarray:
+    return np.frombuffer((value if isinstance(value, str) else json.dumps(value)).encode(), np.uint8)
+
+
+def _geometry(rng: np.random.Generator, longest: int) -> Geometry:
+    z, y, x = rng.integers(4, longest, 3).tolist()
+    return Geometry((z, y, x), tuple(rng.choice([1.0, 3.0, *rng.uniform(0.5, 5, 3)], 3).tolist()))  # type: ignore[arg-type]
+
+
+def _prompts(rng: np.random.Generator, geometry: Geometry, most: int) -> ObjectPrompts:
+    """A box, or a foreground click, and others."""
+    points = [
+        Point(tuple(rng.integers(0, geometry.shape).tolist()), bool(rng.integers(0, 2)))  # type: ignore[arg-type]
+        for _ in range(rng.integers(0, most))
+    ]
+    if rng.random() < 0.5:
+        corners = np.sort(rng.integers(0, geometry.shape, (2, 3)), axis=0)
+        return ObjectPrompts(tuple(points), Box.from_corners(corners.tolist()))
+    points.insert(rng.integers(0, len(points) + 1), Point(tuple(n // 2 for n in geometry.shape), True))  # type: ignore[arg-type]
+    return ObjectPrompts(tuple(points))
+
+
+def _said(prompts: ObjectPrompts) -> Arrays:
+    box = prompts.box
+    corners = [*box.corners()[0], *box.corners()[1], box.z_mid] if box else []
+    flat = [[*p.zyx, p.foreground] for p in prompts.points]
+    return {"points": np.array(flat, np.int64).reshape(-1, 4), "box": np.array(corners, np.int64)}
+
+
+def _placed(geometry: Geometry) -> Arrays:
+    return {"volume_shape": np.array(geometry.shape, np.int64), "spacing": np.array(geometry.spacing_mm)}
+
+
+def _shape(rng: np.random.Generator) -> Arrays:
+    geometry = _geometry(rng, 24)
+    prompts = _prompts(rng, geometry, 4)
+    region = logits = None
+    if rng.random() < 0.5:
+        low = [int(rng.integers(0, n)) for n in geometry.shape]
+        z, y, x = (slice(a, int(rng.integers(a, n)) + 1) for a, n in zip(low, geometry.shape, strict=True))
+        region = (z, y, x)
+        logits = _logits(rng, tuple(s.stop - s.start for s in region))
+    found, values = prompt_shape(prompts, geometry, region, logits)
+    before = {"before_region": _corners(region) if region else [], "before": [] if logits is None else logits}
+    return {**_placed(geometry), **_said(prompts), **before, "region": _corners(found), "expected": values}
+
+
+def _model(rng: np.random.Generator) -> LatencyModel:
+    base = a_model()
+    fits = {
+        kind: Fit(tuple(rng.uniform(0, 9, len(fit.weights)).tolist()), float(rng.uniform(1, 2)), 0.1)
+        for kind, fit in base.fits.items()
+    }
+    fields = {**base.to_json(), "fits": {kind: fit.__dict__ for kind, fit in fits.items()}}
+    return LatencyModel.from_json({**fields, "base_bytes": 3 * 10**8, "bytes_per_voxel": float(rng.uniform(500, 9000))})
+
+
+def _latency(rng: np.random.Generator) -> Arrays:
+    model = _model(rng)
+    shape = rng.integers(2, 20, 3) * 16
+    objects, points = (int(n) for n in rng.integers(1, 9, 2))
+    ways = [(first, cautious) for first in (False, True) for cautious in (False, True)]
+    found = [model.encode_s(shape.tolist(), first=first, cautious=cautious) for first, cautious in ways]
+    found += [
+        model.decode_s(shape.tolist(), objects, points, first=first, cautious=cautious) for first, cautious in ways
+    ]
+    counts = {"counts": np.array([objects, points])}
+    return {
+        "model": _text(model.to_json()),
+        "shape": shape,
+        **counts,
+        "expected": np.array([*found, model.peak_bytes(shape.tolist())]),
+    }
+
+
+def _sizes(rng: np.random.Generator) -> Arrays:
+    framing = Framing(int(rng.integers(20, 300)) ** 3, 16, int(rng.choice([16, 32])))
+    given = np.array([framing.voxels, framing.multiple, framing.minimum], float)
+    return {"framing": given, "expected": np.array(sizes(framing))}
+
+
+def _plan(rng: np.random.Generator) -> Arrays:
+    geometry = _geometry(rng, 400)
+    prompts = _prompts(rng, geometry, 6)
+    framing = Framing(int(rng.integers(40, 160)) ** 3, 16, 32)
+    model = _model(rng)
+    limit_s = float(rng.choice([np.inf, *10 ** rng.uniform(-2, 3, 5)]))
+    memory_bytes = float(rng.choice([np.inf, *10 ** rng.uniform(8.5, 11, 2)]))
+    pace = float(rng.uniform(1, 3))
+    plan = make_plan(
+        geometry,
+        {1: prompts},
+        framing,
+        model,
+        budget_s=limit_s if limit_s < np.inf else None,
+        memory_bytes=memory_bytes if memory_bytes < np.inf else None,
+        pace=pace,
+    )
+    settings = (framing.voxels, framing.multiple, framing.minimum, framing.margin, framing.finest)
+    return {
+        **_placed(geometry),
+        **_said(prompts),
+        "model": _text(model.to_json()),
+        "framing": np.array(settings, float),
+        "means": np.array([limit_s, memory_bytes, pace]),
+        **_described(plan.windows[1]),
+        "voxels": np.array([plan.framing.voxels]),
+        "seconds": np.array([plan.expected_s, plan.cautious_s, plan.peak_bytes]),
+        "given_up": _text("\n".join(plan.given_up)),
+        "expected": 0,
+    }

@@ -1,0 +1,196 @@
+"""Latency models: what is fitted to calls of known cost, what is kept, and when it is stale."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_runs import Run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gstk.calibration import Host, LatencyModel, Measurement, find_model, measure, memory, save_model
+from gstk.calibration.measure import regions
+from gstk.calibration.model import KINDS, Fit, fit_calls, fit_memory
+from gstk.calibration.store import read_model
+from gstk.engines import open_engine
+from gstk.errors import CalibrationError
+
+SIDES = (32, 48, 64, 80, 96, 128)
+
+
+def calls(kind: str, seconds: Any, noise: float = 0.0, seed: int = 0) -> list[Measurement]:
+    rng = np.random.default_rng(seed)
+    found = []
+    for side in SIDES:
+        for objects, points in ((1, 1), (1, 6), (3, 1)) if "decode" in kind else ((1, 1),):
+            for _ in range(4):
+                exact = seconds(side**3 / 1e6, objects, points)
+                found.append(
+                    Measurement(kind, (side,) * 3, objects, points, exact * np.exp(noise * rng.standard_normal()))
+                )
+    return found
+
+
+@settings(max_examples=30, deadline=None)
+@given(a=st.floats(0.001, 0.1), b=st.floats(0.05, 20))
+def test_an_encode_of_known_cost(a: float, b: float) -> None:
+    fit = fit_calls(calls("encode", lambda v, *_: a + b * v), "encode")
+    assert fit.seconds(72**3) == pytest.approx(a + b * 72**3 / 1e6, rel=1e-3)
+    assert fit.spread == pytest.approx(1, abs=1e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(weights=st.tuples(*(st.floats(0.01, 1) for _ in range(5))))
+def test_a_decode_of_known_cost(weights: tuple[float, ...]) -> None:
+    def seconds(v: float, objects: int, points: int) -> float:
+        return float(np.dot(weights, (1, v, objects, v * objects, v * objects * points)))
+
+    fit = fit_calls(calls("decode", seconds), "decode")
+    for objects, points in ((1, 1), (2, 3), (4, 1)):
+        assert fit.seconds(100**3, objects, points) == pytest.approx(seconds(1.0, objects, points), rel=0.02)
+
+
+def test_outliers_do_not_move_the_middle_and_noise_widens_the_spread() -> None:
+    found = calls("encode", lambda v, *_: 0.01 + 2 * v, noise=0.1)
+    quiet = fit_calls(found, "encode")
+    disturbed = [m._replace(seconds=m.seconds * 6) if i % 12 == 5 else m for i, m in enumerate(found)]
+    fit = fit_calls(disturbed, "encode")
+    assert fit.seconds(96**3) == pytest.approx(quiet.seconds(96**3), rel=0.1)
+    assert 1.05 < quiet.spread < 1.35 < fit.spread
+    assert all(weight >= 0 for weight in fit.weights)
+
+
+def test_one_size_of_region_is_no_model() -> None:
+    with pytest.raises(CalibrationError, match="fewer than two sizes"):
+        fit_calls([Measurement("encode", (32, 32, 32), 1, 1, 1.0)] * 3, "encode")
+
+
+def test_memory_is_never_below_what_was_measured() -> None:
+    found = [
+        Measurement("encode", (side,) * 3, 1, 1, 1.0, int(2e8 + 900 * side**3 * (1 + 0.1 * (side % 3))))
+        for side in SIDES
+    ]
+    per_voxel = fit_memory(found, 200_000_000)
+    assert all(m.peak_bytes <= 2e8 + per_voxel * np.prod(m.shape) + 1 for m in found[-3:])
+    assert fit_memory([m._replace(peak_bytes=0) for m in found], 0) == 0
+
+
+def a_model(bundle: Any, host: Host) -> LatencyModel:
+    fits = {kind: Fit((0.01, 1.0) if "encode" in kind else (0.01, 0.0, 0.0, 0.2, 0.0), 1.2, 0.05) for kind in KINDS}
+    return LatencyModel("small", bundle.sha256, host, fits, 0.5, 1.0, 10**8, 1000.0, 64**3, "2026-01-01T00:00:00+00:00")
+
+
+@pytest.fixture(scope="module")
+def host(small_export: Any) -> Host:
+    with open_engine(small_export.bundle) as engine:
+        return Host.of(engine)
+
+
+def test_what_a_model_predicts(small_export: Any, host: Host) -> None:
+    model = a_model(small_export.bundle, host)
+    assert model.encode_s((100, 100, 100)) == pytest.approx(1.01)
+    assert model.encode_s((100, 100, 100), cautious=True) == pytest.approx(1.212)
+    assert model.decode_s((100, 100, 50), objects=3) == pytest.approx(0.01 + 0.2 * 0.5 * 3)
+    assert model.peak_bytes((100, 100, 100)) == pytest.approx(1.1e9)
+
+
+def test_a_model_is_kept_found_and_known_to_be_stale(
+    small_export: Any, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GSTK_CACHE", str(tmp_path))
+    bundle = small_export.bundle
+    assert find_model(bundle, host) == (None, "not calibrated; run gstk calibrate")
+    model = a_model(bundle, host)
+    file = save_model(model)
+    assert file.is_relative_to(tmp_path)
+    assert find_model(bundle, host) == (model, "")
+    moved = replace(host, cores=host.cores + 6)
+    found, why = find_model(bundle, moved)
+    assert found is None
+    assert f"stale: cores {host.cores} is now {host.cores + 6}; " in why
+    file.write_text(file.read_text().replace(model.bundle_sha256, "0" * 64))
+    assert find_model(bundle, host)[0] is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda v: v | {"schema": 99},
+        lambda v: v | {"load_s": -1},
+        lambda v: v | {"load_s": float("nan")},
+        lambda v: v | {"host": {"processor": "x"}},
+        lambda v: v | {"fits": {}},
+        lambda v: v | {"fits": {**v["fits"], "encode": {"weights": [1, -1], "spread": 1, "median_error": 0}}},
+        lambda v: v | {"fits": {**v["fits"], "encode": {"weights": [1, 1], "spread": 0.5, "median_error": 0}}},
+        lambda v: v | {"unknown": 1},
+        lambda v: [v],
+        lambda v: None,
+    ],
+)
+def test_a_damaged_model_is_refused(small_export: Any, host: Host, tmp_path: Path, damage: Any) -> None:
+    values = json.loads(json.dumps(a_model(small_export.bundle, host).to_json()))
+    assert LatencyModel.from_json(values) == a_model(small_export.bundle, host)
+    file = tmp_path / "model.json"
+    file.write_text(json.dumps(damage(values)))
+    with pytest.raises(CalibrationError, match="run gstk calibrate again"):
+        read_model(file)
+
+
+def test_regions_grow_and_suit_the_bundle(small_export: Any) -> None:
+    with open_engine(small_export.bundle) as engine:
+        rules = engine.bundle.manifest.roi
+        for dense in (False, True):
+            found = [shape for shape, _ in zip(regions(engine, dense), range(12), strict=False)]
+            assert len(set(found)) == len(found)
+            for shape in found:
+                assert all(side % rules.multiple == 0 and side >= rules.minimum for side in shape)
+            sizes = [np.prod(shape) for shape in found]
+            assert sizes[-1] > 25 * sizes[0]
+
+
+def test_an_engine_is_measured(small_export: Any) -> None:
+    shares: list[float] = []
+    model, found = measure(
+        small_export.bundle, backend="openvino", seconds=3, progress=lambda share, text: shares.append(share)
+    )
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert {m.kind for m in found} == set(KINDS)
+    assert len({m.shape for m in found}) >= 3
+    assert model.startup_s > model.load_s > 0
+    assert model.encode_s((96, 96, 96)) > model.encode_s((32, 32, 32)) > 0
+    assert model.host.backend == "openvino"
+    assert LatencyModel.from_json(json.loads(json.dumps(model.to_json()))) == model
+
+
+def test_memory_of_this_process() -> None:
+    if not memory.resident_bytes():
+        pytest.skip("this system does not say what a process holds")
+    memory.forget_peak()
+    before = memory.resident_bytes()
+    block = np.ones(40_000_000, np.uint8)
+    assert memory.resident_bytes() - before > 35_000_000
+    assert memory.peak_bytes() - before > 35_000_000
+    assert block.nbytes < memory.free_bytes()
+
+
+def test_command(run: Run, small_export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["gstk.calibration.measure"], "QUICK_S", 2.0)
+    monkeypatch.setenv("GSTK_CACHE", str(tmp_path / "cache"))
+    plot = tmp_path / "fit.png"
+    outcome = run("calibrate", small_export.bundle.path, "--quick", "--plot", plot)
+    assert outcome.code == 0, outcome.err
+    assert "32³" in outcome.out
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    with open_engine(small_export.bundle) as engine:
+        model, _ = find_model(small_export.bundle, Host.of(engine))
+    assert model is not None
+    outcome = run("calibrate", small_export.bundle.path, "--backend", "openvino", "--engine", "speed=high")
+    assert outcome.code == 1
+    assert "got option 'speed'" in outcome.err

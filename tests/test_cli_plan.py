@@ -1,0 +1,79 @@
+"""`gstk plan`, and `gstk infer` with a budget: what a user is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_runs import Run
+
+pytest.importorskip("openvino")
+
+
+@pytest.fixture
+def phantom(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GSTK_CACHE", str(tmp_path / "cache"))
+    case = tmp_path / "phantom.npz"
+    assert run("phantom", case, "--side", "48").code == 0
+    return case
+
+
+def test_a_plan_is_shown_before_anything_runs(run: Run, phantom: Path) -> None:
+    first = run("plan", phantom)
+    assert first.code == 0
+    assert "probing" in first.err
+    assert "expected" in first.out
+    assert "given up" not in first.out
+    again = run("plan", phantom, "--budget", "90", "--calls", "6")
+    assert "probing" not in again.err
+    assert "there are" in again.out
+    short = run("plan", phantom, "--budget", "0.1")
+    assert short.code == 0
+    assert "given up" in short.out
+    clicked = run("plan", phantom, "--point", "5:24,24,24")
+    assert "5" in clicked.out
+
+
+def test_a_plan_of_nothing_or_for_no_time_is_refused(run: Run, phantom: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.npz"
+    np.savez(bare, imgs=np.zeros((16, 16, 16), np.uint8), spacing=np.ones(3))
+    for arguments, said in ((("plan", bare), "nowhere"), (("plan", phantom, "--budget", "0"), "above 0 s")):
+        refused = run(*arguments)
+        assert refused.code == 1
+        assert said in refused.err
+        assert len(refused.err.strip().splitlines()) == 1
+
+
+def test_infer_keeps_a_budget_and_says_what_it_gave_up(run: Run, phantom: Path, tmp_path: Path) -> None:
+    roomy = run("infer", phantom, "--budget", "9000", "-o", tmp_path / "roomy")
+    assert roomy.code == 0
+    assert re.search(r"time +[\d.]+ s of [\d.]+ s for the masks, expected [\d.]+ s", roomy.out)
+    assert "given up" not in roomy.out
+    free = run("infer", phantom, "-o", tmp_path / "free")
+    assert "time " not in free.out
+    masks = [np.load(tmp_path / name / phantom.name)["segs"] for name in ("roomy", "free")]
+    np.testing.assert_array_equal(*masks)
+    short = run("infer", phantom, "--budget", "0.1", "-o", tmp_path / "short")
+    assert short.code == 0
+    assert "given up" in short.out
+    assert np.load(tmp_path / "short" / phantom.name)["segs"].any()
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")
+def test_the_challenges_container_runs_this(phantom: Path, tmp_path: Path) -> None:
+    folders = {"GSTK_INPUTS": tmp_path / "inputs", "GSTK_OUTPUTS": tmp_path / "outputs"}
+    folders["GSTK_INPUTS"].mkdir()
+    shutil.copy(phantom, folders["GSTK_INPUTS"])
+    script = Path(__file__).parents[1] / "examples" / "challenge" / "predict.sh"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, **{name: str(folder) for name, folder in folders.items()}, "PATH": path}
+    run = subprocess.run(["sh", script], capture_output=True, text=True, encoding="utf-8", env=environment)
+    assert run.returncode == 0, run.stderr
+    assert "for the masks, expected" in run.stdout
+    assert np.load(folders["GSTK_OUTPUTS"] / phantom.name)["segs"].any()

@@ -1,0 +1,90 @@
+"""The cache of embeddings: bounded in bytes, the oldest goes first, and what a session asks of it."""
+
+from __future__ import annotations
+
+import numpy as np
+from flood import FRAMING, FloodEngine
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gstk.embeddings import EmbeddingCache
+from gstk.engines.base import Embedding
+from gstk.session import Session
+from gstk.window import Window
+
+
+def window(number: int) -> Window:
+    return Window((float(number), 0.0, 0.0), (1.0, 1.0, 1.0), (8, 8, 8))
+
+
+@given(
+    limit=st.integers(1, 60),
+    puts=st.lists(st.tuples(st.integers(0, 7), st.integers(1, 20)), max_size=40),
+)
+def test_it_holds_the_newest_that_fit(limit: int, puts: list[tuple[int, int]]) -> None:
+    cache = EmbeddingCache(limit)
+    expected: list[tuple[int, int]] = []
+    for number, size_bytes in puts:
+        cache.put(window(number), Embedding(1, (8, 8, 8), number, size_bytes))
+        expected = [(n, s) for n, s in expected if n != number] + [(number, size_bytes)]
+        while sum(s for _, s in expected) > limit and len(expected) > 1:
+            expected.pop(0)
+        assert cache.size_bytes == sum(s for _, s in expected)
+        assert len(cache) == len(expected)
+    held = {number for number, _ in expected}
+    for number in range(8):
+        found = cache.get(window(number))
+        assert (found is not None) == (number in held)
+        assert found is None or found.handle == number
+    cache.clear()
+    assert (len(cache), cache.size_bytes) == (0, 0)
+
+
+def test_what_is_used_is_new_again() -> None:
+    cache = EmbeddingCache(2)
+    for number in (1, 2):
+        cache.put(window(number), Embedding(1, (8, 8, 8), number, 1))
+    cache.get(window(1))
+    cache.put(window(3), Embedding(1, (8, 8, 8), 3, 1))
+    assert cache.get(window(1)) is not None
+    assert cache.get(window(2)) is None
+
+
+def image_of_a_ball() -> np.ndarray:
+    grid = np.indices((40, 40, 40))
+    return np.where(((grid - 20) ** 2).sum(0) <= 64, 200, 20).astype(np.uint8)
+
+
+def test_undo_objects_in_one_window_and_a_reset_encode_nothing_again() -> None:
+    engine = FloodEngine()
+    session = Session(engine, FRAMING)  # type: ignore[arg-type]
+    session.set_image(image_of_a_ball())
+    session.add_point((20, 20, 20))
+    session.add_point((20, 20, 24))
+    encodes = len(engine.shapes)
+    mask = session.mask.copy()
+    session.undo()
+    session.add_point((20, 20, 24))
+    np.testing.assert_array_equal(session.mask, mask)
+    session.reset()
+    session.add_point((20, 20, 20), object_id=2)
+    assert len(engine.shapes) == encodes == session.encodes
+
+
+def test_another_image_forgets_and_a_small_cache_gives_the_same_masks() -> None:
+    image, masks, counts = image_of_a_ball(), [], []
+    for cache_bytes in (1, 2**30):
+        engine = FloodEngine()
+        session = Session(engine, FRAMING, cache_bytes)  # type: ignore[arg-type]
+        session.set_image(image)
+        for place in ((20, 20, 20), (5, 5, 5), (20, 20, 20)):
+            session.reset()
+            session.add_point(place)
+        masks.append(session.mask)
+        counts.append(session.encodes)
+        before = session.encodes
+        session.set_image(image)
+        session.add_point((20, 20, 20))
+        assert session.encodes > before
+    np.testing.assert_array_equal(*masks)
+    assert counts[0] > counts[1]

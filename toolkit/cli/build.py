@@ -1,0 +1,142 @@
+"""`gstk build`: TensorRT plans for a bundle, on this machine's GPU."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from gstk.engines.tensorrt_build import BuildStep
+
+__all__ = ["build_command"]
+
+
+def build_command(
+    bundle: Annotated[
+        str, typer.Argument(help="A bundle's folder, or the name of a built-in one.", show_default=False)
+    ],
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8; auto is fp16 where the bundle has it.")] = "auto",
+    roi: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIDE,SIDE,...",
+            help="Usual regions in voxels, each with kernels of its own, as 96,128,160 or 96x128x128; otherwise the "
+            "one that the network was trained on, one a quarter smaller and one larger.",
+            show_default=False,
+        ),
+    ] = None,
+    wide: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEAST:USUAL:MOST",
+            help="Sides of all other regions, as 64:128:256; none for none; otherwise from the smallest that the "
+            "network takes to twice the usual one.",
+            show_default=False,
+        ),
+    ] = None,
+    objects: Annotated[int, typer.Option(min=1, help="Objects decoded at once, at the most.")] = 8,
+    points: Annotated[int, typer.Option(min=1, help="Points of an object, at the most.")] = 32,
+    level: Annotated[int, typer.Option(min=0, max=5, help="How much TensorRT tries: time here for speed later.")] = 3,
+    workspace_mb: Annotated[
+        int | None, typer.Option(min=1, help="Scratch memory of a layer, MB; all of the GPU's otherwise.")
+    ] = None,
+    hardware: Annotated[
+        str, typer.Option(help="Run on this model of GPU alone (exact), on same-capability, or on ampere-plus.")
+    ] = "exact",
+    version_compatible: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="Also run in later versions of TensorRT; such plans are larger."),
+    ] = False,
+    stripped: Annotated[
+        bool, typer.Option("--stripped", help="Leave the weights out; they are taken from the bundle at every load.")
+    ] = False,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Round FP32 products to 10 bits.")] = False,
+    device: Annotated[str, typer.Option(help="cuda or cuda:N.")] = "cuda",
+    plans: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the plans; otherwise engines in the bundle, or the user's cache where that is read-only.",
+            show_default=False,
+        ),
+    ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build again what is there and fits.")] = False,
+) -> None:
+    """Build TensorRT plans of a bundle for this GPU; takes minutes, and an interrupt loses only the plan under way."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from gstk.engines.tensorrt_build import build_plans
+    from gstk.engines.tensorrt_profiles import parse_regions, parse_wide
+    from gstk.engines.tensorrt_record import Settings
+
+    with _Report() as report:
+        results = build_plans(
+            bundle,
+            precision,
+            regions=None if roi is None else parse_regions(roi),
+            wide="default" if wide is None else None if wide == "none" else parse_wide(wide),
+            objects=objects,
+            points=points,
+            settings=Settings(level, workspace_mb, hardware, version_compatible, stripped, tf32),
+            device=device,
+            plans=plans,
+            rebuild=rebuild,
+            report=report.step,
+        )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("plan", "", "seconds", "MB", "FP16", "FP32", "regions", "run MB"):
+        table.add_column(heading, justify="left" if heading in ("plan", "", "regions") else "right")
+    for result in results:
+        record = result.plan.record
+        table.add_row(
+            record.kind,
+            "built" if result.built else "kept",
+            f"{record.seconds:.0f}",
+            f"{record.size_bytes / 1e6:.0f}",
+            str(record.layers["half"]),
+            str(record.layers["float"]),
+            "\n".join(map(str, record.profiles.ranges)),
+            "\n".join(f"{size / 1e6:.0f}" for size in record.memory_bytes),
+        )
+    typer.echo(f"{record.model} in {record.precision} for {record.host.gpu}, TensorRT {record.host.tensorrt}")
+    Console().print(table)
+    for result in results:
+        typer.echo(result.plan.path)
+
+
+class _Report:
+    """A bar for each phase of TensorRT's that is under way, the outer ones above those within."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._tasks: dict[tuple[str, str], tuple[TaskID, int]] = {}
+
+    def __enter__(self) -> "_Report":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars.live.is_started:
+            self._bars.stop()
+
+    def step(self, step: "BuildStep") -> None:
+        """Moves a bar; called from TensorRT's threads."""
+        self._bars.start()  # once is enough, and more do nothing
+        key = (step.kind, step.phase)
+        if step.done == step.steps:
+            task, _ = self._tasks.pop(key, (None, 0))
+            if task is not None:
+                self._bars.remove_task(task)
+            return
+        if key not in self._tasks:
+            outer = self._tasks.get((step.kind, step.parent or ""))
+            depth = outer[1] + 1 if outer else 0
+            name = f"{'  ' * depth}{step.phase}" if depth else f"{step.kind}: {step.phase}"
+            self._tasks[key] = (self._bars.add_task(name, total=step.steps), depth)
+        self._bars.update(self._tasks[key][0], completed=step.done)

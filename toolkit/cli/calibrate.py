@@ -1,0 +1,90 @@
+"""`gstk calibrate`: what a bundle costs on this host."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gstk.cli.options import BackendOption, DeviceOption, EngineOption, PrecisionOption, ThreadsOption
+
+if TYPE_CHECKING:
+    from gstk.calibration import LatencyModel
+
+__all__ = ["calibrate_command"]
+
+
+def calibrate_command(
+    bundle: Annotated[str, typer.Argument(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    engine: EngineOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="In 20 seconds instead of 3 minutes.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the model here, not to the user's cache.", show_default=False)
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a PNG of measured against fitted seconds.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure encoding, decoding, starting and memory over sizes of region, and keep what comes out for planning."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from gstk.calibration import measure, save_model
+    from gstk.calibration.measure import FULL_S, QUICK_S
+    from gstk.calibration.plot import plot_fit
+    from gstk.engines.options import parse_assignments
+    from gstk.export.bundle import Bundle, find_bundle
+
+    opened = Bundle.open(find_bundle(bundle))
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("opening", total=1.0)
+        model, measurements = measure(
+            opened,
+            backend=backend,
+            precision=precision,
+            device=device,
+            threads=threads,
+            options=parse_assignments(engine or []),
+            seconds=QUICK_S if quick else FULL_S,
+            progress=lambda share, text: bar.update(task, completed=share, description=text),
+        )
+    _show(model)
+    if plot is not None:
+        plot_fit(model, measurements, plot)
+        typer.echo(f"plot   {plot}")
+    typer.echo(f"model  {save_model(model, out)}")
+
+
+def _show(model: "LatencyModel") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    host = model.host
+    typer.echo(f"{model.bundle}: {host.backend} {host.version}, {host.precision}, {host.device}, {host.cores} cores")
+    typer.echo(f"a process starts in {model.startup_s:.1f} s, {model.load_s:.1f} s of it to open the bundle")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("region", "first encode", "encode", "first click", "click", "memory"):
+        table.add_column(heading, justify="right")
+    sides = [32, 64, 96, 128, 160, 192]
+    for side in sides:
+        if side**3 > 8 * model.largest_voxels:
+            break
+        shape = (side,) * 3
+        seconds = [
+            model.encode_s(shape, first=True),
+            model.encode_s(shape),
+            model.decode_s(shape, first=True),
+            model.decode_s(shape),
+        ]
+        beyond = "*" if side**3 > model.largest_voxels else ""
+        table.add_row(
+            f"{side}³{beyond}", *(f"{value:.2f} s" for value in seconds), f"{model.peak_bytes(shape) / 1e9:.1f} GB"
+        )
+    Console().print(table)
+    if 8 * model.largest_voxels >= 32**3:
+        typer.echo("* beyond the regions that were measured")
+    errors = ", ".join(f"{kind.replace('_', ' ')} {100 * fit.median_error:.0f} %" for kind, fit in model.fits.items())
+    typer.echo(f"median error of the fit: {errors}")

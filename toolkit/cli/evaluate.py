@@ -1,0 +1,162 @@
+"""`gstk evaluate`: the official protocol on a folder of cases."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gstk.cli.options import (
+    BackendOption,
+    BudgetOption,
+    DeviceOption,
+    EngineOption,
+    PrecisionOption,
+    RayOption,
+    SpacingOrderOption,
+    ThreadsOption,
+    WorkerCpusOption,
+    WorkerGpusOption,
+    WorkersOption,
+    ray_workers,
+)
+from gstk.cli.pipelines import Pipeline, PipelineName
+
+if TYPE_CHECKING:
+    from gstk.evaluation import Evaluation
+    from gstk.scoring import CaseScores
+
+__all__ = ["evaluate_command"]
+
+
+def evaluate_command(
+    cases: Annotated[Path, typer.Argument(help="Folder of .npz cases, or one case.", show_default=False)],
+    out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; gone on with if it has some.")],
+    gts: Annotated[
+        Path | None, typer.Option(help="Folder of the references, if not in the cases.", show_default=False)
+    ] = None,
+    pipeline: Annotated[
+        PipelineName,
+        typer.Option(help="gstk; reference: MONAI's point_based_window_inferer; classical: no network; command."),
+    ] = PipelineName.gstk,
+    bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    engine: EngineOption = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights of the reference pipeline, if not the bundle's.", show_default=False)
+    ] = None,
+    budget: BudgetOption = None,
+    command: Annotated[
+        str | None,
+        typer.Option(help="Any program: a command line with {inputs} and {outputs} in it.", show_default=False),
+    ] = None,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="A process for each call, its start in the time: the official way.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice among equally central voxels; official: 42.")] = 42,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many cases.", show_default=False)] = None,
+    spacing_order: Annotated[
+        SpacingOrderOption, typer.Option(help="Axis order of the spacing in the cases.")
+    ] = SpacingOrderOption.zyx,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html and plots.")] = True,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
+    worker_gpus: WorkerGpusOption = None,
+) -> None:
+    """Score a pipeline by the rules of the CVPR 2025 challenge: a box, five clicks, DSC, NSD and time."""
+    from gstk.cli.options import needing
+    from gstk.evaluation import evaluate
+
+    with needing("evaluate"):
+        import skimage  # noqa: F401 - said before hours of work, not after
+
+        if report:
+            import matplotlib  # noqa: F401
+    cluster = ray_workers(ray, workers, worker_cpus, worker_gpus)
+    if (
+        cluster is not None
+        and threads is None
+        and not worker_gpus
+        and pipeline in (PipelineName.gstk, PipelineName.reference)
+    ):
+        threads = max(1, int(cluster.cpus)) if command is None else None
+    chosen = Pipeline(
+        "command" if command is not None and pipeline is PipelineName.gstk else pipeline.value,
+        bundle,
+        backend,
+        precision,
+        threads,
+        str(checkpoint) if checkpoint is not None else None,
+        command,
+        device,
+        tuple(engine or ()),
+        budget,
+    )
+    with _Progress() as progress:
+        found = evaluate(
+            cases,
+            out_dir,
+            chosen.opener(cold),
+            method=chosen.method + (" cold" if cold else ""),
+            settings={**chosen.settings(), "cold": cold},
+            gts=gts,
+            seed=seed,
+            spacing_order=spacing_order.order,
+            limit=limit,
+            workers=cluster,
+            on_result=progress.add,
+        )
+    _show(found)
+    if report:
+        from gstk.report import write_report
+
+        typer.echo(f"report   {write_report(found)}")
+    if found.failed:
+        raise typer.Exit(1)
+
+
+class _Progress:
+    """A bar with the time left; cases that fail are said at once."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task("cases", total=None)
+
+    def __enter__(self) -> "_Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def add(self, scores: "CaseScores", number: int, total: int) -> None:
+        """Moves the bar."""
+        said = f"{scores.case} DSC {scores.dsc[-1]:.3f}" if scores.dsc else scores.case
+        self._bar.update(self._task, completed=number, total=total, description=said)
+        for failure in scores.failures:
+            self._bar.console.print(f"{scores.case}: {failure}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show(found: "Evaluation") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from gstk.summary import RANKED
+
+    table = Table("modality", *RANKED, "cases", "s a case", title=found.method, title_justify="left")
+    for m in found.means:
+        table.add_row(m.modality, *(f"{m.means[name]:.4f}" for name in RANKED), str(m.cases), f"{m.seconds:.2f}")
+    Console().print(table)
+    late = [one.case for one in found.scored if not one.in_time]
+    if late:
+        typer.echo(f"warning: {len(late)} cases took over 90 s a class and score 0: {', '.join(late[:5])}", err=True)
+    if found.failed:
+        typer.echo(f"warning: {len(found.failed)} of {len(found.scores)} cases failed; run again to retry", err=True)
+    typer.echo(f"metrics  {found.folder / 'metrics.csv'}")

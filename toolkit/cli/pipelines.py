@@ -1,0 +1,197 @@
+"""What `gstk evaluate` can evaluate: pipelines by name, opened here, in a worker, or in a process for each call."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gstk.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from gstk.protocol import Segmenter
+
+__all__ = ["Pipeline", "PipelineName", "open_pipeline"]
+
+
+class PipelineName(StrEnum):
+    """What segments the cases."""
+
+    gstk = "gstk"
+    reference = "reference"
+    classical = "classical"
+    command = "command"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline and the options that it takes; pickled to workers, written to JSON for processes.
+
+    Attributes:
+        name: of `PipelineName`.
+        bundle, backend, precision, threads, device: as `gstk infer` has them.
+        engine: settings of the backend, `NAME=VALUE` each.
+        checkpoint: weights of the reference pipeline; None takes the bundle's.
+        program: of the pipeline `command`, a command line with `{inputs}` and `{outputs}` in it.
+        budget_s: of the pipeline `gstk`, seconds for a class in all steps; None is any time.
+    """
+
+    name: str = "gstk"
+    bundle: str = "tiny"
+    backend: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    checkpoint: str | None = None
+    program: str | None = None
+    device: str = "auto"
+    engine: tuple[str, ...] = ()
+    budget_s: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {
+            "--backend": self.backend != "auto" and self.name != "gstk",
+            "--precision": self.precision != "auto" and self.name != "gstk",
+            "--device": self.device != "auto" and self.name != "gstk",
+            "--engine": bool(self.engine) and self.name != "gstk",
+            "--budget": self.budget_s is not None and self.name != "gstk",
+            "--checkpoint": self.checkpoint is not None and self.name != "reference",
+            "--bundle": self.bundle != "tiny" and self.name in ("classical", "command"),
+            "--threads": self.threads is not None and self.name in ("classical", "command"),
+            "--command": self.program is not None and self.name != "command",
+        }
+        for option, meaningless in given.items():
+            if meaningless:
+                raise EvaluationError(f"got {option}, which the pipeline {self.name} does not take; leave it out")
+        if self.name == "command" and self.program is None:
+            raise EvaluationError("got the pipeline command, expected --command with {inputs} and {outputs} in it")
+
+    @property
+    def method(self) -> str:
+        """A name for tables."""
+        from pathlib import Path
+
+        model = Path(self.checkpoint or self.bundle).name
+        match self.name:
+            case "gstk":
+                return f"gstk {model}" + ("" if self.precision == "auto" else f" {self.precision}")
+            case "reference":
+                return f"MONAI {model}"
+            case _:
+                return self.name
+
+    def settings(self) -> dict[str, Any]:
+        """What the masks depend on, JSON-ready; weights by their content."""
+        found: dict[str, Any] = {"pipeline": self.name}
+        if self.name == "classical":
+            return found
+        if self.name == "command":
+            return {**found, "command": self.program}
+        from gstk.export.bundle import MANIFEST_NAME, Bundle, find_bundle
+
+        if self.name == "gstk":
+            found |= {"backend": self.backend, "precision": self.precision, "device": self.device}
+            found["engine"] = sorted(self.engine)
+            if self.budget_s is not None:
+                found["budget_s"] = self.budget_s
+        if self.threads is not None:
+            found["threads"] = self.threads
+        found["weights"] = _digest(self.checkpoint or str(Bundle.open(find_bundle(self.bundle)).path / MANIFEST_NAME))
+        return found
+
+    def command(self) -> list[str]:
+        """A command that segments `{inputs}` into `{outputs}`, as a container's entry point would."""
+        import json
+        import shlex
+        from dataclasses import asdict
+
+        if self.program is not None:
+            return shlex.split(self.program)
+        if self.name != "gstk":
+            return [sys.executable, "-m", "gstk.cli.once", json.dumps(asdict(self)), "{inputs}", "{outputs}"]
+        from gstk.scoring import STEPS
+
+        options = ["--bundle", self.bundle, "--backend", self.backend, "--precision", self.precision]
+        options += ["--device", self.device, *(text for setting in self.engine for text in ("--engine", setting))]
+        if self.threads is not None:
+            options += ["--threads", str(self.threads)]
+        if self.budget_s is not None:
+            options += ["--budget", str(self.budget_s), "--calls", str(STEPS)]
+        return [sys.executable, "-m", "gstk", "infer", "{inputs}", "-o", "{outputs}", *options]
+
+    def opener(self, cold: bool = False) -> "Callable[[], Segmenter]":
+        """What opens it, picklable; `cold` starts a process for each call."""
+        cold = cold or self.name == "command"
+        return partial(_open_cold, self.command()) if cold else partial(open_pipeline, self)
+
+
+def open_pipeline(pipeline: Pipeline) -> "Segmenter":
+    """Opens a pipeline in this process.
+
+    Raises:
+        GstkError: what it needs is not there.
+    """
+    match pipeline.name:
+        case "gstk":
+            import gstk
+            from gstk.cli.infer import say_probe
+            from gstk.engines.options import parse_assignments
+            from gstk.protocol import SessionSegmenter
+            from gstk.scoring import STEPS
+
+            session = gstk.open(
+                pipeline.bundle,
+                pipeline.backend,
+                pipeline.threads,
+                pipeline.precision,
+                pipeline.device,
+                parse_assignments(list(pipeline.engine)),
+                budget_s=pipeline.budget_s,
+                calls=STEPS,
+                on_probe=say_probe,
+            )
+            return SessionSegmenter(session)
+        case "classical":
+            from gstk.classical import open_classical
+            from gstk.protocol import SessionSegmenter
+
+            return SessionSegmenter(open_classical())
+        case "reference":
+            return _open_reference(pipeline)
+        case _:
+            return _open_cold(pipeline.command())
+
+
+def _open_reference(pipeline: Pipeline) -> "Segmenter":
+    from gstk.cli.options import needing
+
+    with needing("export"):
+        import torch
+
+        from gstk.export.bundle import Bundle, find_bundle
+        from gstk.export.weights import network_of_bundle
+        from gstk.training.checkpoint import load_network
+        from gstk.training.reference import ReferenceSegmenter
+
+        bundle = Bundle.open(find_bundle(pipeline.bundle))
+        if pipeline.threads is not None:
+            torch.set_num_threads(pipeline.threads)
+        network = network_of_bundle(bundle) if pipeline.checkpoint is None else load_network(pipeline.checkpoint)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return ReferenceSegmenter(network.to(device), bundle.manifest.roi.default)
+
+
+def _open_cold(command: list[str]) -> "Segmenter":
+    from gstk.cold import ColdSegmenter
+
+    return ColdSegmenter(command)
+
+
+def _digest(path: str) -> str:
+    import hashlib
+
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise EvaluationError(f"cannot read {path}: {error.strerror}; check the path") from None

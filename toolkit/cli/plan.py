@@ -1,0 +1,108 @@
+"""`gstk plan`: what a case will take, before anything runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gstk.cli.options import (
+    BackendOption,
+    BoxOption,
+    BudgetOption,
+    CallsOption,
+    DeviceOption,
+    EngineOption,
+    PointOption,
+    PrecisionOption,
+    SpacingOrderOption,
+    ThreadsOption,
+)
+
+if TYPE_CHECKING:
+    from gstk.calibration import LatencyModel
+    from gstk.geometry import Geometry
+    from gstk.planner import Plan
+
+__all__ = ["plan_command"]
+
+
+def plan_command(
+    case: Annotated[
+        Path,
+        typer.Argument(help="An .npz case, a NIfTI, NRRD or MetaImage file, or a DICOM folder.", show_default=False),
+    ],
+    budget: BudgetOption = None,
+    calls: CallsOption = 1,
+    bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    engine: EngineOption = None,
+    point: PointOption = None,
+    box: BoxOption = None,
+    spacing_order: Annotated[
+        SpacingOrderOption, typer.Option(help="Axis order of the spacing in .npz cases.")
+    ] = SpacingOrderOption.zyx,
+) -> None:
+    """Show the windows that a case would be looked at through, what they are expected to take, and what is given up."""
+    import gstk
+    from gstk.cli.infer import read_prompts, say_probe
+    from gstk.deadline import Budget
+    from gstk.engines.options import parse_assignments
+    from gstk.inference import read_case
+    from gstk.planner import can_start
+
+    found = read_case(case, "auto", spacing_order.order)
+    prompts = {**found.prompts, **read_prompts(point or [], [], box or [])}
+    prompts = {k: said for k, said in prompts.items() if can_start(said)}
+    if not prompts:
+        raise gstk.GstkError(f"{case} says nowhere where an object is; give some of --point and --box")
+    options = parse_assignments(engine or [])
+    # Without a budget a plan shows times all the same.
+    shown = Budget(90.0 if budget is None else budget, calls)
+    with gstk.open(
+        bundle,
+        backend,
+        threads,
+        precision,
+        device,
+        options,
+        budget_s=shown.seconds,
+        calls=shown.calls,
+        on_probe=say_probe,
+    ) as session:
+        session.set_image(found.image, found.geometry.spacing_mm)
+        model = session.model
+        assert model is not None  # a session with a budget has one
+        within_s = None if budget is None else shown.left_s(len(prompts), model.startup_s)
+        _show(session.plan(prompts, within_s), found.geometry, model)
+
+
+def _show(plan: "Plan", geometry: "Geometry", model: "LatencyModel") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from gstk.planner import listed
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("objects", "window", "voxel mm", "encode", "clicks", "95th percentile", "memory"):
+        table.add_column(heading, justify="right")
+    for look in plan.looks:
+        step = zip(look.window.step, geometry.spacing_mm, strict=True)
+        table.add_row(
+            listed(look.objects),
+            "×".join(map(str, look.window.shape)),
+            " ".join(f"{t * s:.2f}" for t, s in step),
+            f"{look.encode_s:.2f} s",
+            f"{look.decode_s:.2f} s",
+            f"{look.cautious_s:.2f} s",
+            f"{look.peak_bytes / 1e9:.1f} GB",
+        )
+    Console().print(table)
+    typer.echo(f"a process starts in {model.startup_s:.1f} s")
+    typer.echo(f"expected {plan.expected_s:.1f} s, {plan.again_s:.1f} s of it for a second window an object")
+    if plan.budget_s is not None:
+        typer.echo(f"there are {plan.budget_s:.1f} s, after the start")
+    for note in plan.given_up:
+        typer.echo(f"given up {note}")

@@ -1,0 +1,180 @@
+"""Many cases on many machines: work spread over the actors of a Ray cluster, and none of it lost with a worker."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from gstk.errors import BackendMissing, EvaluationError
+
+__all__ = ["Workers", "map_on_ray"]
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+ATTEMPTS = 3
+"""So often a task is given to a worker before it is held to be what ends them."""
+START_TIMEOUT_S = 300.0
+CONNECT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Which cluster, and what each worker asks of it.
+
+    Attributes:
+        address: a Ray address such as `auto`, `host:6379` or `ray://host:10001`; `local` starts Ray on this machine.
+        count: how many workers; None takes as many as the cluster has room for.
+        cpus, gpus: what each reserves; a fraction of a GPU shares it.
+    """
+
+    address: str = "local"
+    count: int | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.cpus <= 0 or self.gpus < 0 or (self.count is not None and self.count < 1):
+            raise EvaluationError(f"got {self}, expected a worker or more, with more than 0 cores and 0 or more GPUs")
+
+
+def map_on_ray(
+    workers: Workers,
+    open_worker: Callable[[], Callable[[Task], Result]],
+    tasks: Sequence[Task],
+    lost: Callable[[Task, str], Result],
+) -> Iterator[Result]:
+    """Gives tasks to workers, each the next as soon as it is free; a cluster that is busy is not sent more.
+
+    A worker that dies, or whose machine does, is replaced, and its task given to another.
+
+    Args:
+        workers: see `Workers`.
+        open_worker: makes a worker, in its own process; picklable.
+        tasks: picklable; files that they name must be where every machine finds them.
+        lost: the result of a task that ended `ATTEMPTS` workers, or raised; told why.
+
+    Yields:
+        The results as they come.
+
+    Raises:
+        BackendMissing: Ray is not installed.
+        EvaluationError: the cluster cannot be reached or has no room, or no worker could be opened.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError:
+        message = 'a cluster needs ray, which is not installed; pip install "gstk[ray]"'
+        raise BackendMissing(message) from None
+    if not tasks:
+        return
+    _connect(workers)
+    try:
+        actor = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_restarts=0)(_Actor)
+        count = min(_room(workers), len(tasks))
+        waiting = [(number, 1) for number in reversed(range(len(tasks)))]
+        running: dict[Any, tuple[Any, tuple[int, int] | None]] = {}
+
+        def start() -> None:
+            started = actor.remote(open_worker)
+            running[started.ready.remote()] = (started, None)
+
+        for _ in range(count):
+            start()
+        opened = stillborn = 0
+        while running:
+            done, _ = ray.wait(list(running), num_returns=1, timeout=None if opened else START_TIMEOUT_S)
+            if not done:
+                asked = f"{workers.cpus:g} cores and {workers.gpus:g} GPUs"
+                raise EvaluationError(
+                    f"no worker with {asked} started in {START_TIMEOUT_S:g} s; ask for less, or free the cluster"
+                )
+            worker, job = running.pop(done[0])
+            try:
+                result = ray.get(done[0])
+            except ray.exceptions.RayActorError as error:
+                if job is None:
+                    stillborn += 1
+                    if not opened or stillborn > count + ATTEMPTS:
+                        raise EvaluationError(f"no worker could be opened: {_why(error)}") from None
+                elif job[1] < ATTEMPTS:
+                    waiting.append((job[0], job[1] + 1))
+                else:
+                    yield lost(tasks[job[0]], f"it ended {ATTEMPTS} workers: {_why(error)}")
+                if waiting:
+                    start()
+                continue
+            except ray.exceptions.RayTaskError as error:
+                assert job is not None, "an actor that is ready has raised"
+                yield lost(tasks[job[0]], _why(error))
+            else:
+                opened += job is None
+                if job is not None:
+                    yield result
+            if waiting:
+                number, attempt = waiting.pop()
+                running[worker.run.remote(tasks[number])] = (worker, (number, attempt))
+            else:
+                ray.kill(worker)
+    finally:
+        ray.shutdown()
+
+
+class _Actor:
+    """A worker's process."""
+
+    def __init__(self, open_worker: Callable[[], Callable[[Any], Any]]) -> None:
+        self._work = open_worker()
+
+    def ready(self) -> None:
+        """Returns once the worker is open."""
+
+    def run(self, task: Any) -> Any:
+        """Does one task."""
+        return self._work(task)
+
+
+def _connect(workers: Workers) -> None:
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if workers.address == "local":
+        cores = None if workers.count is None else max(1, round(workers.count * workers.cpus))
+        options |= {"address": "local", "include_dashboard": False, "num_cpus": cores}
+    else:
+        options["address"] = workers.address
+    try:
+        # Ray itself tries for minutes, and then ends the process.
+        host, colon, port = workers.address.removeprefix("ray://").rpartition(":")
+        if colon and port.isdecimal():
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        ray.init(**options)
+    except (Exception, SystemExit) as error:  # of many kinds, from a wrong address to a wrong version
+        raise EvaluationError(f"cannot reach the Ray cluster {workers.address!r}: {_why(error)}") from None
+
+
+def _room(workers: Workers) -> int:
+    """How many workers to start."""
+    import ray
+
+    if workers.count is not None:
+        return workers.count
+    total = ray.cluster_resources()
+    rooms = [total.get("CPU", 0.0) / workers.cpus]
+    if workers.gpus:
+        rooms.append(total.get("GPU", 0.0) / workers.gpus)
+    count = int(min(rooms) + 1e-9)
+    if count < 1:
+        raise EvaluationError(
+            f"got workers of {workers.cpus:g} cores and {workers.gpus:g} GPUs, but the cluster has "
+            f"{total.get('CPU', 0.0):g} and {total.get('GPU', 0.0):g}; ask for less"
+        )
+    return count
+
+
+def _why(error: BaseException) -> str:
+    """The last line of an error: Ray puts the remote trace before it."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]

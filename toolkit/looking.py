@@ -1,0 +1,322 @@
+"""From prompts to a mask: which window, an encode where none was made, a decode, and what the click asked for of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.deadline import Deadline, TimedEngine, TimeUp
+from gstk.embeddings import EmbeddingCache
+from gstk.engines.base import Embedding
+from gstk.framing import better_window, first_faces, network_points
+from gstk.masks import ChangedBox, Reach, change_near, clean, hold, prompt_shape
+from gstk.planner import can_start, first_said, sizes
+from gstk.preprocess import resample
+from gstk.prompts import ObjectPrompts, Point
+from gstk.refine import Hints, fine_part, refine_logits
+from gstk.state import ImageState, ObjectState
+from gstk.window import Window, frame
+
+__all__ = ["Looker"]
+
+MAX_WINDOWS = 3
+"""Windows that one prompt may try: the first, and wider or narrower ones where the mask does not sit well in it."""
+_BACK_S = 1.5e-7
+"""Seconds that a voxel of the volume takes on the mask's way back, until that was measured."""
+_NEAREST_S = 5e-9
+"""The same where there is no time for smooth borders; this much is always kept."""
+_REFINE_S = 2e-7
+"""Seconds that a voxel takes to refine, image included, until that was measured."""
+_MEASURED_VOXELS = 10**5
+
+
+class Looker:
+    """Looks at images through an engine, and keeps the embeddings of one of them.
+
+    Attributes:
+        engine: encodes and decodes.
+        embeddings: of the image.
+        encodes, decodes: runs of the network's halves so far.
+    """
+
+    def __init__(self, engine: TimedEngine, cache_bytes: int, refine: bool) -> None:
+        self.engine = engine
+        self.embeddings = EmbeddingCache(cache_bytes)
+        self._refine = refine
+        self._latest: tuple[Window, NDArray[np.float32]] | None = None
+        self.encodes = self.decodes = 0
+        self._back_s, self._refine_s = _BACK_S, _REFINE_S
+
+    def look_ahead(self, image: ImageState, voxel: tuple[int, int, int]) -> None:
+        """Encodes the window that a first click would have, in the background."""
+        window = _first_window(image, ObjectPrompts((Point(voxel, True),)))
+        image.ahead = window, self.engine.ahead(lambda: self.engine.engine.encode(self._seen(image, window)))
+
+    def forget(self, image: ImageState | None) -> None:
+        """Drops what is held of an image, and ends what runs for it in the background."""
+        if image is not None:
+            self._make_way(image)
+        self.embeddings.clear()
+        self._latest = None
+
+    def follow(
+        self,
+        image: ImageState,
+        known: ObjectState,
+        prompts: ObjectPrompts,
+        first_look: Window | None,
+        deadline: Deadline,
+        notes: list[str],
+    ) -> ObjectState:
+        """An object after its prompts; where they go on from those before, its mask does too."""
+        following = known if known.goes_on_to(prompts) else ObjectState(ObjectPrompts(box=prompts.box))
+        if following.window is None:
+            following = replace(following, window=_prepared(image, prompts) or first_look)
+        first = len(following.prompts.points)
+        try:
+            if prompts.box is not None and following.region is None:
+                kept = self._less(deadline, following, len(prompts.points))
+                following = self._segment(image, following, None, kept, notes)
+            # One click after the other, so that a mask does not depend on whether they were given at once.
+            for end in range(first + 1, len(prompts.points) + 1):
+                said = ObjectPrompts(prompts.points[:end], prompts.box)
+                if end < len(prompts.points) and not self._has_time_for(following, len(prompts.points) - end, deadline):
+                    notes.append("one click after the other: all were taken at once")
+                    at_once = ObjectState(prompts, following.window)
+                    return self._segment(image, at_once, None, deadline, notes)
+                kept = self._less(deadline, following, len(prompts.points) - end)
+                following = self._segment(image, replace(following, prompts=said), prompts.points[end - 1], kept, notes)
+        except TimeUp:
+            unanswered = "the network's answer" if following.region is None else "its answer to the latest prompts"
+            notes.append(f"{unanswered}: the mask is made from the prompts alone")
+            unsaid = replace(prompts, points=prompts.points[len(following.prompts.points) :])
+            region, values = prompt_shape(unsaid, image.geometry, following.region, following.logits)
+            following = replace(following, region=region, logits=values, guessed=True)
+        return replace(following, prompts=prompts)
+
+    def _segment(
+        self, image: ImageState, known: ObjectState, click: Point | None, deadline: Deadline, notes: list[str]
+    ) -> ObjectState:
+        """The object's mask from all that was said about it: a fitting window, one embedding, one decode.
+
+        Where there was a mask before, a `click` changes only what is connected to it.
+
+        Raises:
+            TimeUp: there is not even a first answer.
+        """
+        if not can_start(known.prompts):
+            return ObjectState(known.prompts)  # nothing says where the object is
+        coords, labels = network_points(known.prompts)
+        window = known.window
+        if window is None or not window.holds(coords).all():
+            window = _first_window(image, known.prompts)
+        if deadline.is_set:
+            deadline = deadline.sooner(deadline.left_s - _NEAREST_S * _voxels(window.inside(image.geometry.shape)))
+            window = self._affordable(image, window, deadline, notes)
+        logits = self._look(image, window, coords, labels, deadline)
+        for _ in range(MAX_WINDOWS - 1):
+            better = better_window(image.geometry, window, logits, known.prompts, image.framing)
+            if better is None:
+                break
+            if deadline.is_set and self._cautious_s(better) > deadline.left_s:
+                notes.append("a window that suits the mask better")
+                break
+            try:
+                logits = self._look(image, better, coords, labels, deadline)
+            except TimeUp:
+                notes.append("a window that suits the mask better")
+                break
+            window = better
+        return self._placed(image, known, click, window, logits, deadline, notes)
+
+    def _placed(
+        self,
+        image: ImageState,
+        known: ObjectState,
+        click: Point | None,
+        window: Window,
+        logits: NDArray[np.float32],
+        deadline: Deadline,
+        notes: list[str],
+    ) -> ObjectState:
+        """The network's answer on the volume's voxels, where the click asked for it."""
+        shape = image.geometry.shape
+        held = None  # voxels that must be in the region, be the network's answer there or not
+        grid = window
+        if self._refine:
+            grid, logits = self._refined(image, window, known.prompts, logits, deadline, notes)
+            held = known.prompts.clicked(foreground_only=True)
+        began = time.perf_counter()
+        part, values = grid.above_zero(logits, held)
+        region = part.inside(shape)
+        if deadline.is_set and self._back_s * _voxels(region) > deadline.left_s:
+            notes.append("smooth borders: the mask is as coarse as its window")
+            return ObjectState(known.prompts, window, region, part.nearest(values, shape))
+        placed = clean(part.back(values, shape), region, known.prompts)
+        if self._refine:
+            hold(placed, region, known.prompts)
+        if click is not None and known.region is not None and known.logits is not None:
+            opposite = [p.zyx for p in known.prompts.points if p.foreground != click.foreground]
+            if known.prompts.box is not None and not click.foreground:
+                opposite.append(known.prompts.box.centre())
+            reach = Reach(click, opposite, image.geometry.spacing_mm)
+            region, placed = change_near(reach, known.region, known.logits, region, placed)
+            if self._refine:
+                hold(placed, region, known.prompts)  # a click on a voxel that said the opposite before
+        if placed.size >= _MEASURED_VOXELS:
+            self._back_s = (time.perf_counter() - began) / placed.size
+        return ObjectState(known.prompts, window, region, placed)
+
+    def _refined(
+        self,
+        image: ImageState,
+        window: Window,
+        prompts: ObjectPrompts,
+        logits: NDArray[np.float32],
+        deadline: Deadline,
+        notes: list[str],
+    ) -> tuple[Window, NDArray[np.float32]]:
+        """Logits that heed the image; on a finer grid around the object where the window is coarser than the volume."""
+        hints = _hints(window, prompts)
+        low, high, finer = fine_part(image.geometry, window, hints)
+        grid = window.part(low, high, finer)
+        if finer > 1 and deadline.is_set and self._refine_s * math.prod(grid.shape) > deadline.left_s:
+            notes.append("borders at the volume's resolution")
+            grid = window
+        if grid != window:
+            inner = logits[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+            logits = resample(inner, (0, 0, 0), (1 / finer,) * 3, grid.shape, outside="edge")
+            hints = _hints(grid, prompts)
+        began = time.perf_counter()
+        refined = refine_logits(self._seen(image, grid)[0, 0], logits, hints)
+        if refined.size >= _MEASURED_VOXELS:
+            self._refine_s = (time.perf_counter() - began) / refined.size
+        return grid, refined
+
+    def placing_s(self, image: ImageState, window: Window, prompts: ObjectPrompts, region: ChangedBox | None) -> float:
+        """Seconds from the network's answer to a mask on the volume, about: its refinement, and the way back.
+
+        Args:
+            region: of the object's mask so far, if there is one.
+        """
+        refined = 0
+        if self._refine:
+            refined = math.prod(window.part(*fine_part(image.geometry, window, _hints(window, prompts))).shape)
+        if region is not None:
+            voxels = float(_voxels(region))
+        elif prompts.box is not None:
+            low, high = prompts.box.corners()
+            voxels = math.prod(b - a + 1.0 for a, b in zip(low, high, strict=True))
+        else:
+            voxels = _voxels(window.inside(image.geometry.shape)) / (1 + 2 * image.framing.margin) ** 3
+        return self._refine_s * refined + self._back_s * voxels
+
+    def _affordable(self, image: ImageState, window: Window, deadline: Deadline, notes: list[str]) -> Window:
+        """The window, or one of the same field and fewer voxels that there is time for."""
+        whole = replace(image.framing, margin=0.0)
+        faces = np.maximum(window.start, 0.0), np.minimum(window.stop, image.geometry.shape)
+        coarser = [window, *(frame(image.geometry, *faces, replace(whole, voxels=n)) for n in sizes(whole)[1:])]
+        found = next((w for w in coarser if self._cautious_s(w) <= deadline.left_s), coarser[-1])
+        if found is not window:
+            notes.append("a finer window")
+        return found
+
+    def _cautious_s(self, window: Window) -> float:
+        """Seconds of a look into a window, at the 95th percentile."""
+        encode_s = 0.0 if window in self.embeddings else self.engine.encode_s(window.shape, cautious=True)
+        return encode_s + self.engine.decode_s(window.shape, cautious=True)
+
+    def _has_time_for(self, known: ObjectState, clicks: int, deadline: Deadline) -> bool:
+        return not deadline.is_set or self._clicks_s(known, clicks) <= deadline.left_s
+
+    def _less(self, deadline: Deadline, known: ObjectState, clicks: int) -> Deadline:
+        """What of the time is left for now, with so many clicks to come."""
+        return deadline.sooner(deadline.left_s - self._clicks_s(known, clicks)) if deadline.is_set else deadline
+
+    def _clicks_s(self, known: ObjectState, clicks: int) -> float:
+        """Seconds of further clicks in an object's window, at the 95th percentile."""
+        if known.window is None:
+            return 0.0
+        back_s = 0.0 if known.region is None else self._back_s * _voxels(known.region)
+        return clicks * (self.engine.decode_s(known.window.shape, cautious=True) + back_s)
+
+    def _look(
+        self,
+        image: ImageState,
+        window: Window,
+        coords: NDArray[np.float64],
+        labels: NDArray[np.int64],
+        deadline: Deadline,
+    ) -> NDArray[np.float32]:
+        """Logits (z,y,x) on the window's grid."""
+        embedding = self._embedding(image, window, deadline)
+        points = np.clip(window.to_window(coords), 0, np.array(window.shape, np.float32) - 1)
+        self.decodes += 1
+        logits: NDArray[np.float32] = self.engine.decode(embedding, points[None], labels[None], deadline)[0, 0]
+        return logits
+
+    def _embedding(self, image: ImageState, window: Window, deadline: Deadline) -> Embedding:
+        found = self.embeddings.get(window)
+        if found is None:
+            found = self._ahead(image, window, deadline)
+            if found is None:
+                found = self.engine.encode(self._seen(image, window), deadline)
+            self.embeddings.put(window, found)
+            self.encodes += 1
+        return found
+
+    def _seen(self, image: ImageState, window: Window) -> NDArray[np.float32]:
+        """The image on the window's grid, float32 [1,1,z,y,x], 0–1; of the window before it is kept."""
+        latest = self._latest
+        if latest is None or latest[0] != window:
+            latest = self._latest = window, window.sample(image.volume, image.low, image.high)[None, None]
+        return latest[1]
+
+    def _ahead(self, image: ImageState, window: Window, deadline: Deadline) -> Embedding | None:
+        """What is encoded in the background, where it is this window; else the background makes way."""
+        if image.ahead is None or image.ahead[0] != window:
+            self._make_way(image)
+            return None
+        (_, future), image.ahead = image.ahead, None
+        return self.engine.wait(future, deadline)
+
+    def _make_way(self, image: ImageState) -> None:
+        if image.ahead is not None and not image.ahead[1].cancel():
+            self.engine.engine.interrupt()
+        image.ahead = None
+
+
+def _hints(window: Window, prompts: ObjectPrompts) -> Hints:
+    faces = None
+    if prompts.box is not None:
+        low, high = np.array(prompts.box.corners(), np.float64)
+        faces = window.to_window(np.stack([low - 0.5, high + 0.5])).astype(np.float64)
+    foreground = np.array([p.foreground for p in prompts.points], bool)
+    return Hints(window.to_window(prompts.clicked()).astype(np.float64), foreground, faces)
+
+
+def _first_window(image: ImageState, prompts: ObjectPrompts) -> Window:
+    """Around all that says where the object is."""
+    return frame(image.geometry, *first_faces(image.geometry, prompts, image.framing), image.framing)
+
+
+def _prepared(image: ImageState, prompts: ObjectPrompts) -> Window | None:
+    """The window that was encoded ahead, where the first clicks lie well inside it."""
+    if image.ahead is None or prompts.box is not None or not can_start(prompts):
+        return None
+    prepared = image.ahead[0]
+    coords, _ = network_points(first_said(prompts))
+    quarter = np.array(prepared.shape) * prepared.step / 4
+    low, high = np.array(prepared.start), np.array(prepared.stop)
+    # At the volume's ends there is nothing beyond the window that could be missing.
+    low = np.where(low <= 0, -np.inf, low + quarter)
+    high = np.where(high >= image.geometry.shape, np.inf, high - quarter)
+    return prepared if ((coords >= low) & (coords < high)).all() else None
+
+
+def _voxels(region: ChangedBox) -> int:
+    return math.prod(axis.stop - axis.start for axis in region)
