@@ -36,12 +36,15 @@ REACH = 2.0**0.5
 
 def clicked_components(mask: NDArray[np.bool_], points: NDArray[np.float32]) -> NDArray[np.bool_]:
     """The 26-connected parts of a mask that hold a point; all of it where none does."""
-    parts, _ = ndimage.label(mask, structure=np.ones((3, 3, 3), bool))
+    parts, count = ndimage.label(mask, structure=np.ones((3, 3, 3), bool))
     index = np.rint(points.reshape(-1, 3)).astype(int)
     index = index[((index >= 0) & (index < mask.shape)).all(axis=1)]
-    held = np.unique(parts[tuple(index.T)])
-    held = held[held > 0]
-    return np.isin(parts, held) if len(held) else mask
+    held = np.zeros(count + 1, bool)
+    held[parts[tuple(index.T)]] = True
+    held[0] = False
+    if not held.any():
+        return mask
+    return mask if held[1:].all() else held[parts]
 
 
 def clean(values: NDArray[np.float32], region: ChangedBox, prompts: ObjectPrompts) -> NDArray[np.float32]:
