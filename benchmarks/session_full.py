@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from full_size import PACKAGES, apart, write_checkpoint
+from full_size import PACKAGES, made_in
 from machine import describe
 from numpy.typing import NDArray
 
@@ -35,6 +35,8 @@ from gstk.window import Framing
 
 SIDE = 96
 BUDGET_S, CALLS = 90.0, 6
+KINDS = {"": False, ", hot region": True}
+"""Of a session's graphs: for any region, or for its own alone (`hot_roi`)."""
 CLICKS = tuple(Point(zyx, on) for zyx, on in (
     ((48, 48, 48), True), ((40, 48, 60), True), ((60, 30, 48), False), ((48, 60, 40), True), ((30, 48, 48), False)
 ))  # fmt: skip
@@ -81,11 +83,14 @@ def calibrate(bundle: Path, precision: str, work: Path) -> list[str]:
     return _gstk(work, "calibrate", str(bundle), "--precision", precision).splitlines()
 
 
-def five_clicks(bundle: str, precision: str) -> dict[str, Any]:
+def five_clicks(bundle: str, precision: str, hot: bool) -> dict[str, Any]:
+    """In any region, or with graphs that were compiled for this one (`hot_roi`)."""
     image = a_volume((SIDE,) * 3)
     roi = Bundle.open(bundle, verify=False).manifest.roi
     framing = Framing(SIDE**3, roi.multiple, roi.minimum)
-    with gstk.Session(open_engine(bundle, "auto", precision), framing, DEFAULT_LIMIT_BYTES) as session:
+    options = {"hot_roi": (SIDE,) * 3} if hot else None
+    engine = open_engine(bundle, "openvino", precision, options=options)
+    with gstk.Session(engine, framing, DEFAULT_LIMIT_BYTES) as session:
         session.set_image(image)
         session.add_point(CLICKS[0].zyx)  # once for warming up, as the other has it
         session.set_image(image)
@@ -125,25 +130,23 @@ def main() -> None:
     parser.add_argument("--call", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     work = arguments.work
-    checkpoint, plain, int8 = (work / name for name in ("vista3d132.pt", "plain", "int8"))
-    if not int8.exists():
-        work.mkdir(exist_ok=True)
-        write_checkpoint(checkpoint)
-        apart("export", str(checkpoint), str(plain))
-        apart("add_int8", str(plain), str(int8))
+    work.mkdir(exist_ok=True)
+    made_in(work)
+    checkpoint, int8 = work / "vista3d132.pt", work / "int8"
     os.environ["GSTK_CACHE"] = str(work / "cache")
     report: dict[str, Any] = {"machine": describe(*PACKAGES), "budget_s": BUDGET_S, "calls": CALLS, "region": SIDE}
     for precision in ("fp32", "int8"):
         print(precision, file=sys.stderr)
         report[f"calibration {precision}"] = calibrate(int8, precision, work)
         report[f"six calls {precision}"] = six_calls(int8, precision, work)
-        report[f"five clicks {precision}"] = five_clicks(str(int8), precision)
+        for kind, hot in KINDS.items():
+            report[f"five clicks {precision}{kind}"] = five_clicks(str(int8), precision, hot)
     print("reference", file=sys.stderr)
     report["five clicks reference"] = reference = five_clicks_reference(str(checkpoint))
     report["ratios"] = {}
-    for precision in ("fp32", "int8"):
-        own = report[f"five clicks {precision}"]["seconds"]
-        report["ratios"][precision] = {
+    for name in (f"{precision}{kind}" for precision in ("fp32", "int8") for kind in KINDS):
+        own = report[f"five clicks {name}"]["seconds"]
+        report["ratios"][name] = {
             "five clicks": sum(reference["seconds"]) / sum(own),
             "each after the first": [a / b for a, b in zip(reference["seconds"][1:], own[1:], strict=True)],
         }

@@ -60,9 +60,7 @@ def _key(core: Any, config: Mapping[str, Any], identity: Mapping[str, Any]) -> s
         "openvino": openvino.__version__,
         "processor": core.get_property("CPU", "FULL_DEVICE_NAME"),
         "capabilities": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
-        "code": [
-            hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(__file__).parent.glob("openvino*.py"))
-        ],
+        "code": [hashlib.sha256(source.read_bytes()).hexdigest() for source in _SOURCES],
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
