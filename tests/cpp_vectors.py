@@ -33,7 +33,7 @@ def write_vectors(folder: Path, seed: int = 0) -> None:
         "components": [_components(rng) for _ in range(30)],
         "clean": [_clean(rng) for _ in range(30)],
         "hold": [_clean(rng, held=True) for _ in range(10)],
-        "change": [_change(rng) for _ in range(40)],
+        "change": [_change(rng) for _ in range(80)],
         "refine": [_refine(rng) for _ in range(24)],
         "fine": [_fine(rng) for _ in range(60)],
         "half": [_half(rng)],
@@ -158,6 +158,7 @@ def _change(rng: np.random.Generator) -> Arrays:
         Point((click[0], click[1], click[2]), foreground),
         [(int(z), int(y), int(x)) for z, y, x in opposite],
         tuple(spacing.tolist()),
+        weighed=bool(rng.integers(0, 2)),
     )
     region, expected = change_near(reach, regions[0], before, regions[1], after)
     return {
@@ -165,7 +166,7 @@ def _change(rng: np.random.Generator) -> Arrays:
         "after_region": _corners(regions[1]),
         "before": before,
         "after": after,
-        "click": [*click, int(foreground)],
+        "click": [*click, int(foreground), int(reach.weighed)],
         "opposite": opposite,
         "spacing": spacing,
         "region": _corners(region),

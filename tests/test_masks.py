@@ -1,15 +1,17 @@
-"""Which parts of a mask hold a click, against a flood that takes one voxel at a time."""
+"""Which parts of a mask hold a click, against a flood that takes one voxel at a time; and what a click changes."""
 
 from __future__ import annotations
 
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gstk.masks import clicked_components
+from gstk.masks import Reach, change_near, clicked_components
+from gstk.prompts import Point
 
 STEPS = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
 
@@ -34,3 +36,68 @@ def test_the_parts_that_hold_a_click(seed: int, clicks: list[tuple[int, int, int
     found = clicked_components(mask, np.array(clicks, np.float32).reshape(-1, 3))
     expected = flooded(mask, list(clicks))
     np.testing.assert_array_equal(found, expected if expected.any() else mask)
+
+
+SIDE = 24
+WHOLE = (slice(0, SIDE), slice(0, SIDE), slice(0, SIDE))
+UNIT_MM = (1.0, 1.0, 1.0)
+
+
+def field(mask: NDArray[np.bool_], inside: float = 3, outside: float = -3) -> NDArray[np.float32]:
+    return np.where(mask, np.float32(inside), np.float32(outside))
+
+
+def box(low: int, high: int, along_x: int = SIDE) -> NDArray[np.bool_]:
+    mask = np.zeros((SIDE,) * 3, bool)
+    mask[low:high, low:high, :along_x] = True
+    return mask
+
+
+def changed(click: Point, old: NDArray[np.float32], new: NDArray[np.float32], weighed: bool) -> NDArray[np.bool_]:
+    before = old.copy(), new.copy()
+    region, found = change_near(Reach(click, [], UNIT_MM, weighed), WHOLE, old, WHOLE, new)
+    np.testing.assert_array_equal((old, new), before)
+    assert region == WHOLE
+    return found > 0
+
+
+@pytest.mark.parametrize("foreground", [True, False])
+def test_the_ball_up_to_the_border_is_what_was_clicked(foreground: bool) -> None:
+    """Also where the answer holds nothing but the click: its middle, none of it outside the ball."""
+    mask = box(8, 15, SIDE if not foreground else 12)
+    point = Point((11, 11, 16 if foreground else 3), foreground)
+    old = field(mask)
+    new = old.copy()
+    new[point.zyx] = -old[point.zyx]
+    difference = changed(point, old, new, weighed=True) != (old > 0)
+    away = np.sqrt(((np.indices(mask.shape) - np.reshape(point.zyx, (3, 1, 1, 1))) ** 2).sum(0))
+    depth = 5 if foreground else 4  # voxels to the border, or to where the region ends
+    assert difference[away < 0.8 * depth].all()
+    assert not difference[away >= depth].any()
+    assert (changed(point, old, new, weighed=False) != (old > 0)).sum() == 1
+
+
+def test_what_is_unsure_far_from_a_background_click_stays() -> None:
+    old = field(box(8, 15), inside=2)
+    shaved = field(box(9, 14), inside=2, outside=-2)  # all around, a voxel less
+    click = Point((8, 11, 3), False)
+    found = changed(click, old, shaved, weighed=True)
+    assert not found[8, 11, 3]
+    assert not found[8, 10:13, 2:5].any()
+    assert found[8, 8:15, 20].all()
+    assert not changed(click, old, shaved, weighed=False)[8].any()
+    sure = field(box(9, 14), inside=2, outside=-6)
+    assert not changed(click, np.where(old > 0, np.float32(0.5), old), sure, weighed=True)[8].any()
+
+
+def test_without_a_mask_before_the_answer_is_taken() -> None:
+    new = field(box(8, 15))
+    empty = field(np.zeros(new.shape, bool))
+    found = changed(Point((11, 11, 3), True), empty, new, weighed=True)
+    np.testing.assert_array_equal(found, new > 0)
+
+
+def test_what_is_right_already_stays() -> None:
+    old, new = field(box(8, 15)), field(box(4, 19))
+    for weighed in (True, False):
+        np.testing.assert_array_equal(changed(Point((11, 11, 3), True), old, new, weighed), old > 0)

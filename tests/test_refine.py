@@ -77,6 +77,28 @@ def test_a_click_beyond_the_box_widens_it() -> None:
     assert dice(wide, truth) > dice(narrow, truth) + 0.1
 
 
+def test_a_box_gives_in_around_clicks_that_say_the_opposite() -> None:
+    grid = np.indices(SHAPE) - CENTRE.reshape(3, 1, 1, 1)
+    before = (1 - (grid**2).sum(0) / 8**2).astype(np.float32)
+    low, high = CENTRE[0] - 8, CENTRE[0] + 8
+    nothing = np.zeros((0, 3))
+
+    def given_in(on: NDArray[np.float64], off: NDArray[np.float64]) -> NDArray[np.float32]:
+        prior = before.copy()
+        refine._give_in(prior, low, high, ((on, True), (off, False)))
+        return prior
+
+    beside, corner = np.array([[12.0, 14, 20]]), np.array([[18.0, 20, 22]])  # half way to the border; beyond it
+    np.testing.assert_array_equal(given_in(CENTRE, corner), before)  # nothing new
+    found = given_in(CENTRE, beside)
+    expected = before - 0.75 * np.exp(-((np.indices(SHAPE) - beside.reshape(3, 1, 1, 1)) ** 2).sum(0) / 4**2)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert abs(found[12, 14, 20]) < 1e-6
+    found = given_in(corner, nothing)
+    assert found[18, 20, 22] == pytest.approx(0, abs=1e-6)
+    assert found[12, 14, 16] == pytest.approx(1, abs=0.01)
+
+
 def test_a_click_beside_the_object_takes_a_twin_away() -> None:
     image, truth = scene()
     twin = ball(3, np.array([[12.0, 14.0, 27.0]]))

@@ -163,7 +163,7 @@ class Looker:
             opposite = [p.zyx for p in known.prompts.points if p.foreground != click.foreground]
             if known.prompts.box is not None and not click.foreground:
                 opposite.append(known.prompts.box.centre())
-            reach = Reach(click, opposite, image.geometry.spacing_mm)
+            reach = Reach(click, opposite, image.geometry.spacing_mm, weighed=self._refine)
             region, placed = change_near(reach, known.region, known.logits, region, placed)
             if self._refine:
                 hold(placed, region, known.prompts)  # a click on a voxel that said the opposite before

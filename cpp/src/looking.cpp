@@ -160,7 +160,7 @@ ObjectState Looker::placed(const Task& task, const ObjectState& known, const Poi
     clean(found, prompts);
     if (refine_) hold(found, prompts);
     if (click && known.logits) {
-        Reach reach{*click, {}, task.geometry().spacing_mm()};
+        Reach reach{*click, {}, task.geometry().spacing_mm(), refine_};
         for (const auto& p : prompts.points)
             if (p.foreground != click->foreground) reach.opposite.push_back(p.zyx);
         if (prompts.box && !click->foreground) reach.opposite.push_back(prompts.box->centre());

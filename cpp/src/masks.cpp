@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace gstk::impl {
 namespace {
@@ -10,6 +11,8 @@ namespace {
 constexpr float kSquaredReach = 2.0f;
 // Radius of the ball that a click makes without the network, over the finest spacing.
 constexpr double kBallVoxels = 3;
+// What these are, gstk.masks says.
+constexpr float kCentre = 12, kFarShare = 0.3f, kWide = 3, kMostLogit = 6;
 
 // Adds to `part` everything of `mask` that is 26-connected to a voxel.
 void flood(const Grid<std::uint8_t>& mask, const Voxel& from, Grid<std::uint8_t>& part) {
@@ -44,6 +47,45 @@ Grid<float> spread(const Logits& logits, const Region& wider) {
                     (logits.region.start[2] - wider.start[2]));
         }
     return result;
+}
+
+// Makes the mask after a click what the click's place says of it too; why, gstk.masks says.
+void weigh(const Point& click, const Region& region, const Grid<float>& old, Grid<float>& now) {
+    const SquaredDistance away2(click.zyx, region, {1, 1, 1});
+    const auto is_right = [&](float value) { return (value > 0) == click.foreground; };
+    Voxel at{};
+    for (int a = 0; a < 3; ++a) at[a] = click.zyx[a] - region.start[a];
+    float radius2 = std::numeric_limits<float>::infinity();
+    if (!click.foreground)  // beyond the region there is no object
+        for (int a = 0; a < 3; ++a) {
+            const auto face = static_cast<float>(std::min(at[a] + 1, old.shape[a] - at[a]));
+            radius2 = std::min(radius2, face * face);
+        }
+    const auto each_voxel = [&](const auto& what) {
+        std::size_t i = 0;
+        for (std::int64_t z = 0; z < old.shape[0]; ++z)
+            for (std::int64_t y = 0; y < old.shape[1]; ++y)
+                for (std::int64_t x = 0; x < old.shape[2]; ++x, ++i) what(i, away2.at(z, y, x));
+    };
+    each_voxel([&](std::size_t i, float distance2) {
+        if (is_right(old.values[i])) radius2 = std::min(radius2, distance2);
+    });
+    if (is_right(old.values[old.index(at)]) || std::isinf(radius2)) return;
+    const auto clipped = [](float value) { return std::min(std::max(value, -kMostLogit), kMostLogit); };
+    each_voxel([&](std::size_t i, float distance2) {
+        const float radii2 = distance2 / radius2;
+        float& value = now.values[i];
+        value = clipped(value);
+        const float ball = kCentre * std::max(1 - radii2, 0.0f);
+        if (click.foreground) {
+            value += ball;
+        } else {
+            const float share = kFarShare + (1 - kFarShare) / (1 + radii2 / (kWide * kWide));
+            value = value * share + (1 - share) * clipped(old.values[i]) - ball;
+        }
+    });
+    float& clicked = now.values[now.index(at)];
+    clicked = click.foreground ? std::max(clicked, 1.0f) : std::min(clicked, -1.0f);
 }
 
 }  // namespace
@@ -90,10 +132,13 @@ void hold(Logits& logits, const ObjectPrompts& prompts) {
 Logits change_near(const Reach& reach, const Logits& before, const Logits& after) {
     const Region region = merged(&before.region, &after.region);
     Grid<float> old = spread(before, region);
-    const Grid<float> now = spread(after, region);
+    Grid<float> now = spread(after, region);
     const SquaredDistance own(reach.click.zyx, region, reach.spacing_mm);
     std::vector<SquaredDistance> others;
     for (const auto& zyx : reach.opposite) others.emplace_back(zyx, region, reach.spacing_mm);
+    Voxel clicked{};
+    for (int a = 0; a < 3; ++a) clicked[a] = reach.click.zyx[a] - region.start[a];
+    if (reach.weighed && old.holds(clicked)) weigh(reach.click, region, old, now);
     Grid<std::uint8_t> changed(region.shape());
     std::size_t i = 0;
     for (std::int64_t z = 0; z < changed.shape[0]; ++z)
@@ -106,8 +151,6 @@ Logits change_near(const Reach& reach, const Logits& before, const Logits& after
                     return distance < kSquaredReach * other.at(z, y, x);
                 });
             }
-    Voxel clicked{};
-    for (int a = 0; a < 3; ++a) clicked[a] = reach.click.zyx[a] - region.start[a];
     if (changed.holds(clicked)) {
         Grid<std::uint8_t> part(changed.shape);
         flood(changed, clicked, part);

@@ -43,17 +43,19 @@ struct SquaredDistance {
     }
 };
 
-// A click, the voxels of the clicks that say the opposite, and the voxel size that distances are measured in.
+// What says how far a click changes a mask.
 struct Reach {
     Point click;
-    std::vector<Voxel> opposite;
-    Triple spacing_mm;
+    std::vector<Voxel> opposite;  // of the clicks that say the opposite
+    Triple spacing_mm;            // that distances from them are measured in
+    bool weighed = false;  // logits are evidence of one scale (refine.hpp), to be weighed against where the click is
 };
 
 // The mask before, changed to the one after in the part that the click asked for.
 //
 // As VISTA3D's own inference does (`connected_components_combine`), a foreground click adds what is connected to it and
-// a background click takes such away. Neither reaches far beyond a click that said the opposite.
+// a background click takes such away. Neither reaches far beyond a click that said the opposite. Logits that may be
+// weighed are, first, against where the click is.
 Logits change_near(const Reach& reach, const Logits& before, const Logits& after);
 
 // A mask without the network: the one before, or the ellipsoid in the box; with a small ball at each click.

@@ -188,20 +188,58 @@ std::vector<float> squared_radii(std::int64_t count, double low, double high) {
     return radii;
 }
 
-// Adds the box's weight to `total`, and finds what is near it and what is beyond.
-void add_box(const Faces& box, Field& total, Mask& near, Mask& beyond) {
+// Calls `what` with the index of each voxel and its squared distances, along each axis, from a box's middle.
+template <class What>
+void each_radius(const Shape& shape, const Faces& box, What&& what) {
     std::array<std::vector<float>, 3> radii;
-    for (std::size_t a = 0; a < 3; ++a) radii[a] = squared_radii(total.shape[a], box.low[a], box.high[a]);
+    for (std::size_t a = 0; a < 3; ++a) radii[a] = squared_radii(shape[a], box.low[a], box.high[a]);
     std::size_t i = 0;
     for (const float z : radii[0])
         for (const float y : radii[1])
-            for (const float x : radii[2]) {
-                const float farthest2 = std::max(std::max(z, y), x);
-                total.values[i] += kBoxWeight * std::max(1 - (z + y + x), kLeastBox);
-                near.values[i] = farthest2 < kSurroundings * kSurroundings;
-                beyond.values[i] = farthest2 > kBeyond * kBeyond;
-                ++i;
-            }
+            for (const float x : radii[2]) what(i++, z, y, x);
+}
+
+// Takes back what a box says around clicks that say the opposite: 0 there, as before far away.
+void give_in(const Faces& box, const std::vector<Triple>& points, bool foreground, Field& prior) {
+    for (const auto& point : points) {
+        Voxel at{};
+        for (int a = 0; a < 3; ++a) {
+            const double last = static_cast<double>(prior.shape[a] - 1);
+            at[a] = static_cast<std::int64_t>(std::min(std::max(std::nearbyint(point[a]), 0.0), last));
+        }
+        const float said = prior.values[prior.index(at)];
+        if ((said > 0) == foreground) continue;
+        Triple half{};
+        double radius2 = 0;
+        for (std::size_t a = 0; a < 3; ++a) {
+            half[a] = std::max((box.high[a] - box.low[a]) / 2, 0.5);
+            const double away = (point[a] - (box.low[a] + box.high[a]) / 2) / half[a];
+            radius2 += away * away;
+        }
+        Faces around{point, point};
+        for (std::size_t a = 0; a < 3; ++a) {
+            const double width = half[a] * std::abs(1 - std::sqrt(radius2));
+            around.low[a] -= width;
+            around.high[a] += width;
+        }
+        each_radius(prior.shape, around, [&](std::size_t i, float z, float y, float x) {
+            prior.values[i] -= said * std::exp(-(z + y + x));
+        });
+    }
+}
+
+// Adds the box's weight to `total`, and finds what is near it and what is beyond.
+void add_box(const Faces& box, const Hints& hints, Field& total, Mask& near, Mask& beyond) {
+    Field prior(total.shape);
+    each_radius(total.shape, box, [&](std::size_t i, float z, float y, float x) {
+        const float farthest2 = std::max(std::max(z, y), x);
+        prior.values[i] = std::max(1 - (z + y + x), kLeastBox);
+        near.values[i] = farthest2 < kSurroundings * kSurroundings;
+        beyond.values[i] = farthest2 > kBeyond * kBeyond;
+    });
+    give_in(box, hints.on, true, prior);
+    give_in(box, hints.off, false, prior);
+    for (std::size_t i = 0; i < prior.values.size(); ++i) total.values[i] += kBoxWeight * prior.values[i];
 }
 
 // Where the network sees no object on the faces of the window.
@@ -278,7 +316,7 @@ Grid<float> refine_logits(const Grid<float>& image, const Grid<float>& logits, H
                 box.low[a] = std::min(box.low[a], point[a] - 0.5);
                 box.high[a] = std::max(box.high[a], point[a] + 0.5);
             }
-        add_box(box, total, near, beyond);
+        add_box(box, hints, total, near, beyond);
     } else {
         beyond = outer_faces(logits);
     }
