@@ -1,7 +1,7 @@
 """What a click does to a mask: it changes what is connected to it and near it.
 
-A mask is kept as logits on a box of the volume, above 0 inside the object. How clicks weigh on refined logits was chosen
-while looking at the real cases that `benchmarks/real_cases.py` scores, and at generated phantoms.
+A mask is kept as logits on a box of the volume, above 0 inside the object. How clicks weigh on refined logits was
+chosen while looking at the real cases that `benchmarks/real_cases.py` scores, and at generated phantoms.
 """
 
 from __future__ import annotations

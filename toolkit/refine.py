@@ -2,9 +2,9 @@
 
 Three kinds of evidence are added to the logits. How far a voxel lies from the middle of the box, except where clicks
 show that the object is no ellipsoid. Whether it is nearer to clicks on the object or to what is known to be beside it,
-along paths that cross few edges (geodesic distances, as in GeoS, Criminisi et al., doi:10.1007/978-3-540-88682-2_9). And
-whether it looks like the object or like its surroundings: histograms that are taken from the mask and change it in turn
-(as in GrabCut, Rother et al., doi:10.1145/1015706.1015720). Weights were chosen while looking at real cases.
+along paths that cross few edges (geodesic distances, as in GeoS, Criminisi et al., doi:10.1007/978-3-540-88682-2_9).
+And whether it looks like the object or like its surroundings: histograms that are taken from the mask and change it in
+turn (as in GrabCut, Rother et al., doi:10.1145/1015706.1015720). Weights were chosen while looking at real cases.
 
 Sums run in a fixed order, mostly in float32, so that `cpp/src/refine.cpp` finds the same numbers.
 """
