@@ -2,8 +2,8 @@
 
     python benchmarks/chains.py [--bundle tiny] [--tubes 4] [--out NAME.json]
 
-The volumes are generated: a tube of 24 to 36 voxels across and 400 long that bends through a textured, noisy volume,
-beside others of the same brightness. Each is clicked by the official protocol, five rounds.
+The volumes are generated: a tube of 16 to 24 voxels across and 400 long that bends through a textured, noisy volume.
+Each is clicked by the official protocol, five rounds.
 """
 
 from __future__ import annotations
@@ -31,19 +31,14 @@ SHAPE = (400, 200, 200)
 def tube(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """A volume uint8 (z,y,x) and the label map of the tube in it."""
     rng = np.random.default_rng(seed)
-    field = np.zeros(SHAPE, np.float32)
     labels = np.zeros(SHAPE, np.uint8)
     y, x = np.indices(SHAPE[1:], sparse=True)
-    others = []
-    bend, turn, radius = rng.uniform(25, 45, 2), rng.uniform(0, 2 * np.pi, 2), rng.uniform(12, 18)
+    bend, turn, radius = rng.uniform(25, 45, 2), rng.uniform(0, 2 * np.pi, 2), rng.uniform(8, 12)
     for z in range(SHAPE[0]):
         middle = 100 + bend * np.sin(2 * np.pi * z / SHAPE[0] + turn)
-        for at, other in others:
-            field[z][(y - at[0]) ** 2 + (x - at[1]) ** 2 < other**2] = 1
         labels[z] = (y - middle[0]) ** 2 + (x - middle[1]) ** 2 < radius**2
-    field[labels > 0] = 1
-    field = ndimage.gaussian_filter(field, 1) + 0.25 * smooth_noise(rng, SHAPE, 24.0)
-    field += rng.normal(scale=0.15, size=SHAPE).astype(np.float32)
+    field = ndimage.gaussian_filter(labels.astype(np.float32), 1) + 0.15 * smooth_noise(rng, SHAPE, 24.0)
+    field += rng.normal(scale=0.1, size=SHAPE).astype(np.float32)
     return np.clip(60 + 100 * field, 0, 255).astype(np.uint8), labels
 
 

@@ -119,6 +119,17 @@ def test_a_compact_object_has_no_chain() -> None:
     assert parts_of(geometry, solid(low, high), FRAMING, side_mm) == []
 
 
+def test_what_one_window_shows_well_enough_has_no_chain() -> None:
+    """A thick object, and one that fills a scan of few slices: it is not thin because the scan ends."""
+    for shape, radius in (((300, 100, 100), 20.0), ((12, 300, 300), 90.0)):
+        geometry = Geometry(shape, (1.0, 1.0, 1.0))
+        away = np.indices(shape)[1:] - np.array(shape[1:])[:, None, None, None] / 2
+        whole = frame(geometry, np.zeros(3), np.array(shape, float), FRAMING)
+        inside = ((away**2).sum(axis=0) <= radius**2).astype(np.uint8)
+        logits = whole.sample(inside, 0, 1) - np.float32(0.5)
+        assert links_of(geometry, whole, logits, ObjectPrompts(), FRAMING) == []
+
+
 def test_clicks_that_lie_far_apart_have_windows_of_their_own() -> None:
     geometry = Geometry((300, 300, 300), (1.0, 1.0, 1.0))
     clicks = np.array([(20.0, 30.0, 40.0), (280.0, 270.0, 250.0), (20.0, 40.0, 45.0)])
@@ -227,23 +238,18 @@ def test_a_mask_that_was_forgotten_for_want_of_memory_comes_back(
     np.testing.assert_array_equal(session.mask, before)
 
 
-def test_links_that_there_is_no_time_for_are_left_out(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_that_there_is_no_time_for_are_left_out(session: Session) -> None:
     session.set_image(tube_image())
     session.add_point(ON)
     whole = session.report.encodes
-    monkeypatch.setattr(chain, "MOST_PARTS", 1)
-    session.reset()
-    session.add_point(ON)
-    one_window = dice(session.mask == 1, bent_tube())
-    monkeypatch.undo()
     model = a_model(encode=0.01, decode=0.01)
     factors = itertools.chain([0.001] * 2 * (whole - 1), itertools.repeat(1e9))  # the last link never ends
     with Session(SlowEngine(model, factors), FRAMING, model=model) as slow:  # type: ignore[arg-type]
         slow.set_image(tube_image())
         slow.set_all({1: ObjectPrompts((Point(ON),))}, within_s=4)
-        assert slow.report.given_up == ("finer windows along the object",)
-        assert slow.report.spent_s < 5
-        assert dice(slow.mask == 1, bent_tube()) > one_window
+        assert "finer windows along the object" in slow.report.given_up
+        assert slow.report.decodes == whole - 1
+        assert dice(slow.mask == 1, bent_tube()) > 0.5
 
 
 def test_a_plan_counts_a_chain_or_says_that_it_is_given_up() -> None:

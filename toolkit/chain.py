@@ -166,7 +166,7 @@ def parts_of(geometry: Geometry, cells: Faces, framing: Framing, side_mm: float)
         chains.append(found)
     sides = [max(part.window.side_mm(geometry) for part in chain) for chain in chains]
     chosen = next(i for i, side in enumerate(sides) if side <= ENOUGH * min(sides))
-    return chains[chosen] if sides[chosen] * FINER <= side_mm else []
+    return chains[chosen] if chosen > 0 and sides[chosen] * FINER <= side_mm else []
 
 
 def _part(geometry: Geometry, cells: Faces, own: NDArray[np.int64], framing: Framing) -> Part:
@@ -216,8 +216,10 @@ def links_of(
     high = np.concatenate([(voxels + 1) * window.step + window.start, clicks + 1])
     if not len(low):
         return []
-    depth = ndimage.distance_transform_cdt(np.pad(mask, 1), "taxicab")[1:-1, 1:-1, 1:-1]
-    if depth.max() > THIN:
+    # Beyond the ends of the window and of the volume the object may go on.
+    shown = mask | _beyond(window, geometry.shape)
+    depth = ndimage.distance_transform_cdt(shown, "taxicab")
+    if shown.all() or depth[mask].max(initial=0) > THIN:
         return []
     centres = (voxels + 0.5) * window.step + window.start - 0.5
     links = []
@@ -228,6 +230,15 @@ def links_of(
         found = [Seed((z, y, x), d * side_mm) for (z, y, x), (_, d) in zip(places, seeds, strict=True)]
         links.append(Link(part.window, tuple(found)))
     return links
+
+
+def _beyond(window: Window, shape: Sequence[int]) -> NDArray[np.bool_]:
+    """Which voxels of a window have their centres outside a volume of `shape`."""
+    beyond = np.zeros(window.shape, bool)
+    for axis, (start, step, n) in enumerate(zip(window.start, window.step, shape, strict=True)):
+        centre = (np.arange(window.shape[axis]) + 0.5) * step + start
+        np.moveaxis(beyond, axis, 0)[(centre < 0) | (centre > n)] = True
+    return beyond
 
 
 def _stretches(voxels: NDArray[np.int64]) -> list[NDArray[np.int64]]:

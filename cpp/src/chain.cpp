@@ -69,17 +69,12 @@ std::vector<std::vector<std::size_t>> halves_of(const Geometry& geometry, const 
     return halves;
 }
 
-// Of the voxels of a mask from its background, along the axes; what is beyond the grid is background.
+// Of the voxels of a mask from its background, along the axes. Beyond the grid's faces the mask may go on.
 Grid<std::int64_t> taxicab(const Grid<std::uint8_t>& mask) {
     const Shape& n = mask.shape;
     Grid<std::int64_t> depth(n);
-    for (std::int64_t z = 0; z < n[0]; ++z)
-        for (std::int64_t y = 0; y < n[1]; ++y)
-            for (std::int64_t x = 0; x < n[2]; ++x) {
-                const std::size_t i = mask.index(z, y, x);
-                if (mask.values[i])
-                    depth.values[i] = std::min({z + 1, n[0] - z, y + 1, n[1] - y, x + 1, n[2] - x});
-            }
+    std::transform(mask.values.begin(), mask.values.end(), depth.values.begin(),
+                   [&](std::uint8_t inside) { return inside ? n[0] + n[1] + n[2] : 0; });
     const auto take = [&](std::size_t to, std::size_t from) {
         depth.values[to] = std::min(depth.values[to], depth.values[from] + 1);
     };
@@ -247,7 +242,7 @@ std::vector<Part> parts_of(const Geometry& geometry, const std::vector<Faces>& c
     }
     const double enough = kEnough * *std::min_element(sides.begin(), sides.end());
     const auto chosen = std::find_if(sides.begin(), sides.end(), [&](double side) { return side <= enough; });
-    if (*chosen * kFiner > side_mm) return {};
+    if (chosen == sides.begin() || *chosen * kFiner > side_mm) return {};
     return chains[static_cast<std::size_t>(chosen - sides.begin())];
 }
 
@@ -296,8 +291,19 @@ std::vector<Link> links_of(const Geometry& geometry, const Window& window, const
     for (const auto& p : prompts.points)
         if (p.foreground) cells.push_back({as_triple(p.zyx), as_triple({p.zyx[0] + 1, p.zyx[1] + 1, p.zyx[2] + 1})});
     if (cells.empty()) return {};
+    // Beyond the ends of the window and of the volume the object may go on.
+    for (std::int64_t z = 0; z < mask.shape[0]; ++z)
+        for (std::int64_t y = 0; y < mask.shape[1]; ++y)
+            for (std::int64_t x = 0; x < mask.shape[2]; ++x)
+                for (int a = 0; a < 3; ++a) {
+                    const double centre = (as_triple({z, y, x})[a] + 0.5) * window.step[a] + window.start[a];
+                    if (centre < 0 || centre > static_cast<double>(geometry.shape()[a]))
+                        mask.values[mask.index(z, y, x)] = 1;
+                }
     const Grid<std::int64_t> depth = taxicab(mask);
-    if (*std::max_element(depth.values.begin(), depth.values.end()) > kThin) return {};
+    const bool full = std::find(mask.values.begin(), mask.values.end(), 0) == mask.values.end();
+    const auto is_thick = [&](const Voxel& voxel) { return depth.values[depth.index(voxel)] > kThin; };
+    if (full || std::any_of(voxels.begin(), voxels.end(), is_thick)) return {};
     std::vector<Link> links;
     for (auto& part : parts_of(geometry, cells, framing, side_mm)) {
         Link link{part.window, {}, nullptr};

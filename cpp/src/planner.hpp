@@ -25,7 +25,7 @@ struct Plan {
     double cautious_s = 0;         // seconds of the first look, at the 95th percentile
     double peak_bytes = 0;
     std::vector<std::string> given_up = {};  // what a larger limit or memory would have allowed, a sentence each
-    std::vector<Window> chain = {};          // finer ones along the object where one is too coarse, as far as that is known
+    std::vector<Window> chain = {};          // finer ones along the object, as far as they are known beforehand
     bool chained = true;                     // false where the chain was given up
 };
 
