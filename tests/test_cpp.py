@@ -118,10 +118,10 @@ def test_prompts_make_the_masks_that_python_makes(checked: Path, tmp_path: Path)
 
 def bent_tube() -> np.ndarray:
     """A volume in which one window shows the object too coarsely."""
-    shape = (280, 120, 120)
+    shape = (360, 130, 130)
     z, y, x = np.indices(shape)
-    middle = 60 + 25 * np.sin(z / 60)
-    tube = (y - middle) ** 2 + (x - 120 + middle) ** 2 <= 6**2
+    middle = 65 + 30 * np.sin(z / 60)
+    tube = (y - middle) ** 2 + (x - 130 + middle) ** 2 <= 5**2
     noise = np.random.default_rng(0).normal(scale=6, size=shape)
     return np.clip(np.where(tube, 170, 60) + noise, 0, 255).astype(np.uint8)
 
@@ -129,12 +129,7 @@ def bent_tube() -> np.ndarray:
 def test_a_chain_makes_the_masks_that_python_makes(released: tuple[Path, Path], tmp_path: Path) -> None:
     image = bent_tube()
     save_case(tmp_path / "case.npz", gstk.Case("tube", image, gstk.Geometry(image.shape, (1.0, 1.0, 1.0))))
-    lines = [
-        "prompts 1 0 3 20 68 52 1 140 78 42 1 260 37 83 1",
-        "point 1 141 60 60 0",
-        "undo",
-        "point 1 200 55 65 1",
-    ]
+    lines = ["prompts 1 0 2 20 75 55 1 180 69 61 1", "point 1 150 60 60 0", "undo"]
     with gstk.open("tiny", backend="openvino", threads=2) as session:
         expected = replay_python(session, image, (1.0, 1.0, 1.0), lines)
         encodes, decodes = session.encodes, session.decodes
