@@ -221,7 +221,7 @@ def links_of(
     depth = ndimage.distance_transform_cdt(shown, "taxicab")
     if shown.all() or depth[mask].max(initial=0) > THIN:
         return []
-    centres = (voxels + 0.5) * window.step + window.start - 0.5
+    centres = np.asarray((voxels + 0.5) * window.step + window.start - 0.5, np.float64)
     links = []
     for part in parts_of(geometry, (low, high), framing, side_mm):
         shown = voxels[part.window.holds(centres)]
@@ -294,7 +294,8 @@ def blend(
         float32 (z,y,x) on `grid`.
     """
     total, weights = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
-    faces = [a + (np.arange(n) + 0.5) * t for a, t, n in zip(grid.start, grid.step, grid.shape, strict=True)]
+    sides = zip(grid.start, grid.step, grid.shape, strict=True)
+    faces = [np.asarray(a + (np.arange(n) + 0.5) * t, np.float64) for a, t, n in sides]
     for window, values in answers:
         start = [(a - b) / t for a, b, t in zip(window.start, grid.start, grid.step, strict=True)]
         step = [a / b for a, b in zip(window.step, grid.step, strict=True)]
