@@ -224,8 +224,8 @@ def links_of(
     centres = np.asarray((voxels + 0.5) * window.step + window.start - 0.5, np.float64)
     links = []
     for part in parts_of(geometry, (low, high), framing, side_mm):
-        shown = voxels[part.window.holds(centres)]
-        seeds = [_deepest(depth, stretch) for stretch in _stretches(shown)]
+        within = voxels[part.window.holds(centres)].astype(np.int64)
+        seeds = [_deepest(depth, stretch) for stretch in _stretches(within)]
         places = [((voxel + 0.5) * window.step + window.start - 0.5).tolist() for voxel, _ in seeds]
         found = [Seed((z, y, x), d * side_mm) for (z, y, x), (_, d) in zip(places, seeds, strict=True)]
         links.append(Link(part.window, tuple(found)))
