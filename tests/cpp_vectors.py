@@ -9,6 +9,7 @@ import numpy as np
 from latency import a_model
 
 from gstk.calibration.model import Fit, LatencyModel
+from gstk.chain import blend, grid_of, links_of
 from gstk.geometry import Geometry
 from gstk.masks import Reach, change_near, clean, clicked_components, hold, prompt_shape
 from gstk.overlaps import Claim, label_map
@@ -36,6 +37,8 @@ def write_vectors(folder: Path, seed: int = 0) -> None:
         "change": [_change(rng) for _ in range(80)],
         "refine": [_refine(rng) for _ in range(24)],
         "fine": [_fine(rng) for _ in range(60)],
+        "links": [_links(rng) for _ in range(40)],
+        "blend": [_blend(rng) for _ in range(40)],
         "half": [_half(rng)],
         "labels": [_labels(rng) for _ in range(60)],
         "nearest": [_back(rng, nearest=True) for _ in range(20)],
@@ -204,6 +207,54 @@ def _fine(rng: np.random.Generator) -> Arrays:
     return {**_described(window), **given, **found, "part_shape": np.array(part.shape, np.int64)}
 
 
+def _many(windows: list[Window]) -> Arrays:
+    return {
+        "starts": np.array([w.start for w in windows], float),
+        "steps": np.array([w.step for w in windows], float),
+        "shapes": np.array([w.shape for w in windows], np.int64),
+    }
+
+
+def _links(rng: np.random.Generator) -> Arrays:
+    """A bent tube as a coarse window shows it, clicks on it, beside it and far from it."""
+    geometry = Geometry(tuple(rng.integers(60, 300, 3).tolist()), tuple(rng.uniform(0.7, 2, 3).tolist()))
+    framing = Framing(int(rng.integers(16, 40)) ** 3, 8, 16)
+    window = frame(geometry, np.zeros(3), np.array(geometry.shape, float), framing)
+    z, y, x = np.indices(window.shape)
+    middle = np.array(window.shape)[1:] / 2 + rng.uniform(1, 6) * np.sin(z[..., None] / 5 + rng.uniform(0, 6, 2))
+    far = (y - middle[..., 0]) ** 2 + (x - middle[..., 1]) ** 2
+    logits = (rng.uniform(1, 9) - far + rng.normal(size=window.shape)).astype(np.float32)
+    clicks = [Point(tuple(rng.integers(0, geometry.shape).tolist()), bool(rng.integers(0, 2))) for _ in range(4)]  # type: ignore[arg-type]
+    prompts = ObjectPrompts(tuple(clicks[: rng.integers(0, 5)]))
+    links = links_of(geometry, window, logits, prompts, framing)
+    told = [link.points(prompts, geometry) for link in links]
+    found = _many([link.window for link in links])
+    if links:
+        found |= {f"grid_{key}": value for key, value in _described(grid_of(geometry, window, links)).items()}
+    settings = (framing.voxels, framing.multiple, framing.minimum, framing.margin, framing.finest)
+    return {
+        **_placed(geometry),
+        **_said(prompts),
+        **_described(window),
+        **found,
+        "logits": logits,
+        "framing": np.array(settings, float),
+        "reaches": np.array([seed.reach_mm for link in links for seed in link.seeds]),
+        "coords": np.concatenate([coords for coords, _ in told]) if told else np.zeros((0, 3)),
+        "expected": np.concatenate([labels for _, labels in told]) if told else np.zeros(0, np.int64),
+    }
+
+
+def _blend(rng: np.random.Generator) -> Arrays:
+    grid, shape = _window(rng), tuple(rng.integers(14, 40, 3).tolist())
+    windows = [_window(rng) for _ in range(rng.integers(0, 4))]
+    answers = [(w, rng.normal(size=w.shape).astype(np.float32)) for w in windows]
+    coarse = rng.normal(size=grid.shape).astype(np.float32)
+    given = {"volume_shape": np.array(shape, np.int64), "coarse": coarse, **_described(grid), **_many(windows)}
+    given |= {f"{index}_values": values for index, (_, values) in enumerate(answers)}
+    return {**given, "expected": blend(grid, shape, coarse, answers)}
+
+
 def _half(rng: np.random.Generator) -> Arrays:
     edges = [0, 6e-8, 2.98e-8, 6.1e-5, 6.103e-5, 1, 1.0004883, 1.0014648, 65504, 65519.9, 65520, 1e30, -3.3, -0.0]
     values = np.concatenate([edges, rng.normal(size=2000) * 10.0 ** rng.integers(-9, 6, 2000)]).astype(np.float32)
@@ -342,5 +393,6 @@ def _plan(rng: np.random.Generator) -> Arrays:
         "voxels": np.array([plan.framing.voxels]),
         "seconds": np.array([plan.expected_s, plan.cautious_s, plan.peak_bytes]),
         "given_up": _text("\n".join(plan.given_up)),
+        **_many([look.window for look in plan.chains]),
         "expected": 0,
     }

@@ -116,6 +116,31 @@ def test_prompts_make_the_masks_that_python_makes(checked: Path, tmp_path: Path)
     assert (told[-1]["encodes"], told[-1]["decodes"]) == (encodes, decodes)
 
 
+def bent_tube() -> np.ndarray:
+    """A volume in which one window shows the object too coarsely."""
+    shape = (360, 130, 130)
+    z, y, x = np.indices(shape)
+    middle = 65 + 30 * np.sin(z / 60)
+    tube = (y - middle) ** 2 + (x - 130 + middle) ** 2 <= 5**2
+    noise = np.random.default_rng(0).normal(scale=6, size=shape)
+    return np.clip(np.where(tube, 170, 60) + noise, 0, 255).astype(np.uint8)
+
+
+def test_a_chain_makes_the_masks_that_python_makes(released: tuple[Path, Path], tmp_path: Path) -> None:
+    image = bent_tube()
+    save_case(tmp_path / "case.npz", gstk.Case("tube", image, gstk.Geometry(image.shape, (1.0, 1.0, 1.0))))
+    lines = ["prompts 1 0 2 20 75 55 1 180 69 61 1", "point 1 150 60 60 0", "undo"]
+    with gstk.open("tiny", backend="openvino", threads=2) as session:
+        expected = replay_python(session, image, (1.0, 1.0, 1.0), lines)
+        encodes, decodes = session.encodes, session.decodes
+    program = released[0] / "tests" / "replay"
+    found, told = replay_cpp(program, TINY, tmp_path / "case.npz", lines, image.shape, tmp_path, 2)
+    assert encodes > 4  # a chain was made
+    assert (told[-1]["encodes"], told[-1]["decodes"]) == (encodes, decodes)
+    assert np.mean(found == expected, axis=(1, 2, 3)).min() >= 0.9999
+    assert expected.any(axis=(1, 2, 3)).all()
+
+
 @pytest.fixture(scope="module")
 def latency_model() -> LatencyModel:
     """Of `tiny` on this host: far slower than it is, so that time is short for the planner and not for the clock."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from gstk.chain import Chain, Link, grid_of, links_of
 from gstk.deadline import Deadline, TimedEngine, TimeUp
 from gstk.embeddings import EmbeddingCache
 from gstk.engines.base import Embedding
@@ -32,6 +33,9 @@ _NEAREST_S = 5e-9
 _REFINE_S = 2e-7
 """Seconds that a voxel takes to refine, image included, until that was measured."""
 _MEASURED_VOXELS = 10**5
+
+
+FINER_PARTS = "finer windows along the object"
 
 
 class Looker:
@@ -71,8 +75,14 @@ class Looker:
         first_look: Window | None,
         deadline: Deadline,
         notes: list[str],
+        chained: bool = True,
     ) -> ObjectState:
-        """An object after its prompts; where they go on from those before, its mask does too."""
+        """An object after its prompts; where they go on from those before, its mask does too.
+
+        Args:
+            first_look: the window that was planned for it.
+            chained: whether a chain of windows may be made where one is too coarse.
+        """
         following = known if known.goes_on_to(prompts) else ObjectState(ObjectPrompts(box=prompts.box))
         if following.window is None:
             following = replace(following, window=_prepared(image, prompts) or first_look)
@@ -80,16 +90,17 @@ class Looker:
         try:
             if prompts.box is not None and following.region is None:
                 kept = self._less(deadline, following, len(prompts.points))
-                following = self._segment(image, following, None, kept, notes)
+                following = self._segment(image, following, None, kept, notes, chained)
             # One click after the other, so that a mask does not depend on whether they were given at once.
             for end in range(first + 1, len(prompts.points) + 1):
                 said = ObjectPrompts(prompts.points[:end], prompts.box)
                 if end < len(prompts.points) and not self._has_time_for(following, len(prompts.points) - end, deadline):
                     notes.append("one click after the other: all were taken at once")
                     at_once = ObjectState(prompts, following.window)
-                    return self._segment(image, at_once, None, deadline, notes)
+                    return self._segment(image, at_once, None, deadline, notes, chained)
                 kept = self._less(deadline, following, len(prompts.points) - end)
-                following = self._segment(image, replace(following, prompts=said), prompts.points[end - 1], kept, notes)
+                said_now = replace(following, prompts=said)
+                following = self._segment(image, said_now, prompts.points[end - 1], kept, notes, chained)
         except TimeUp:
             unanswered = "the network's answer" if following.region is None else "its answer to the latest prompts"
             notes.append(f"{unanswered}: the mask is made from the prompts alone")
@@ -99,11 +110,18 @@ class Looker:
         return replace(following, prompts=prompts)
 
     def _segment(
-        self, image: ImageState, known: ObjectState, click: Point | None, deadline: Deadline, notes: list[str]
+        self,
+        image: ImageState,
+        known: ObjectState,
+        click: Point | None,
+        deadline: Deadline,
+        notes: list[str],
+        chained: bool,
     ) -> ObjectState:
         """The object's mask from all that was said about it: a fitting window, one embedding, one decode.
 
-        Where there was a mask before, a `click` changes only what is connected to it.
+        Where one window is too coarse, a chain of them follows. Where there was a mask before, a `click` changes only
+        what is connected to it; in a chain, only the windows that show it are looked at again.
 
         Raises:
             TimeUp: there is not even a first answer.
@@ -111,11 +129,16 @@ class Looker:
         if not can_start(known.prompts):
             return ObjectState(known.prompts)  # nothing says where the object is
         coords, labels = network_points(known.prompts)
-        window = known.window
+        window, chain = known.window, known.chain
         if window is None or not window.holds(coords).all():
-            window = _first_window(image, known.prompts)
+            window, chain = _first_window(image, known.prompts), None
         if deadline.is_set:
             deadline = deadline.sooner(deadline.left_s - _NEAREST_S * _voxels(window.inside(image.geometry.shape)))
+        if chain is not None and click is not None:
+            chain = self._corrected(image, chain, known.prompts, click, deadline)
+            if chain is not None:
+                return self._placed(image, known, click, window, chain.coarse, chain, deadline, notes)
+        if deadline.is_set:
             window = self._affordable(image, window, deadline, notes)
         logits = self._look(image, window, coords, labels, deadline)
         for _ in range(MAX_WINDOWS - 1):
@@ -131,7 +154,62 @@ class Looker:
                 notes.append("a window that suits the mask better")
                 break
             window = better
-        return self._placed(image, known, click, window, logits, deadline, notes)
+        chain = self._chain(image, window, known.prompts, logits, deadline, notes) if chained else None
+        return self._placed(image, known, click, window, logits, chain, deadline, notes)
+
+    def _chain(
+        self,
+        image: ImageState,
+        window: Window,
+        prompts: ObjectPrompts,
+        logits: NDArray[np.float32],
+        deadline: Deadline,
+        notes: list[str],
+    ) -> Chain | None:
+        """Answers in finer windows along the object, after the coarse one in `window`; as many as there is time for."""
+        links = links_of(image.geometry, window, logits, prompts, image.framing)
+        if not links:
+            return None
+        grid = grid_of(image.geometry, window, links)
+        after_s = (
+            2 * self._back_s * _voxels(grid.inside(image.geometry.shape))
+        )  # blending takes as long as the way back
+        if self._refine:
+            after_s += self._refine_s * math.prod(grid.shape)
+        if deadline.is_set:
+            deadline = deadline.sooner(deadline.left_s - after_s)
+        done: list[Link] = []
+        for link in links:
+            coords, labels = link.points(prompts, image.geometry)
+            if not (labels == 1).any():
+                continue
+            if deadline.is_set and self._cautious_s(link.window) > deadline.left_s:
+                notes.append(FINER_PARTS)
+                break
+            try:
+                answer = self._look(image, link.window, coords, labels, deadline)
+            except TimeUp:
+                notes.append(FINER_PARTS)
+                break
+            done.append(replace(link, logits=answer))
+        return Chain(logits, tuple(done), grid) if done else None
+
+    def _corrected(
+        self, image: ImageState, chain: Chain, prompts: ObjectPrompts, click: Point, deadline: Deadline
+    ) -> Chain | None:
+        """A chain after a click, the latest of the prompts; None where its windows do not show the click well."""
+        shape = image.geometry.shape
+        if chain.weight(click.zyx, shape) < 0.5:
+            return None
+        links = []
+        for link in chain.links:
+            if link.weight(click.zyx, shape) > 0:
+                coords, labels = link.points(prompts, image.geometry)
+                if not (labels == 1).any():
+                    return None  # the click says that nothing of the object is there: the whole is looked at again
+                link = replace(link, logits=self._look(image, link.window, coords, labels, deadline))
+            links.append(link)
+        return replace(chain, links=tuple(links))
 
     def _placed(
         self,
@@ -140,6 +218,7 @@ class Looker:
         click: Point | None,
         window: Window,
         logits: NDArray[np.float32],
+        chain: Chain | None,
         deadline: Deadline,
         notes: list[str],
     ) -> ObjectState:
@@ -148,14 +227,16 @@ class Looker:
         held = None  # voxels that must be in the region, be the network's answer there or not
         grid = window
         if self._refine:
-            grid, logits = self._refined(image, window, known.prompts, logits, deadline, notes)
+            grid, logits = self._refined(image, window, known.prompts, logits, chain, deadline, notes)
             held = known.prompts.clicked(foreground_only=True)
+        elif chain is not None:
+            grid, logits = chain.grid, chain.blended(window, shape)
         began = time.perf_counter()
         part, values = grid.above_zero(logits, held)
         region = part.inside(shape)
         if deadline.is_set and self._back_s * _voxels(region) > deadline.left_s:
             notes.append("smooth borders: the mask is as coarse as its window")
-            return ObjectState(known.prompts, window, region, part.nearest(values, shape))
+            return ObjectState(known.prompts, window, region, part.nearest(values, shape), chain=chain)
         placed = clean(part.back(values, shape), region, known.prompts)
         if self._refine:
             hold(placed, region, known.prompts)
@@ -169,7 +250,7 @@ class Looker:
                 hold(placed, region, known.prompts)  # a click on a voxel that said the opposite before
         if placed.size >= _MEASURED_VOXELS:
             self._back_s = (time.perf_counter() - began) / placed.size
-        return ObjectState(known.prompts, window, region, placed)
+        return ObjectState(known.prompts, window, region, placed, chain=chain)
 
     def _refined(
         self,
@@ -177,17 +258,20 @@ class Looker:
         window: Window,
         prompts: ObjectPrompts,
         logits: NDArray[np.float32],
+        chain: Chain | None,
         deadline: Deadline,
         notes: list[str],
     ) -> tuple[Window, NDArray[np.float32]]:
         """Logits that heed the image; on a finer grid around the object where the window is coarser than the volume."""
         hints = _hints(window, prompts)
         low, high, finer = fine_part(image.geometry, window, hints)
-        grid = window.part(low, high, finer)
-        if finer > 1 and deadline.is_set and self._refine_s * math.prod(grid.shape) > deadline.left_s:
+        grid = window.part(low, high, finer) if chain is None else chain.grid
+        if grid != window and deadline.is_set and self._refine_s * math.prod(grid.shape) > deadline.left_s:
             notes.append("borders at the volume's resolution")
             grid = window
-        if grid != window:
+        if grid != window and chain is not None:
+            logits, hints = chain.blended(window, image.geometry.shape), _hints(grid, prompts)
+        elif grid != window:
             inner = logits[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
             logits = resample(inner, (0, 0, 0), (1 / finer,) * 3, grid.shape, outside="edge")
             hints = _hints(grid, prompts)
@@ -197,14 +281,16 @@ class Looker:
             self._refine_s = (time.perf_counter() - began) / refined.size
         return grid, refined
 
-    def placing_s(self, image: ImageState, window: Window, prompts: ObjectPrompts, region: ChangedBox | None) -> float:
+    def placing_s(self, image: ImageState, window: Window, prompts: ObjectPrompts, known: ObjectState) -> float:
         """Seconds from the network's answer to a mask on the volume, about: its refinement, and the way back.
 
         Args:
-            region: of the object's mask so far, if there is one.
+            known: the object so far.
         """
-        refined = 0
-        if self._refine:
+        region, refined = known.region, 0
+        if self._refine and known.chain is not None:
+            refined = math.prod(known.chain.grid.shape)
+        elif self._refine:
             refined = math.prod(window.part(*fine_part(image.geometry, window, _hints(window, prompts))).shape)
         if region is not None:
             voxels = float(_voxels(region))
@@ -242,7 +328,7 @@ class Looker:
         if known.window is None:
             return 0.0
         back_s = 0.0 if known.region is None else self._back_s * _voxels(known.region)
-        return clicks * (self.engine.decode_s(known.window.shape, cautious=True) + back_s)
+        return clicks * (known.decodes_a_click * self.engine.decode_s(known.window.shape, cautious=True) + back_s)
 
     def _look(
         self,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gstk.calibration.model import LatencyModel
+from gstk.chain import THIN, parts_of, solid
 from gstk.framing import first_faces, network_points
 from gstk.geometry import Geometry
 from gstk.prompts import ObjectPrompts
@@ -57,6 +58,9 @@ class Plan:
         budget_s: seconds there are; None is any number.
         again_s: expected of a second window an object, which suits its mask better.
         given_up: what a larger budget or memory would have allowed, a sentence each.
+        chains: finer windows along objects that one window shows too coarsely, as far as that is known beforehand; they
+            are looked at after the object's first.
+        unchained: objects whose chain was given up.
     """
 
     looks: tuple[Look, ...]
@@ -64,11 +68,13 @@ class Plan:
     budget_s: float | None
     again_s: float
     given_up: tuple[str, ...] = ()
+    chains: tuple[Look, ...] = ()
+    unchained: tuple[int, ...] = ()
 
     @property
     def expected_s(self) -> float:
-        """Seconds of all looks and the second windows."""
-        return sum(look.encode_s + look.decode_s for look in self.looks) + self.again_s
+        """Seconds of all looks, the second windows and the chains."""
+        return sum(look.encode_s + look.decode_s for look in (*self.looks, *self.chains)) + self.again_s
 
     @property
     def cautious_s(self) -> float:
@@ -78,7 +84,7 @@ class Plan:
     @property
     def peak_bytes(self) -> float:
         """Most memory at a time."""
-        return max((look.peak_bytes for look in self.looks), default=0.0)
+        return max((look.peak_bytes for look in (*self.looks, *self.chains)), default=0.0)
 
     @property
     def windows(self) -> dict[int, Window]:
@@ -150,14 +156,69 @@ def make_plan(
     plans = (_with(geometry, started, replace(framing, voxels=v), s, model, budget_s, pace, once) for v, s in ways)
     finest = next(plans)
     if fits(finest):
-        return finest
+        return _chained(finest, geometry, started, model, pace)
     others = list(plans)
     possible = [plan for plan in others if fits(plan)]
     if possible:
         best = max(possible, key=lambda plan: _quality(plan, geometry))
     else:
         best = min([finest, *others], key=lambda plan: plan.cautious_s)
-    return replace(best, given_up=_given_up(finest, best, budget_s, memory_bytes))
+    best = replace(best, given_up=_given_up(finest, best, budget_s, memory_bytes))
+    return _chained(best, geometry, started, model, pace)
+
+
+def _chained(
+    plan: Plan, geometry: Geometry, prompts: Mapping[int, ObjectPrompts], model: LatencyModel | None, pace: float
+) -> Plan:
+    """The plan with chains of finer windows, where boxes or clicks ask for them and there is time besides."""
+    for look in plan.looks:
+        for k in look.objects:
+            chain = _chain_of(k, geometry, prompts[k], look.window, plan.framing, model, pace)
+            more_s = sum(link.cautious_s for link in chain)
+            if plan.budget_s is None or plan.expected_s + more_s <= plan.budget_s:
+                plan = replace(plan, chains=(*plan.chains, *chain))
+            elif chain:
+                where = "the object" if len(prompts) == 1 else f"object {k}"
+                note = f"{len(chain)} finer windows along {where}: they may take {more_s:.3g} s more"
+                plan = replace(plan, given_up=(*plan.given_up, note), unchained=(*plan.unchained, k))
+    return plan
+
+
+def _chain_of(
+    object_id: int,
+    geometry: Geometry,
+    prompts: ObjectPrompts,
+    window: Window,
+    framing: Framing,
+    model: LatencyModel | None,
+    pace: float,
+) -> tuple[Look, ...]:
+    """Windows along an object's box, or of its clicks where they lie far apart."""
+    clicks = prompts.clicked(foreground_only=True)
+    if prompts.box is not None:
+        low, high = (np.array(corner, np.float64) for corner in prompts.box.corners())
+        cells = solid(low, high + 1)
+        thickness_mm = float(((high + 1 - low) * geometry.spacing_mm).min())
+        if thickness_mm > 2 * THIN * window.side_mm(geometry):
+            return ()
+    elif len(clicks) > 1:
+        cells = clicks, clicks + 1
+        window = frame(geometry, *first_faces(geometry, prompts, framing), framing)
+    else:
+        return ()
+    looks = []
+    for part in parts_of(geometry, cells, framing, window.side_mm(geometry)):
+        look = Look((object_id,), part.window)
+        if model is not None:
+            shape = part.window.shape
+            points = 1 + int(part.window.holds(prompts.clicked()).sum())
+            encode = [model.encode_s(shape, cautious=c) * pace for c in (False, True)]
+            decode = [
+                sum(model.decode_s(shape, 1, n, cautious=c) for n in range(1, points + 1)) * pace for c in (False, True)
+            ]
+            look = Look((object_id,), part.window, encode[0], decode[0], encode[1] + decode[1], model.peak_bytes(shape))
+        looks.append(look)
+    return tuple(looks)
 
 
 def _quality(plan: Plan, geometry: Geometry) -> float:

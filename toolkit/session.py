@@ -218,7 +218,9 @@ class Session:
                 for index, k in enumerate(order):
                     share = deadline.sooner(deadline.left_s / (len(order) - index)) if deadline.is_set else deadline
                     began = time.perf_counter()
-                    done[k] = self._looker.follow(image, starts[k], prompts[k], plan.windows.get(k), share, notes)
+                    done[k] = self._looker.follow(
+                        image, starts[k], prompts[k], plan.windows.get(k), share, notes, k not in plan.unchained
+                    )
                     draft.object_s[k] = time.perf_counter() - began
                 changed: ChangedBox | None = None
                 for k, known in done.items():
@@ -399,6 +401,6 @@ class Session:
             looks = known.looks_for(said)
             if window is None or not looks:
                 continue
-            decode_s = 0.0 if k in planned else looker.engine.decode_s(window.shape)
-            expected_s += looks * (decode_s + looker.placing_s(self._current(), window, said, known.region))
+            decode_s = 0.0 if k in planned else known.decodes_a_click * looker.engine.decode_s(window.shape)
+            expected_s += looks * (decode_s + looker.placing_s(self._current(), window, said, known))
         return expected_s

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gstk.chain import Chain
 from gstk.engines.base import Embedding
 from gstk.geometry import Geometry
 from gstk.masks import ChangedBox
@@ -31,6 +32,7 @@ class ObjectState:
         window: what the network saw.
         region, logits: float32 at the volume's voxels of the region, above 0 inside the object.
         guessed: the mask is not the network's answer to all that was said.
+        chain: its answers in finer windows along the object, where one window is too coarse.
     """
 
     prompts: ObjectPrompts = field(default_factory=ObjectPrompts)
@@ -38,6 +40,18 @@ class ObjectState:
     region: ChangedBox | None = None
     logits: NDArray[np.float32] | None = None
     guessed: bool = False
+    chain: Chain | None = None
+
+    @property
+    def decodes_a_click(self) -> int:
+        """In how many windows a click is looked at: in a chain, mostly in two that overlap."""
+        return 1 if self.chain is None else 2
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of what the network made of it."""
+        held = 0 if self.logits is None else self.logits.nbytes
+        return held if self.chain is None else held + self.chain.size_bytes
 
     def goes_on_to(self, prompts: ObjectPrompts) -> bool:
         """Whether its mask stays, and clicks that are new change it one after the other."""
@@ -71,10 +85,10 @@ class ImageState:
         held = 0
         for index in reversed(range(len(self.history))):
             key, entry = self.history[index]
-            held += 0 if entry.logits is None else entry.logits.nbytes
+            held += entry.size_bytes
             if held > _HISTORY_BYTES and entry.logits is not None:
                 self.history[index] = key, ObjectState(entry.prompts)
-                held -= entry.logits.nbytes
+                held -= entry.size_bytes
 
     def merge(self) -> NDArray[np.uint16]:
         """Object ids, uint16 (z,y,x); see `label_map`."""

@@ -19,6 +19,7 @@ constexpr double kNearestS = 5e-9;
 // Seconds that a voxel takes to refine, image included, until that was measured.
 constexpr double kRefineS = 2e-7;
 constexpr std::size_t kMeasuredVoxels = 100000;
+constexpr const char* kFinerParts = "finer windows along the object";
 
 Hints hints_on(const Window& window, const ObjectPrompts& prompts) {
     const auto local = [&](const Triple& zyx) {
@@ -61,6 +62,10 @@ bool ObjectState::goes_on_to(const ObjectPrompts& said) const {
            std::equal(before.begin(), before.end(), said.points.begin());
 }
 
+std::size_t ObjectState::size_bytes() const {
+    return (logits ? logits->values.values.size() * sizeof(float) : 0) + (chain ? chain->size_bytes() : 0);
+}
+
 std::size_t ObjectState::looks_for(const ObjectPrompts& said) const {
     if (goes_on_to(said)) return said.points.size() - prompts.points.size();
     return said.points.size() + (said.box ? 1 : 0);
@@ -92,7 +97,7 @@ ObjectState Looker::follow(const Task& task, const ObjectState& known, const Obj
             ObjectState said = following;
             if (end < count && others_s > deadline.left_s()) {
                 task.given_up.push_back("one click after the other: all were taken at once");
-                said = {prompts, following.window, nullptr, false};
+                said = {prompts, following.window, nullptr, false, nullptr};
                 return segment(task, said, nullptr, deadline);
             }
             said.prompts = part_of(prompts, 0, end);
@@ -112,18 +117,22 @@ ObjectState Looker::follow(const Task& task, const ObjectState& known, const Obj
 
 // The object's mask from all that was said about it: a fitting window, one embedding, one decode.
 //
-// Where there was a mask before, a `click` changes only what is connected to it. Throws `TimeUp` where there is not
-// even a first answer.
+// Where one window is too coarse, a chain of them follows. Where there was a mask before, a `click` changes only what is
+// connected to it; in a chain, only the windows that show it are looked at again. Throws `TimeUp` where there is not even
+// a first answer.
 ObjectState Looker::segment(const Task& task, const ObjectState& known, const Point* click, Deadline deadline) {
-    if (!known.prompts.can_start()) return {known.prompts, {}, nullptr, false};  // nothing says where the object is
+    if (!known.prompts.can_start()) return {known.prompts, {}, nullptr, false, nullptr};  // nothing says where the object is
     const NetworkPoints points = network_points(known.prompts);
     const auto held = [&](const Triple& zyx) { return known.window->holds(zyx); };
     const bool fits = known.window && std::all_of(points.coords.begin(), points.coords.end(), held);
     Window window = fits ? *known.window : first_window(task.geometry(), known.prompts, task.framing);
-    if (deadline.is_set()) {
-        deadline = less(deadline, kNearestS * voxels(window.inside(task.geometry().shape())));
-        window = affordable(task, window, deadline);
-    }
+    if (deadline.is_set()) deadline = less(deadline, kNearestS * voxels(window.inside(task.geometry().shape())));
+    if (fits && click && known.chain)
+        if (auto chain = corrected(task, *known.chain, known.prompts, *click, deadline)) {
+            Grid<float> coarse = *chain->coarse;
+            return placed(task, known, click, window, std::move(coarse), std::move(chain), deadline);
+        }
+    if (deadline.is_set()) window = affordable(task, window, deadline);
     Grid<float> logits = look(task, window, points, deadline);
     for (int looks = 1; looks < kMaxWindows; ++looks) {
         const auto better = better_window(task.geometry(), window, logits, known.prompts, task.framing);
@@ -137,20 +146,69 @@ ObjectState Looker::segment(const Task& task, const ObjectState& known, const Po
         }
         window = *better;
     }
-    return placed(task, known, click, window, std::move(logits), deadline);
+    auto chain = task.chained ? chained(task, window, known.prompts, logits, deadline) : nullptr;
+    return placed(task, known, click, window, std::move(logits), std::move(chain), deadline);
+}
+
+// Answers in finer windows along the object, after the coarse one in `window`; as many as there is time for.
+std::shared_ptr<const Chain> Looker::chained(const Task& task, const Window& window, const ObjectPrompts& prompts,
+                                             const Grid<float>& logits, const Deadline& deadline) {
+    auto links = links_of(task.geometry(), window, logits, prompts, task.framing);
+    if (links.empty()) return nullptr;
+    Chain found{nullptr, {}, grid_of(task.geometry(), window, links)};
+    // Blending takes as long as the way back.
+    double after_s = 2 * back_s_ * voxels(found.grid.inside(task.geometry().shape()));
+    if (refine_) after_s += refine_s_ * static_cast<double>(count_of(found.grid.shape));
+    const Deadline sooner = less(deadline, after_s);
+    for (auto& link : links) {
+        const NetworkPoints points = link.points(prompts, task.geometry());
+        if (std::find(points.labels.begin(), points.labels.end(), 1) == points.labels.end()) continue;
+        try {
+            if (cautious_s(link.window) > sooner.left_s()) throw TimeUp{};
+            link.logits = std::make_shared<const Grid<float>>(look(task, link.window, points, sooner));
+        } catch (const TimeUp&) {
+            task.given_up.push_back(kFinerParts);
+            break;
+        }
+        found.links.push_back(std::move(link));
+    }
+    if (found.links.empty()) return nullptr;
+    found.coarse = std::make_shared<const Grid<float>>(logits);
+    return std::make_shared<const Chain>(std::move(found));
+}
+
+// A chain after a click, the latest of the prompts; null where its windows do not show the click well.
+std::shared_ptr<const Chain> Looker::corrected(const Task& task, const Chain& chain, const ObjectPrompts& prompts,
+                                               const Point& click, const Deadline& deadline) {
+    const Shape& shape = task.geometry().shape();
+    if (chain.weight(click.zyx, shape) < 0.5) return nullptr;
+    Chain found = chain;
+    for (auto& link : found.links) {
+        if (link.weight(click.zyx, shape) <= 0) continue;
+        const NetworkPoints points = link.points(prompts, task.geometry());
+        // The click says that nothing of the object is there: the whole is looked at again.
+        if (std::find(points.labels.begin(), points.labels.end(), 1) == points.labels.end()) return nullptr;
+        link.logits = std::make_shared<const Grid<float>>(look(task, link.window, points, deadline));
+    }
+    return std::make_shared<const Chain>(std::move(found));
 }
 
 // The network's answer on the volume's voxels, where the click asked for it.
 ObjectState Looker::placed(const Task& task, const ObjectState& known, const Point* click, const Window& window,
-                           Grid<float> logits, const Deadline& deadline) {
+                           Grid<float> logits, std::shared_ptr<const Chain> chain, const Deadline& deadline) {
     const ObjectPrompts& prompts = known.prompts;
     const Shape& shape = task.geometry().shape();
     Window grid = window;
-    if (refine_) grid = refined(task, window, prompts, logits, deadline);
+    if (refine_) {
+        grid = refined(task, window, prompts, logits, chain.get(), deadline);
+    } else if (chain) {
+        grid = chain->grid;
+        logits = chain->blended(window, shape);
+    }
     const double began_s = now_s();
     const Region region = grid.inside(shape);
     const auto state = [&](Logits found) {
-        return ObjectState{prompts, window, std::make_shared<const Logits>(std::move(found)), false};
+        return ObjectState{prompts, window, std::make_shared<const Logits>(std::move(found)), false, chain};
     };
     if (back_s_ * voxels(region) > deadline.left_s()) {
         task.given_up.push_back("smooth borders: the mask is as coarse as its window");
@@ -175,12 +233,14 @@ ObjectState Looker::placed(const Task& task, const ObjectState& known, const Poi
 // Makes logits heed the image, and returns their grid: a finer one around the object where the window is coarser than
 // the volume.
 Window Looker::refined(const Task& task, const Window& window, const ObjectPrompts& prompts, Grid<float>& logits,
-                       const Deadline& deadline) {
+                       const Chain* chain, const Deadline& deadline) {
     const FinePart part = fine_part(task.geometry(), window, hints_on(window, prompts));
-    Window grid = window.part(part.voxels, part.finer);
-    if (part.finer > 1 && refine_s_ * static_cast<double>(count_of(grid.shape)) > deadline.left_s()) {
+    Window grid = chain ? chain->grid : window.part(part.voxels, part.finer);
+    if ((chain || part.finer > 1) && refine_s_ * static_cast<double>(count_of(grid.shape)) > deadline.left_s()) {
         task.given_up.push_back("borders at the volume's resolution");
         grid = window;
+    } else if (chain) {
+        logits = chain->blended(window, task.geometry().shape());
     } else if (part.finer > 1) {
         logits = finer_grid(logits, part);
     }
@@ -192,9 +252,12 @@ Window Looker::refined(const Task& task, const Window& window, const ObjectPromp
 }
 
 double Looker::placing_s(const Task& task, const Window& window, const ObjectPrompts& prompts,
-                         const Region* region) const {
+                         const ObjectState& known) const {
     double refined_voxels = 0, placed_voxels = 0;
-    if (refine_) {
+    const Region* region = known.region();
+    if (refine_ && known.chain) {
+        refined_voxels = static_cast<double>(count_of(known.chain->grid.shape));
+    } else if (refine_) {
         const FinePart part = fine_part(task.geometry(), window, hints_on(window, prompts));
         refined_voxels = static_cast<double>(count_of(window.part(part.voxels, part.finer).shape));
     }
@@ -240,7 +303,8 @@ double Looker::cautious_s(const Window& window) const {
 double Looker::clicks_s(const ObjectState& known, std::size_t clicks) const {
     if (!known.window) return 0;
     const double back_s = known.logits ? back_s_ * voxels(known.logits->region) : 0;
-    return static_cast<double>(clicks) * (engine.decode_s(known.window->shape, true) + back_s);
+    const double decode_s = known.decodes_a_click() * engine.decode_s(known.window->shape, true);
+    return static_cast<double>(clicks) * (decode_s + back_s);
 }
 
 // Logits on the window's grid.

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "chain.hpp"
 #include "embeddings.hpp"
 #include "masks.hpp"
 #include "timed_engine.hpp"
@@ -21,7 +22,12 @@ struct ObjectState {
     std::optional<Window> window;
     std::shared_ptr<const Logits> logits;  // at the volume's voxels of its region
     bool guessed = false;                  // the mask is not the network's answer to all that was said
+    std::shared_ptr<const Chain> chain;    // its answers in finer windows along the object, where one is too coarse
 
+    // In how many windows a click is looked at: in a chain, mostly in two that overlap.
+    double decodes_a_click() const { return chain ? 2 : 1; }
+    // Memory of what the network made of it.
+    std::size_t size_bytes() const;
     const Region* region() const { return logits ? &logits->region : nullptr; }
     // Whether its mask stays, and clicks that are new change it one after the other.
     bool goes_on_to(const ObjectPrompts& said) const;
@@ -35,6 +41,7 @@ struct Task {
     const IntensityRange& range;
     const Framing& framing;
     std::vector<std::string>& given_up;
+    bool chained = true;  // whether a chain of windows may be made where one is too coarse
 
     const Geometry& geometry() const { return volume.geometry; }
 };
@@ -53,19 +60,24 @@ class Looker {
     ObjectState follow(const Task& task, const ObjectState& known, const ObjectPrompts& prompts,
                        const std::optional<Window>& first_look, const Deadline& deadline);
 
-    // Seconds from the network's answer to a mask on the volume, about: its refinement, and the way back. `region`: of
-    // the object's mask so far, or null.
-    double placing_s(const Task& task, const Window& window, const ObjectPrompts& prompts, const Region* region) const;
+    // Seconds from the network's answer to a mask on the volume, about: its refinement, and the way back. `known`: the
+    // object so far.
+    double placing_s(const Task& task, const Window& window, const ObjectPrompts& prompts,
+                     const ObjectState& known) const;
 
     TimedEngine engine;
     std::int64_t encodes = 0, decodes = 0;  // runs of the network's halves so far
 
   private:
     ObjectState segment(const Task& task, const ObjectState& known, const Point* click, Deadline deadline);
+    std::shared_ptr<const Chain> chained(const Task& task, const Window& window, const ObjectPrompts& prompts,
+                                         const Grid<float>& logits, const Deadline& deadline);
+    std::shared_ptr<const Chain> corrected(const Task& task, const Chain& chain, const ObjectPrompts& prompts,
+                                           const Point& click, const Deadline& deadline);
     ObjectState placed(const Task& task, const ObjectState& known, const Point* click, const Window& window,
-                       Grid<float> logits, const Deadline& deadline);
+                       Grid<float> logits, std::shared_ptr<const Chain> chain, const Deadline& deadline);
     Window refined(const Task& task, const Window& window, const ObjectPrompts& prompts, Grid<float>& logits,
-                   const Deadline& deadline);
+                   const Chain* chain, const Deadline& deadline);
     Window affordable(const Task& task, const Window& window, const Deadline& deadline);
     double cautious_s(const Window& window) const;
     double clicks_s(const ObjectState& known, std::size_t clicks) const;

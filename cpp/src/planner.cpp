@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <fstream>
 
+#include "chain.hpp"
 #include "framing.hpp"
 
 namespace gstk::impl {
@@ -14,7 +15,7 @@ constexpr double kMemoryShare = 0.8;  // of the memory that is free; a region th
 const double kSmaller = std::sqrt(0.5);
 
 Plan with(const Geometry& geometry, const ObjectPrompts& prompts, const Framing& framing, const Means& means) {
-    Plan plan{first_window(geometry, first_said(prompts), framing), framing, 0, 0, 0, {}};
+    Plan plan{first_window(geometry, first_said(prompts), framing), framing};
     if (!means.model) return plan;
     const LatencyModel& model = *means.model;
     const Shape& shape = plan.window->shape;
@@ -70,6 +71,62 @@ std::vector<std::string> given_up(const Plan& best, const Plan& plan, const Mean
     return found;
 }
 
+// Windows along an object's box, or of its clicks where they lie far apart.
+std::vector<Window> chain_of(const Geometry& geometry, const ObjectPrompts& prompts, const Plan& plan) {
+    std::vector<Faces> cells;
+    Window window = *plan.window;
+    if (prompts.box) {
+        Faces box{as_triple(prompts.box->first), as_triple(prompts.box->last)};
+        for (auto& face : box.high) ++face;
+        double thickness_mm = std::numeric_limits<double>::infinity();
+        for (int a = 0; a < 3; ++a)
+            thickness_mm = std::min(thickness_mm, (box.high[a] - box.low[a]) * geometry.spacing_mm()[a]);
+        if (thickness_mm > 2 * static_cast<double>(kThin) * window.side_mm(geometry)) return {};
+        cells = solid(box);
+    } else {
+        for (const auto& p : prompts.points)
+            if (p.foreground)
+                cells.push_back({as_triple(p.zyx), as_triple({p.zyx[0] + 1, p.zyx[1] + 1, p.zyx[2] + 1})});
+        if (cells.size() < 2) return {};
+        window = first_window(geometry, prompts, plan.framing);
+    }
+    std::vector<Window> found;
+    for (const auto& part : parts_of(geometry, cells, plan.framing, window.side_mm(geometry)))
+        found.push_back(part.window);
+    return found;
+}
+
+// The plan with a chain of finer windows, where a box or clicks ask for one and there is time besides.
+Plan chained(Plan plan, const Geometry& geometry, const ObjectPrompts& prompts, const Means& means) {
+    auto chain = chain_of(geometry, prompts, plan);
+    if (chain.empty()) return plan;
+    std::array<double, 2> look_s{};  // expected, and at the 95th percentile
+    double peak_bytes = plan.peak_bytes;
+    if (means.model)
+        for (const auto& window : chain) {
+            std::int64_t points = 1;
+            for (const auto& p : prompts.points) points += window.holds(as_triple(p.zyx)) ? 1 : 0;
+            for (const bool cautious : {false, true}) {
+                double decode_s = 0;
+                for (std::int64_t n = 1; n <= points; ++n)
+                    decode_s += means.model->decode_s(window.shape, 1, n, false, cautious);
+                look_s[cautious ? 1 : 0] +=
+                    means.model->encode_s(window.shape, false, cautious) * means.pace + decode_s * means.pace;
+            }
+            peak_bytes = std::max(peak_bytes, means.model->peak_bytes(window.shape));
+        }
+    if (plan.expected_s + look_s[1] > means.limit_s) {
+        plan.given_up.push_back(std::to_string(chain.size()) + " finer windows along the object: they may take " +
+                                seconds(look_s[1]) + " more");
+        plan.chained = false;
+        return plan;
+    }
+    plan.expected_s += look_s[0];
+    plan.peak_bytes = peak_bytes;
+    plan.chain = std::move(chain);
+    return plan;
+}
+
 }  // namespace
 
 ObjectPrompts first_said(const ObjectPrompts& prompts) {
@@ -88,12 +145,12 @@ std::vector<std::int64_t> sizes(const Framing& framing) {
 }
 
 Plan make_plan(const Geometry& geometry, const ObjectPrompts& prompts, const Framing& framing, const Means& means) {
-    if (!prompts.can_start()) return {std::nullopt, framing, 0, 0, 0, {}};
+    if (!prompts.can_start()) return {std::nullopt, framing};
     const auto fits = [&](const Plan& plan) {
         return plan.peak_bytes <= kMemoryShare * means.memory_bytes && 2 * plan.cautious_s <= means.limit_s;
     };
     const Plan finest = with(geometry, prompts, framing, means);
-    if (fits(finest)) return finest;
+    if (fits(finest)) return chained(finest, geometry, prompts, means);
     std::optional<Plan> best;
     Plan least = finest;
     Framing coarser = framing;
@@ -106,7 +163,7 @@ Plan make_plan(const Geometry& geometry, const ObjectPrompts& prompts, const Fra
     }
     Plan chosen = best ? *best : least;
     chosen.given_up = given_up(finest, chosen, means);
-    return chosen;
+    return chained(std::move(chosen), geometry, prompts, means);
 }
 
 double free_memory_bytes() {

@@ -21,10 +21,12 @@ struct Means {
 struct Plan {
     std::optional<Window> window;  // the first; nothing where nothing says where the object is
     Framing framing;               // how windows are made, with the voxels that were chosen
-    double expected_s = 0;         // seconds of the first look, and of one more that suits the mask better
+    double expected_s = 0;         // seconds of the first look, of one more that suits the mask better, and of the chain
     double cautious_s = 0;         // seconds of the first look, at the 95th percentile
     double peak_bytes = 0;
-    std::vector<std::string> given_up;  // what a larger limit or memory would have allowed, a sentence each
+    std::vector<std::string> given_up = {};  // what a larger limit or memory would have allowed, a sentence each
+    std::vector<Window> chain = {};          // finer ones along the object, as far as they are known beforehand
+    bool chained = true;                     // false where the chain was given up
 };
 
 // The box, or what was clicked up to the first point on the object: what the first look at it goes by.

@@ -173,8 +173,11 @@ Region Session::say(std::int64_t object_id, const ObjectPrompts& prompts) {
     image.history.emplace_back(object_id, std::move(known));
     std::size_t bytes = 0;
     for (auto entry = image.history.rbegin(); entry != image.history.rend(); ++entry) {
-        if (entry->second.logits) bytes += entry->second.logits->values.values.size() * sizeof(float);
-        if (bytes > kHistoryBytes) entry->second.logits.reset();
+        bytes += entry->second.size_bytes();
+        if (bytes <= kHistoryBytes || !entry->second.logits) continue;
+        bytes -= entry->second.size_bytes();
+        entry->second.logits.reset();
+        entry->second.chain.reset();
     }
     image.objects[object_id] = std::move(following);
     image.labels.reset();
@@ -190,12 +193,12 @@ ObjectState Session::answer(Image& image, const ObjectState& known, const Object
     Plan planned = plan(image, known, prompts, limit_s);
     const Framing framing = planned.window ? planned.framing : image.framing;
     std::vector<std::string> given_up = std::move(planned.given_up);
-    const Task task{*image.volume, image.range, framing, given_up};
+    const Task task{*image.volume, image.range, framing, given_up, planned.chained};
     double expected_s = planned.expected_s;
     const auto& window = planned.window ? planned.window : known.window;
     if (window && looker_.engine.model()) {
-        const double decode_s = planned.window ? 0 : looker_.engine.decode_s(window->shape);
-        const double placing_s = looker_.placing_s(task, *window, prompts, known.region());
+        const double decode_s = planned.window ? 0 : known.decodes_a_click() * looker_.engine.decode_s(window->shape);
+        const double placing_s = looker_.placing_s(task, *window, prompts, known);
         expected_s += static_cast<double>(known.looks_for(prompts)) * (decode_s + placing_s);
     }
     ObjectState following = looker_.follow(task, known, prompts, planned.window, deadline);

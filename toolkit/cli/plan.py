@@ -88,7 +88,7 @@ def _show(plan: "Plan", geometry: "Geometry", model: "LatencyModel") -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("objects", "window", "voxel mm", "encode", "clicks", "95th percentile", "memory"):
         table.add_column(heading, justify="right")
-    for look in plan.looks:
+    for look in (*plan.looks, *plan.chains):
         step = zip(look.window.step, geometry.spacing_mm, strict=True)
         table.add_row(
             listed(look.objects),
