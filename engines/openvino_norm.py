@@ -29,9 +29,13 @@ def split_instance_norms(model: Any) -> int:
     """
     from openvino import opset13 as ops
 
-    axes = np.array([2, 3, 4], np.int64)
+    # Shared by all norms: each node more takes the plugin time to compile.
+    axes, along, first, ranks = (ops.constant(np.array(v, np.int64)) for v in ([2, 3, 4], [0], 0, [1] * 5))
+    block = ops.constant(np.full((1,) * 5, NORM_BLOCK**3, np.float32))
+    inverse_root = ops.constant(np.float32(-0.5))
+    epsilons: dict[float, Any] = {}
 
-    def mean_of_blocks(x: Any, voxels: Any) -> Any:
+    def mean_of_blocks(x: Any, weight: Any) -> Any:
         # Blocks that reach past the end count zeros there, so that every block weighs the same whatever the shape.
         blocks = ops.avg_pool(
             x,
@@ -41,8 +45,7 @@ def split_instance_norms(model: Any) -> int:
             kernel_shape=[NORM_BLOCK] * 3,
             exclude_pad=False,
         )
-        total = ops.multiply(ops.reduce_sum(blocks, axes, keep_dims=True), np.float32(NORM_BLOCK**3))
-        return ops.divide(total, voxels)
+        return ops.multiply(ops.reduce_sum(blocks, axes, keep_dims=True), weight)
 
     rewritten = 0
     for node in model.get_ordered_ops():
@@ -50,13 +53,15 @@ def split_instance_norms(model: Any) -> int:
         if node.get_type_name() != "MVN" or node.get_input_partial_shape(0).rank.get_length() != 5:
             continue
         x = node.input_value(0)
-        sides = ops.gather(ops.shape_of(x, output_type="i64"), axes, np.int64(0))
-        product = ops.convert(ops.reduce_prod(sides, np.array([0], np.int64)), "f32")
+        sides = ops.gather(ops.shape_of(x, output_type="i64"), axes, first)
+        product = ops.convert(ops.reduce_prod(sides, along), "f32")
         # Of the tensors' rank: dividing by a scalar makes the plugin change the layout before and after every norm.
-        voxels = ops.reshape(product, np.ones(5, np.int64), special_zero=False)
-        mean = mean_of_blocks(x, voxels)
-        variance = mean_of_blocks(ops.squared_difference(x, mean), voxels)
-        scale = ops.power(ops.add(variance, np.float32(node.get_attributes()["eps"])), np.float32(-0.5))
+        weight = ops.divide(block, ops.reshape(product, ranks, special_zero=False))
+        mean = mean_of_blocks(x, weight)
+        variance = mean_of_blocks(ops.squared_difference(x, mean), weight)
+        epsilon = float(node.get_attributes()["eps"])
+        known = epsilons.setdefault(epsilon, ops.constant(np.float32(epsilon)))
+        scale = ops.power(ops.add(variance, known), inverse_root)
         normalised = ops.multiply(ops.subtract(x, mean), scale)
         node.output(0).replace(normalised.output(0))
         rewritten += 1

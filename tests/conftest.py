@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cli_runs import Outcome, Run
@@ -87,6 +87,41 @@ def small_export(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sm
             options = Options(half_weights=True)
             export_bundle(checkpoint, bundle, licence="CC0-1.0", default_roi=(32, 32, 32), options=options)
     return SmallExport(spec, network, checkpoint, Bundle.open(bundle))
+
+
+@pytest.fixture(scope="session")
+def every_precision(small_export: SmallExport, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The small bundle with FP16 graphs and an INT8 encoder beside its own."""
+    pytest.importorskip("nncf")
+    import numpy as np
+    import onnx_ir as ir
+
+    from gstk.export.bundle import write_bundle
+    from gstk.export.graphs import encoder_graph, prompt_decoder_graph
+    from gstk.export.half import halve_graph
+    from gstk.export.int8 import quantise
+    from gstk.export.onnx_writer import trace_graph
+
+    folder = tmp_path_factory.mktemp("precisions")
+    given: Bundle = small_export.bundle
+    sources = {name: given.path / name for name in given.manifest.files}
+    graphs = {kind: dict(files) for kind, files in given.manifest.graphs.items()}
+    images = list(np.random.default_rng(9).random((2, 1, 1, 32, 32, 32)).astype(np.float32))
+
+    def add(kind: str, precision: str, model: Any) -> None:
+        name = f"{kind}.{precision}.onnx"
+        ir.save(model, folder / name)
+        sources[name] = folder / name
+        graphs[kind][precision] = name
+
+    for make in (encoder_graph, prompt_decoder_graph):
+        model = trace_graph(make(small_export.network, small_export.spec))
+        if make is encoder_graph:
+            add("encoder", "int8", quantise(model, images))
+        halve_graph(model)
+        add(make(small_export.network, small_export.spec).kind, "fp16", model)
+    graphs["prompt_decoder"]["int8"] = graphs["prompt_decoder"]["fp32"]
+    return write_bundle(folder / "bundle", replace(given.manifest, graphs=graphs), sources)
 
 
 @pytest.fixture

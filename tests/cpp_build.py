@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# OpenVINO's threading library loads a helper in a way that sanitizers do not take, unless told.
+SANITIZED = {"TBB_ENABLE_SANITIZERS": "1"}
 HEADERS = ("nlohmann/json.hpp", "minizip/unzip.h", "zlib.h", "openssl/evp.h")
 PACKAGES = "cmake g++ ninja-build nlohmann-json3-dev zlib1g-dev libminizip-dev libssl-dev"
 
@@ -47,6 +49,38 @@ def build(source: Path, folder: Path, *options: str) -> Path:
     run("cmake", "-S", source, "-B", folder, "-G", "Ninja", *options)
     run("cmake", "--build", folder)
     return folder
+
+
+def build_checked(folder: Path, *options: str) -> Path:
+    """Builds the test programs, static, with AddressSanitizer and UndefinedBehaviorSanitizer; returns their folder."""
+    options += ("-DBUILD_SHARED_LIBS=OFF", "-DGSTK_SANITIZE=address,undefined", "-DGSTK_WERROR=ON")
+    # Without optimisation, which takes longer than it saves here: most of the time goes into the backend.
+    return build(ROOT / "cpp", folder, "-DCMAKE_BUILD_TYPE=None", *options) / "tests"
+
+
+def onnxruntime_headers() -> Path | None:
+    """Folder of ONNX Runtime's headers, which its wheel lacks: one that is named, or the system's."""
+    named = os.environ.get("GSTK_ONNXRUNTIME_INCLUDE_DIR")
+    folders = [Path(named)] if named else [Path("/usr/include/onnxruntime"), Path("/usr/local/include/onnxruntime")]
+    return next((folder for folder in folders if (folder / "onnxruntime_cxx_api.h").is_file()), None)
+
+
+def onnxruntime_options(folder: Path) -> list[str]:
+    """Where ONNX Runtime is, as options of CMake: its headers, and the library of Python's package, so that both run
+    the same. Links to it by the names that linkers look for are made in a folder.
+    """
+    import onnxruntime
+
+    headers = onnxruntime_headers()
+    assert headers is not None
+    (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (folder / name).symlink_to(library)
+    return [
+        "-DGSTK_ONNXRUNTIME=ON",
+        f"-DGSTK_ONNXRUNTIME_INCLUDE_DIR={headers}",
+        f"-DGSTK_ONNXRUNTIME_LIBRARY={folder / 'libonnxruntime.so'}",
+    ]
 
 
 def openvino_option() -> str:

@@ -260,7 +260,7 @@ def _half(rng: np.random.Generator) -> Arrays:
     values = np.concatenate([edges, rng.normal(size=2000) * 10.0 ** rng.integers(-9, 6, 2000)]).astype(np.float32)
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
-    return {"halves": half.view(np.uint16), "expected": half.astype(np.float32)}
+    return {"floats": values, "halves": half.view(np.uint16), "expected": half.astype(np.float32)}
 
 
 def _labels(rng: np.random.Generator) -> Arrays:

@@ -11,25 +11,31 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from cpp_build import ROOT, build, missing, openvino_option, run
-from cpp_replay import replay_cpp, replay_python
+from cpp_build import ROOT, SANITIZED, build, build_checked, missing, openvino_option, run
+from cpp_replay import (
+    click_on,
+    compare_engines,
+    many_prompts,
+    phantom,
+    replay_cpp,
+    replay_python,
+    slow_model,
+)
 from cpp_vectors import write_vectors
 from latency import a_model
 
 import gstk
-from gstk.calibration import Host, LatencyModel, save_model
+from gstk.calibration import LatencyModel, save_model
 from gstk.cases import load_case, save_case
 from gstk.cpp import cmake_dir
 from gstk.deadline import Budget
-from gstk.demo import phantom_case
 from gstk.engines import open_engine
 from gstk.errors import BundleError, CalibrationError
-from gstk.export.bundle import Bundle, builtin, write_bundle
+from gstk.export.bundle import Bundle, builtin
 from gstk.export.manifest import Manifest
 from gstk.session import Session
 from gstk.window import Framing
@@ -37,18 +43,13 @@ from gstk.window import Framing
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 TINY = builtin("tiny")
-# OpenVINO's threading library loads a helper in a way that sanitizers do not take, unless told.
-SANITIZED = {"TBB_ENABLE_SANITIZERS": "1"}
 FUZZ_SECONDS = 10
 
 
 @pytest.fixture(scope="session")
 def checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the test programs, static, with AddressSanitizer and UndefinedBehaviorSanitizer."""
-    options = ["-DBUILD_SHARED_LIBS=OFF", "-DGSTK_SANITIZE=address,undefined", "-DGSTK_WERROR=ON"]
-    # Without optimisation, which takes longer than it saves here: most of the time goes into OpenVINO.
-    options += ["-DCMAKE_BUILD_TYPE=None", openvino_option()]
-    return build(ROOT / "cpp", tmp_path_factory.mktemp("checked"), *options) / "tests"
+    return build_checked(tmp_path_factory.mktemp("checked"), openvino_option())
 
 
 @pytest.fixture(scope="session")
@@ -71,16 +72,6 @@ def hosts(released: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
     }
 
 
-def phantom(path: Path, seed: int, side: int = 48) -> gstk.Case:
-    case = phantom_case(seed, side, "organs", 2)
-    save_case(path, case)
-    return case
-
-
-def click_on(case: gstk.Case, object_id: int) -> tuple[int, int, int]:
-    return case.prompts[object_id].points[0].zyx
-
-
 def test_every_stage_computes_what_python_does(checked: Path, tmp_path: Path) -> None:
     write_vectors(tmp_path)
     print(run(checked / "vectors", tmp_path))
@@ -88,25 +79,7 @@ def test_every_stage_computes_what_python_does(checked: Path, tmp_path: Path) ->
 
 def test_prompts_make_the_masks_that_python_makes(checked: Path, tmp_path: Path) -> None:
     case = phantom(tmp_path / "case.npz", 3, 40)
-    first, second = (" ".join(map(str, click_on(case, k))) for k in list(case.prompts)[:2])
-    z, y, x = click_on(case, next(iter(case.prompts)))
-    box = [max(0, z - 6), max(0, y - 7), max(0, x - 8), min(z + 7, 39), min(y + 6, 39), min(x + 6, 39), z]
-    lines = [
-        "point 2 1 1 1 0",  # says only where the object is not
-        f"point 1 {first} 1",
-        f"point 2 {second} 1",
-        f"point 1 {z} {y} {min(x + 5, 39)} 0",
-        "undo",
-        f"box 1 {' '.join(map(str, box))}",
-        f"point 1 {z} {max(y - 5, 0)} {x} 1",
-        f"prompts 3 1 2 3 4 30 34 36 15 2 {second} 1 {first} 0",
-        "undo",
-        "reset 2",
-        f"prompts 300 0 1 {second} 1",
-        "undo",
-        "reset 0",
-        f"point 1 {first} 1",
-    ]
+    lines = many_prompts(case)
     with gstk.open("tiny", backend="openvino", threads=2) as session:
         expected = replay_python(session, case.image, case.geometry.spacing_mm, lines)
         encodes, decodes = session.encodes, session.decodes
@@ -143,12 +116,7 @@ def test_a_chain_makes_the_masks_that_python_makes(released: tuple[Path, Path], 
 
 @pytest.fixture(scope="module")
 def latency_model() -> LatencyModel:
-    """Of `tiny` on this host: far slower than it is, so that time is short for the planner and not for the clock."""
-    bundle = Bundle.open(TINY)
-    with open_engine(bundle, "openvino") as engine:
-        host = Host.of(engine)
-    model = a_model(encode=100.0, decode=10.0)
-    return replace(model, bundle_sha256=bundle.sha256, host=host, base_bytes=0, bytes_per_voxel=0.0)
+    return slow_model("openvino")
 
 
 @pytest.mark.parametrize("limit_s", [60.0, 30.0, 200.0])
@@ -245,51 +213,32 @@ def test_real_cases_agree(released: tuple[Path, Path], shared_data: Path, tmp_pa
 def test_engines_compute_what_pythons_does(
     checked: Path, every_precision: Bundle, tmp_path: Path, precision: str
 ) -> None:
-    rng = np.random.default_rng(8)
-    image = rng.random((32, 48, 32)).astype(np.float32)
-    coords = rng.integers(0, 32, (3, 4, 3)).astype(np.float32)
-    labels = np.array([[1, 0, -1, -1], [2, 3, 1, 0], [1, 1, 1, -1]])
-    np.savez(tmp_path / "in.npz", image=image, coords=coords, labels=labels)
-    given = (every_precision.path, precision, tmp_path / "in.npz")
-    run(checked / "engine_run", *given, tmp_path / "out.raw", **SANITIZED)
-    found = np.fromfile(tmp_path / "out.raw", np.float32).reshape(3, 1, *image.shape)
-    with open_engine(every_precision, "openvino", precision, threads=2) as engine:
-        expected = engine.decode(engine.encode(image[None, None]), coords, labels)
-    # The same graphs, rewritten in the same way, by the same library: only sums over threads may differ.
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    compare_engines(checked / "engine_run", "openvino", every_precision, precision, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def every_precision(small_export: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The small bundle with FP16 graphs and an INT8 encoder beside its own."""
-    pytest.importorskip("nncf")
-    import onnx_ir as ir
+def test_compiled_graphs_are_kept(released: tuple[Path, Path], tmp_path: Path) -> None:
+    case = phantom(tmp_path / "case.npz", 3, 40)
+    lines = [f"point 1 {' '.join(map(str, click_on(case, next(iter(case.prompts)))))} 1"]
+    program, cache = released[0] / "tests" / "replay", tmp_path / "deep" / "cache"
+    given = (program, TINY, tmp_path / "case.npz", lines, case.image.shape, tmp_path, 2)
+    expected, _ = replay_cpp(*given)
 
-    from gstk.export.graphs import encoder_graph, prompt_decoder_graph
-    from gstk.export.half import halve_graph
-    from gstk.export.int8 import quantise
-    from gstk.export.onnx_writer import trace_graph
+    def kept() -> dict[str, int]:
+        return {file.name: file.stat().st_ino for file in cache.iterdir()}
 
-    folder = tmp_path_factory.mktemp("precisions")
-    given: Bundle = small_export.bundle
-    sources = {name: given.path / name for name in given.manifest.files}
-    graphs = {kind: dict(files) for kind, files in given.manifest.graphs.items()}
-    images = list(np.random.default_rng(9).random((2, 1, 1, 32, 32, 32)).astype(np.float32))
-
-    def add(kind: str, precision: str, model: Any) -> None:
-        name = f"{kind}.{precision}.onnx"
-        ir.save(model, folder / name)
-        sources[name] = folder / name
-        graphs[kind][precision] = name
-
-    for make in (encoder_graph, prompt_decoder_graph):
-        model = trace_graph(make(small_export.network, small_export.spec))
-        if make is encoder_graph:
-            add("encoder", "int8", quantise(model, images))
-        halve_graph(model)
-        add(make(small_export.network, small_export.spec).kind, "fp16", model)
-    graphs["prompt_decoder"]["int8"] = graphs["prompt_decoder"]["fp32"]
-    return write_bundle(folder / "bundle", replace(given.manifest, graphs=graphs), sources)
+    for damage in (False, False, True):
+        before = kept() if cache.exists() else {}
+        if damage:
+            for file in cache.iterdir():
+                file.write_bytes(file.read_bytes()[:-9])
+        found, _ = replay_cpp(*given, "", 0, cache)
+        np.testing.assert_array_equal(found, expected)
+        assert len(kept()) == 2  # of encoder and decoder, under the same names every time
+        assert not before or (kept() == before) != damage
+    assert cache.stat().st_mode & 0o777 == 0o700
+    cache.chmod(0o777)
+    with pytest.raises(AssertionError, match="can be written to by others, and what is in it is run"):
+        replay_cpp(*given, "", 0, cache)
 
 
 def test_misuse_is_refused(checked: Path, tmp_path: Path) -> None:

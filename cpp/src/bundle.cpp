@@ -122,9 +122,12 @@ std::string Bundle::sha256() const {
     std::string text;
     for (const auto& [name, file] : manifest.files)
         text += (text.empty() ? "{" : ", ") + nlohmann::json(name).dump(-1, ' ', true) + ": \"" + file.sha256 + '"';
+    return sha256_of(text + "}");
+}
+
+std::string sha256_of(const std::string& bytes) {
     Digest digest;
-    digest.add(text.data(), text.size());
-    digest.add("}", 1);
+    digest.add(bytes.data(), bytes.size());
     return digest.hex();
 }
 

@@ -22,7 +22,8 @@ struct Bundle {
     std::string sha256() const;
 };
 
-// Hexadecimal SHA-256 of a file.
+// Hexadecimal SHA-256 of a file, and of bytes.
 std::string sha256(const std::filesystem::path& file);
+std::string sha256_of(const std::string& bytes);
 
 }  // namespace gstk::impl

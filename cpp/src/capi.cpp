@@ -155,6 +155,9 @@ gstk_status gstk_engine_open(const char* bundle_path, const gstk_engine_options*
         wanted.backend = &required(given.backend, "backend");
         wanted.precision = &required(given.precision, "precision");
         wanted.threads = given.threads;
+        wanted.device = &required(given.device, "device");
+        if (given.plans) wanted.plans = std::filesystem::u8path(given.plans);
+        if (given.cache) wanted.cache = std::filesystem::u8path(given.cache);
         required(engine, "engine");
         *engine = engines().add(open_engine(std::filesystem::u8path(&required(bundle_path, "bundle_path")), wanted));
     });

@@ -5,14 +5,13 @@
 #include <cmath>
 
 #include "error.hpp"
+#include "failures.hpp"
 
 namespace gstk::impl {
 namespace {
 
 constexpr std::int64_t kPaddingLabel = -1;
 constexpr std::int64_t kLastLabel = 3;
-// Voxels that one run of the decoder takes; more objects than fit run in groups, since memory grows with their number.
-constexpr std::int64_t kDecodeVoxels = 128 * 128 * 128;
 constexpr double kPollS = 0.05;  // how often a call that waits for its turn looks whether it was cancelled
 
 std::uint64_t next_id() {
@@ -66,8 +65,8 @@ std::shared_ptr<const Embedding> Engine::encode(const float* image, const Shape&
     check_image(image, shape);
     auto embedding = std::make_shared<Embedding>(Embedding{id_, shape, nullptr, 0});
     const auto lock = turn(encoding_, wait);
-    failing_as(
-        "encode a region of " + text(shape), [&] { run_encoder(image, *embedding, wait); }, wait);
+    if (is_gpu_) refuse_lost_device();
+    failing_as("encode a region of " + text(shape), [&] { run_encoder(image, *embedding, wait); }, wait);
     return embedding;
 }
 
@@ -78,8 +77,9 @@ void Engine::decode(const Embedding& embedding, const float* coords, const std::
                     "got an embedding of another engine, expected one that this engine's encode returned");
     const Shape& shape = embedding.roi_shape;
     check_points(coords, labels, objects, points, shape);
-    const std::int64_t voxels = count_of(shape), group = std::max<std::int64_t>(1, kDecodeVoxels / voxels);
+    const std::int64_t voxels = count_of(shape), group = std::max<std::int64_t>(1, decode_voxels_ / voxels);
     const auto lock = turn(decoding_, wait);
+    if (is_gpu_) refuse_lost_device();
     const auto run = [&] {
         for (std::int64_t first = 0; first < objects; first += group)
             run_decoder(embedding, coords + 3 * first * points, labels + first * points,
@@ -114,7 +114,7 @@ void Engine::failing_as(const std::string& what, const std::function<void()>& ru
         throw;
     } catch (const std::exception& reason) {
         if (wait.is_cancelled()) wait.check();  // that is why
-        throw error(GSTK_ERROR_ENGINE, backend_, " failed to ", what, ": ", first_line(reason.what()));
+        throw failure(backend_, what, reason.what());
     }
 }
 

@@ -58,6 +58,10 @@ class Engine {
 
     std::timed_mutex encoding_, decoding_;
     std::string version_, device_;
+    bool is_gpu_ = false;
+    // Voxels that one run of the decoder takes; more objects than fit run in groups, since memory grows with their
+    // number and on a processor speed does not.
+    std::int64_t decode_voxels_ = 128 * 128 * 128;
     const Bundle bundle_;
 
   private:
@@ -70,7 +74,10 @@ class Engine {
 struct EngineOptions {
     std::string backend = "auto";
     std::string precision = "fp32";
-    int threads = 0;  // 0 leaves it to the backend
+    int threads = 0;              // 0 leaves it to the backend
+    std::string device = "auto";  // or cpu, cuda, cuda:N
+    std::filesystem::path plans;  // folder of TensorRT's plans; empty for where `gstk build` puts them
+    std::filesystem::path cache;  // folder of OpenVINO's compiled graphs; empty for none
 };
 
 // Backends that this library was built with, the preferred one first.

@@ -81,6 +81,7 @@ Manifest from_json(const Json& values) {
     if (!vectors.is_string() ||
         (!vectors.get_ref<const std::string&>().empty() && !manifest.files.count(vectors.get<std::string>())))
         throw top.wrong("vectors", "a name listed under `files`, or an empty one");
+    manifest.vectors = vectors.get<std::string>();
     for (const char* key : {"architecture", "parity", "reports", "training"}) top.sub(key);
     return manifest;
 }

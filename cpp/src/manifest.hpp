@@ -24,6 +24,7 @@ struct Manifest {
     std::string name;
     std::map<std::string, std::map<std::string, std::string>> graphs;  // kind → precision → file name
     std::map<std::string, GraphFile> files;
+    std::string vectors;  // file of the test vectors; empty for none
     RoiRules roi;
     bool refine = false;  // sessions let the image correct the network's logits
 

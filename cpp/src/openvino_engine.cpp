@@ -11,6 +11,7 @@
 #include <openvino/runtime/properties.hpp>
 
 #include "error.hpp"
+#include "openvino_cache.hpp"
 #include "openvino_rewrites.hpp"
 
 namespace gstk::impl {
@@ -23,9 +24,17 @@ double memory_bytes() {
     return static_cast<double>(sysconf(_SC_PAGESIZE)) * static_cast<double>(sysconf(_SC_PHYS_PAGES));
 }
 
-ov::Shape batched(std::size_t channels, const Shape& shape, std::int64_t divisor) {
-    ov::Shape result{1, channels};
-    for (const auto side : shape) result.push_back(static_cast<std::size_t>(side / divisor));
+ov::Shape of_region(const Shape& shape) {
+    ov::Shape result{1, 1};
+    for (const auto side : shape) result.push_back(static_cast<std::size_t>(side));
+    return result;
+}
+
+// Channels-last, see openvino_layout.
+ov::Shape of_embedding(const Shape& shape, std::size_t channels) {
+    ov::Shape result{1};
+    for (const auto side : shape) result.push_back(static_cast<std::size_t>(side / 2));
+    result.push_back(channels);
     return result;
 }
 
@@ -49,7 +58,8 @@ Sizes sizes_of(const Inputs& inputs) {
     for (const auto& [name, tensor] : inputs) {
         const ov::Shape& shape = tensor.get_shape();
         if (name == "point_coords") found.push_back(shape[1]);
-        if (name != "point_coords" && name != "point_labels") found.insert(found.end(), shape.begin() + 2, shape.end());
+        if (name == "image") found.insert(found.end(), shape.begin() + 2, shape.end());
+        if (name == "embedding") found.insert(found.end(), shape.begin() + 1, shape.end() - 1);
     }
     return found;
 }
@@ -76,15 +86,15 @@ class OpenVINOEngine final : public Engine {
         : Engine("openvino", std::move(bundle), options.precision) {
         const auto encoder = bundle_.graph("encoder", options.precision);
         const auto decoder = bundle_.graph("prompt_decoder", options.precision);
-        failing_as("load the graphs of " + bundle_.path.string(), [&] { load(encoder, decoder, options.threads); });
+        failing_as("load the graphs of " + bundle_.path.string(), [&] { load({encoder, decoder}, options); });
     }
 
   protected:
     void run_encoder(const float* image, Embedding& embedding, const Wait& wait) override {
         const Shape& shape = embedding.roi_shape;
         free_idle(graphs_[1], decoding_, count_of(shape));
-        const ov::Tensor given = input(image, batched(1, shape, 1), wait);
-        auto features = std::make_shared<ov::Tensor>(embedding_type_, batched(width_, shape, 2));
+        const ov::Tensor given = input(image, of_region(shape), wait);
+        auto features = std::make_shared<ov::Tensor>(embedding_type_, of_embedding(shape, width_));
         infer(0, {{"image", as_type(given, image_type_)}}, wait).copy_to(*features);
         embedding.size_bytes = features->get_byte_size();
         embedding.handle = std::move(features);
@@ -102,36 +112,55 @@ class OpenVINOEngine final : public Engine {
                                        {"point_coords", input(coords + 3 * b * points, {1, count, 3}, wait)},
                                        {"point_labels", input(labels + b * points, {1, count}, wait)}},
                                       wait);
-            ov::Tensor target(ov::element::f32, batched(1, shape, 1), logits + b * count_of(shape));
+            ov::Tensor target(ov::element::f32, of_region(shape), logits + b * count_of(shape));
             as_type(output, ov::element::f32).copy_to(target);
         }
     }
 
   private:
-    void load(const std::filesystem::path& encoder, const std::filesystem::path& decoder, int threads) {
+    void load(const std::array<std::filesystem::path, 2>& files, const EngineOptions& options) {
         const std::string build = ov::get_openvino_version().buildNumber;
         version_ = build.substr(0, build.find('-'));
         device_ = "cpu: " + shared_core().get_property("CPU", ov::device::full_name);
-        // Without the precision hint OpenVINO computes in bfloat16 where the CPU has it, without saying so.
-        ov::AnyMap config{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
-                          ov::hint::inference_precision(ov::element::f32)};
-        if (threads > 0) config.insert(ov::inference_num_threads(threads));
         // Both at once: compiling is the longest part of opening, and mostly runs on one thread.
-        auto compiled = std::async(std::launch::async, [&] { return compile(encoder, false, config); });
-        graphs_[1].compiled = compile(decoder, true, config);
+        const auto compile = [&](std::size_t index) {
+            const Json identity{{"bundle", bundle_sha256()}, {"precision", options.precision}, {"graph", index}};
+            const auto make = [&] { return read(files[index], index == 1); };
+            return compile_cached(shared_core(), make, config_of(options, index == 0), options.cache, identity);
+        };
+        auto compiled = std::async(std::launch::async, compile, 0);
+        graphs_[1].compiled = compile(1);
         graphs_[0].compiled = compiled.get();
         for (auto& graph : graphs_) graph.request = graph.compiled.create_infer_request();
-        width_ = static_cast<std::size_t>(graphs_[0].compiled.output(0).get_partial_shape()[1].get_length());
+        width_ = static_cast<std::size_t>(graphs_[0].compiled.output(0).get_partial_shape()[4].get_length());
         image_type_ = graphs_[0].compiled.input(0).get_element_type();
         embedding_type_ = graphs_[0].compiled.output(0).get_element_type();
     }
 
-    static ov::CompiledModel compile(const std::filesystem::path& file, bool is_decoder, const ov::AnyMap& config) {
+    // One for each thread that compiles: OpenVINO writes into the values when it reads them as text.
+    //
+    // Without the precision hint OpenVINO computes in bfloat16 where the CPU has it, without saying so. What an INT8
+    // encoder does not compute in INT8, its norms above all, waits for memory: there that is half as much, and the error
+    // is small beside that of INT8.
+    static ov::AnyMap config_of(const EngineOptions& options, bool is_encoder) {
+        const auto capabilities = shared_core().get_property("CPU", ov::device::capabilities);
+        const bool has_bf16 = std::count(capabilities.begin(), capabilities.end(), ov::device::capability::BF16) > 0;
+        const bool half = is_encoder && options.precision == "int8" && has_bf16;
+        ov::AnyMap config{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+                          ov::hint::inference_precision(half ? ov::element::bf16 : ov::element::f32)};
+        if (options.threads > 0) config.insert(ov::inference_num_threads(options.threads));
+        return config;
+    }
+
+    static std::shared_ptr<ov::Model> read(const std::filesystem::path& file, bool is_decoder) {
         const auto model = shared_core().read_model(file.string());
         if (is_decoder) {
+            take_channels_last(model);
             model->reshape(
                 std::map<std::string, ov::PartialShape>{{"point_coords", {1, -1, 3}}, {"point_labels", {1, -1}}});
             convolve_last_product(model);
+        } else {
+            give_channels_last(model);
         }
         // Among INT8 convolutions the plugin pulls scales through the averages of split norms, and what comes out is 0
         // everywhere. Rounding in whole norms is then the smaller error by far.
@@ -139,7 +168,7 @@ class OpenVINOEngine final : public Engine {
             widen_unsigned(model);
         else
             split_instance_norms(model);
-        return shared_core().compile_model(model, "CPU", config);
+        return model;
     }
 
     // The request's own output, which its next run writes again.
@@ -205,7 +234,7 @@ class OpenVINOEngine final : public Engine {
             longest += multiple;
         if (index == 0) return {{"image", zeros<float>({1, 1, least, least, longest}, image_type_)}};
         while (any([&](const Sizes& s) { return s[3] == points; })) ++points;
-        return {{"embedding", zeros<float>({1, width_, least, least, longest / 2}, embedding_type_)},
+        return {{"embedding", zeros<float>({1, least, least, longest / 2, width_}, embedding_type_)},
                 {"point_coords", zeros<float>({1, points, 3}, ov::element::f32)},
                 {"point_labels", zeros<std::int64_t>({1, points}, ov::element::i64)}};
     }

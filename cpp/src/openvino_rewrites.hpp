@@ -8,6 +8,10 @@
 
 namespace gstk::impl {
 
+// The encoder's output, and the decoder's input, as [1,H/2,W/2,D/2,C] (openvino_layout).
+void give_channels_last(const std::shared_ptr<ov::Model>& encoder);
+void take_channels_last(const std::shared_ptr<ov::Model>& decoder);
+
 // The last product of the prompt decoder, with B fixed to 1, as a convolution (openvino_fold).
 int convolve_last_product(const std::shared_ptr<ov::Model>& model);
 

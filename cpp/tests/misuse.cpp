@@ -45,15 +45,54 @@ void engines(const char* bundle, const std::string& scratch) {
     options.threads = -1;
     REFUSED(GSTK_ERROR_ENGINE, "threads", gstk_engine_open(bundle, &options, &engine));
     options = GSTK_ENGINE_OPTIONS_INIT;
+    for (const char* wrong : {"gpu", "cuda:", "cuda:x", "cuda:-1", "CPU", ""}) {
+        options.device = wrong;
+        REFUSED(GSTK_ERROR_ENGINE, "cuda:N", gstk_engine_open(bundle, &options, &engine));
+    }
+    options.device = nullptr;
+    REFUSED(GSTK_ERROR_ARGUMENT, "device", gstk_engine_open(bundle, &options, &engine));
+    options = GSTK_ENGINE_OPTIONS_INIT;
+    options.plans = "somewhere";
+    REFUSED(GSTK_ERROR_ENGINE, "expected tensorrt", gstk_engine_open(bundle, &options, &engine));
+    std::swap(options.plans, options.cache);
+    REFUSED(GSTK_ERROR_ENGINE, "expected openvino", gstk_engine_open(bundle, &options, &engine));
+    options = GSTK_ENGINE_OPTIONS_INIT;
+    options.struct_size = offsetof(gstk_engine_options, device);  // an older caller's, without these fields
+    options.backend = "abacus";
+    options.device = options.plans = "somewhere";
+    REFUSED(GSTK_ERROR_ENGINE, "abacus", gstk_engine_open(bundle, &options, &engine));
+    options = GSTK_ENGINE_OPTIONS_INIT;
     options.struct_size = 0;
     REFUSED(GSTK_ERROR_ARGUMENT, "struct_size", gstk_engine_open(bundle, &options, &engine));
+    CHECK(engine == nullptr);
+}
+
+// What a backend of the processor does not take; one that this library was built without says so first.
+void processor_only(const char* bundle, const std::string& name, const std::string& built) {
+    gstk_engine* engine = nullptr;
+    gstk_engine_options options = GSTK_ENGINE_OPTIONS_INIT;
+    options.backend = name.c_str();
+    options.device = "cuda:1";
+    const bool is_there = built.find(name) != std::string::npos;
+    REFUSED(GSTK_ERROR_BACKEND_MISSING, is_there ? "runs on the cpu" : "built without",
+            gstk_engine_open(bundle, &options, &engine));
+    if (!is_there) return;
+    options.device = "cpu";
+    options.plans = "somewhere";
+    REFUSED(GSTK_ERROR_ENGINE, "plans", gstk_engine_open(bundle, &options, &engine));
+    if (name != "openvino") {
+        std::swap(options.plans, options.cache);
+        REFUSED(GSTK_ERROR_ENGINE, "a cache", gstk_engine_open(bundle, &options, &engine));
+    }
     CHECK(engine == nullptr);
 }
 
 void engine_calls(gstk_engine* engine) {
     gstk_engine_info info = GSTK_ENGINE_INFO_INIT;
     CHECK(gstk_engine_describe(engine, &info) == GSTK_OK);
-    CHECK(std::string(info.backend) == "openvino" && info.roi_multiple >= 1 && std::strlen(info.version) > 0);
+    const std::string backends = "," + std::string(gstk_backends()) + ",";
+    CHECK(backends.find("," + std::string(info.backend) + ",") != std::string::npos);
+    CHECK(info.roi_multiple >= 1 && std::strlen(info.version) > 0);
     info.struct_size = 8;  // an older, shorter structure: nothing beyond it is written
     info.roi_minimum = 77;
     CHECK(gstk_engine_describe(engine, &info) == GSTK_OK && info.roi_minimum == 77 && info.struct_size == 8);
@@ -271,7 +310,8 @@ void threads(gstk_engine* engine) {
 int main(int count, char** arguments) {
     if (count != 3) return 2;
     CHECK(std::strlen(gstk_version()) > 0);
-    if (std::string(gstk_backends()).empty()) {  // a build without any
+    const std::string backends = gstk_backends();
+    if (backends.empty()) {  // a build without any
         gstk_engine* none = nullptr;
         REFUSED(GSTK_ERROR_BACKEND_MISSING, "GSTK_OPENVINO=ON", gstk_engine_open(arguments[1], nullptr, &none));
         gstk_engine_options options = GSTK_ENGINE_OPTIONS_INIT;
@@ -281,6 +321,7 @@ int main(int count, char** arguments) {
         return failures() ? 1 : 0;
     }
     engines(arguments[1], arguments[2]);
+    for (const char* name : {"openvino", "onnxruntime"}) processor_only(arguments[1], name, backends);
     gstk_engine* engine = nullptr;
     CHECK(gstk_engine_open(arguments[1], nullptr, &engine) == GSTK_OK);
     engine_calls(engine);

@@ -43,14 +43,14 @@ int main(int count, char** arguments) {
     ov::Core core;
     const auto model = core.read_model(bundle + "/prompt_decoder.onnx");
     model->reshape(std::map<std::string, ov::PartialShape>{{"point_coords", {1, -1, 3}}, {"point_labels", {1, -1}}});
+    const auto channels = static_cast<std::size_t>(model->input("embedding").get_partial_shape()[1].get_length());
+    gstk::impl::take_channels_last(model);
     gstk::impl::convolve_last_product(model);
     gstk::impl::split_instance_norms(model);
     const ov::AnyMap config{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                             ov::hint::inference_precision(ov::element::f32)};
     auto request = core.compile_model(model, "CPU", config).create_infer_request();
-    const std::size_t channels =
-        static_cast<std::size_t>(model->input("embedding").get_partial_shape()[1].get_length());
-    ov::Tensor features(ov::element::f32, {1, channels, side(0) / 2, side(1) / 2, side(2) / 2});
+    ov::Tensor features(ov::element::f32, {1, side(0) / 2, side(1) / 2, side(2) / 2, channels});
     std::fill_n(features.data<float>(), features.get_size(), 0.1f);
     ov::Tensor coords(ov::element::f32, {1, 2, 3}), labels(ov::element::i64, {1, 2});
     std::fill_n(coords.data<float>(), 6, 8.0f);

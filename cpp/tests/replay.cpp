@@ -1,6 +1,6 @@
 // Replays prompts on a volume through the public API, and puts out the mask after each.
 //
-//     replay BUNDLE VOLUME PROMPTS MASKS [THREADS [LATENCY_MODEL LIMIT_S]]
+//     replay BUNDLE VOLUME PROMPTS MASKS [THREADS [LATENCY_MODEL LIMIT_S [CACHE]]]
 //
 // PROMPTS: a line each, `point OBJECT Z Y X FOREGROUND`, `box OBJECT Z0 Y0 X0 Z1 Y1 X1 ZMID`, `undo`, `reset OBJECT`,
 // or `prompts OBJECT HAS_BOX [the box's numbers] COUNT [Z Y X FOREGROUND]...`. MASKS: uint16 (z,y,x) after each line,
@@ -65,9 +65,10 @@ gstk::Region say(gstk::Session& session, std::istream& in, std::uint32_t& object
     return {};
 }
 
-int run(char** arguments, int threads, const char* latency_model, double limit_s) {
+int run(char** arguments, int threads, const char* latency_model, double limit_s, const std::string& cache) {
     const auto began = Clock::now();
-    const gstk::Engine engine(arguments[1], "auto", "fp32", threads);
+    const char* backend = cache.empty() ? "auto" : "openvino";
+    const gstk::Engine engine(arguments[1], {backend, "fp32", "auto", "", cache, threads});
     const double opened = since(began);
     const gstk::Volume volume = gstk::Volume::read(arguments[2]);
     const double read = since(began);
@@ -101,7 +102,7 @@ int main(int count, char** arguments) {
     try {
         const bool is_limited = count > 7;
         return run(arguments, count > 5 ? std::atoi(arguments[5]) : 0, is_limited ? arguments[6] : "",
-                   is_limited ? std::atof(arguments[7]) : 0);
+                   is_limited ? std::atof(arguments[7]) : 0, count > 8 ? arguments[8] : "");
     } catch (const std::exception& error) {
         std::cerr << "error: " << error.what() << '\n';
         return 1;

@@ -242,7 +242,11 @@ void blend_case(const Case& c, double& worst) {
 void half_case(const Case& c, double&) {
     const auto halves = c.values<std::uint16_t>("halves");
     const auto expected = c.values<float>("expected");
-    for (std::size_t i = 0; i < halves.size(); ++i) CHECK(from_half(halves[i]) == expected[i]);
+    const auto floats = c.values<float>("floats");
+    for (std::size_t i = 0; i < halves.size(); ++i) {
+        CHECK(from_half(halves[i]) == expected[i]);
+        CHECK(to_half(floats[i]) == halves[i]);
+    }
 }
 
 void labels_case(const Case& c, double&) {

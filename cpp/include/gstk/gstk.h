@@ -74,7 +74,11 @@ typedef enum gstk_status {
     GSTK_ERROR_MEMORY = 11,          /* not enough memory */
     GSTK_ERROR_INTERNAL = 12,        /* a fault of gstk; please report it */
     GSTK_ERROR_CANCELLED = 13,       /* a call that gstk_session_cancel ended */
-    GSTK_ERROR_CALIBRATION = 14      /* a latency model that cannot be read, or is of another bundle or machine */
+    GSTK_ERROR_CALIBRATION = 14,     /* a latency model that cannot be read, or is of another bundle or machine */
+    GSTK_ERROR_DRIVER = 15,          /* no NVIDIA driver that the backend can use, or no GPU */
+    GSTK_ERROR_DEVICE = 16,          /* a CUDA error, in this call or before: the process uses the GPU no more */
+    GSTK_ERROR_ARCHITECTURE = 17,    /* a backend or a plan that is not for this GPU */
+    GSTK_ERROR_PLAN = 18             /* a TensorRT plan that is missing, stale, altered or a stranger's */
 } gstk_status;
 
 typedef enum gstk_dtype {
@@ -116,11 +120,16 @@ GSTK_EXPORT const char* gstk_last_error(void);
 typedef struct gstk_engine_options {
     uint32_t struct_size;
     int32_t threads;       /* processor threads to compute with; 0 leaves it to the backend */
-    const char* backend;   /* a name from gstk_backends, or "auto" for the first of them */
+    const char* backend;   /* a name from gstk_backends, or "auto" for the first of them that can run the bundle here */
     const char* precision; /* "fp32", or another that the bundle holds, such as "int8" */
+    const char* device;    /* "auto", "cpu", "cuda" for the first NVIDIA GPU, or "cuda:N" */
+    const char* plans;     /* for "tensorrt": folder of the plans that `gstk build` made, UTF-8; NULL for the bundle's
+                              `engines` and the user's cache */
+    const char* cache;     /* for "openvino": folder of compiled graphs, UTF-8, which load faster than they compile; it is
+                              made where it is missing, and must be the user's own. NULL keeps none */
 } gstk_engine_options;
 #define GSTK_ENGINE_OPTIONS_INIT \
-    { (uint32_t)sizeof(gstk_engine_options), 0, "auto", "fp32" }
+    { (uint32_t)sizeof(gstk_engine_options), 0, "auto", "fp32", "auto", NULL, NULL }
 
 typedef struct gstk_engine_info {
     uint32_t struct_size;

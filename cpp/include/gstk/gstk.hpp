@@ -153,18 +153,31 @@ class Volume {
     Owned<gstk_volume, gstk_volume_close> handle_;
 };
 
+// How an engine is opened; see gstk_engine_options.
+struct EngineOptions {
+    std::string backend = "auto", precision = "fp32", device = "auto";
+    std::string plans, cache;  // "" is NULL there
+    int threads = 0;
+};
+
 // A bundle opened by a backend.
 class Engine {
   public:
+    Engine(const std::string& bundle_path, const EngineOptions& options) {
+        gstk_engine_options given = GSTK_ENGINE_OPTIONS_INIT;
+        given.threads = options.threads;
+        given.backend = options.backend.c_str();
+        given.precision = options.precision.c_str();
+        given.device = options.device.c_str();
+        given.plans = options.plans.empty() ? nullptr : options.plans.c_str();
+        given.cache = options.cache.empty() ? nullptr : options.cache.c_str();
+        check(gstk_engine_open(bundle_path.c_str(), &given, handle_.put()));
+    }
+
     // threads: 0 leaves it to the backend.
     explicit Engine(const std::string& bundle_path, const std::string& backend = "auto",
-                    const std::string& precision = "fp32", int threads = 0) {
-        gstk_engine_options options = GSTK_ENGINE_OPTIONS_INIT;
-        options.threads = threads;
-        options.backend = backend.c_str();
-        options.precision = precision.c_str();
-        check(gstk_engine_open(bundle_path.c_str(), &options, handle_.put()));
-    }
+                    const std::string& precision = "fp32", int threads = 0)
+        : Engine(bundle_path, EngineOptions{backend, precision, "auto", "", "", threads}) {}
 
     // Its texts are valid while the engine is.
     gstk_engine_info describe() const {
