@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <future>
 
 #include "masks.hpp"
 
@@ -93,16 +94,23 @@ Field distance_from(const Mask& seeds, const std::array<Field, 3>& steps) {
     Field distance(seeds.shape);
     std::transform(seeds.values.begin(), seeds.values.end(), distance.values.begin(),
                    [](std::uint8_t seed) { return seed ? 0.0f : kFar; });
-    for (int sweep = 0; sweep < kSweeps; ++sweep)
-        for (int axis = 0; axis < 3; ++axis)
-            each_line(seeds.shape, axis, [&](std::size_t first, std::size_t stride, std::size_t count) {
-                float* line = distance.values.data() + first;
-                const float* step = steps[static_cast<std::size_t>(axis)].values.data() + first;
-                for (std::size_t i = stride; i < count * stride; i += stride)
-                    line[i] = std::min(line[i], line[i - stride] + step[i - stride]);
-                for (std::size_t i = (count - 1) * stride; i >= stride; i -= stride)
-                    line[i - stride] = std::min(line[i - stride], line[i] + step[i - stride]);
-            });
+    // Whole rows at a time, though lines are what is swept along: memory is read in its order.
+    const auto sweep = [&](std::size_t blocks, std::size_t count, std::size_t row, const Field& cost) {
+        for (std::size_t block = 0; block < blocks; ++block) {
+            float* line = distance.values.data() + block * count * row;
+            const float* step = cost.values.data() + block * count * row;
+            for (std::size_t i = row; i < count * row; ++i) line[i] = std::min(line[i], line[i - row] + step[i - row]);
+            for (std::size_t i = (count - 1) * row; i >= row; i -= row)
+                for (std::size_t j = i - row; j < i; ++j) line[j] = std::min(line[j], line[j + row] + step[j]);
+        }
+    };
+    const auto z = static_cast<std::size_t>(seeds.shape[0]), y = static_cast<std::size_t>(seeds.shape[1]),
+               x = static_cast<std::size_t>(seeds.shape[2]);
+    for (int again = 0; again < kSweeps; ++again) {
+        sweep(1, z, y * x, steps[0]);
+        sweep(z, y, x, steps[1]);
+        sweep(z * y, x, 1, steps[2]);
+    }
     return distance;
 }
 
@@ -123,7 +131,8 @@ void add_nearness(const Field& smooth, const Mask& inner, const Mask& outer, Fie
     constexpr float kSteep = 1 / (kEdge * kEdge);
     for (float& value : cost.values) value = value * kSteep + kFlat;
     const std::array<Field, 3> steps{cost_of_steps(cost, 0), cost_of_steps(cost, 1), cost_of_steps(cost, 2)};
-    const Field near = distance_from(inner, steps), far = distance_from(outer, steps);
+    auto beside = std::async(std::launch::async, [&] { return distance_from(outer, steps); });
+    const Field near = distance_from(inner, steps), far = beside.get();
     for (std::size_t i = 0; i < total.values.size(); ++i) {
         const float from = far.values[i], to = near.values[i];
         total.values[i] += kPathWeight * ((from - to) / (from + to));
