@@ -244,7 +244,9 @@ class Looker:
             opposite = [p.zyx for p in known.prompts.points if p.foreground != click.foreground]
             if known.prompts.box is not None and not click.foreground:
                 opposite.append(known.prompts.box.centre())
-            reach = Reach(click, opposite, image.geometry.spacing_mm, weighed=self._refine)
+            # Without a box, a first mask is often far too large, and a click has to change all of it.
+            weighed = self._refine and known.prompts.box is not None
+            reach = Reach(click, opposite, image.geometry.spacing_mm, weighed)
             region, placed = change_near(reach, known.region, known.logits, region, placed)
             if self._refine:
                 hold(placed, region, known.prompts)  # a click on a voxel that said the opposite before
