@@ -42,6 +42,9 @@ class Engine {
     const std::string& device() const { return device_; }
     const Manifest& manifest() const { return bundle_.manifest; }
     std::string bundle_sha256() const { return bundle_.sha256(); }
+    // Processor threads that it was told to keep to, and so should what comes before and after it; 0 for any number.
+    int threads() const { return threads_; }
+    void keep_to(int threads) { threads_ = threads; }
 
   protected:
     Engine(std::string backend, Bundle bundle, std::string precision);
@@ -69,6 +72,7 @@ class Engine {
 
     const std::uint64_t id_;
     const std::string backend_, precision_;
+    int threads_ = 0;
 };
 
 struct EngineOptions {

@@ -246,7 +246,7 @@ Window Looker::refined(const Task& task, const Window& window, const ObjectPromp
         logits = finer_grid(logits, part);
     }
     const double began_s = now_s();
-    logits = refine_logits(seen(task, grid), logits, hints_on(grid, prompts));
+    logits = refine_logits(seen(task, grid), logits, hints_on(grid, prompts), engine.threads());
     const std::size_t count = logits.values.size();
     if (count >= kMeasuredVoxels) refine_s_ = (now_s() - began_s) / static_cast<double>(count);
     return grid;

@@ -14,23 +14,33 @@ constexpr double kBallVoxels = 3;
 // What these are, gstk.masks says.
 constexpr float kCentre = 12, kFarShare = 0.3f, kWide = 3, kMostLogit = 6;
 
-// Adds to `part` everything of `mask` that is 26-connected to a voxel.
+// Adds to `part` everything of `mask` that is 26-connected to a voxel; whole runs along x at a time.
 void flood(const Grid<std::uint8_t>& mask, const Voxel& from, Grid<std::uint8_t>& part) {
-    const std::size_t seed = mask.index(from);
-    if (!mask.values[seed] || part.values[seed]) return;
-    std::vector<Voxel> waiting{from};
-    part.values[seed] = 1;
+    const Shape& shape = mask.shape;
+    struct Run {
+        std::int64_t z, y, first, last;
+    };
+    std::vector<Run> waiting;
+    // Takes the run that holds x, unless it was taken; returns where it ends.
+    const auto take = [&](std::int64_t z, std::int64_t y, std::int64_t x) {
+        const std::uint8_t* line = mask.line(z, y);
+        std::uint8_t* taken = part.line(z, y);
+        if (!line[x] || taken[x]) return x;
+        std::int64_t first = x, last = x;
+        while (first > 0 && line[first - 1]) --first;
+        while (last + 1 < shape[2] && line[last + 1]) ++last;
+        std::fill(taken + first, taken + last + 1, std::uint8_t{1});
+        waiting.push_back({z, y, first, last});
+        return last;
+    };
+    take(from[0], from[1], from[2]);
     while (!waiting.empty()) {
-        const Voxel v = waiting.back();
+        const Run run = waiting.back();
         waiting.pop_back();
-        for (auto z = std::max<std::int64_t>(v[0] - 1, 0); z <= std::min(v[0] + 1, mask.shape[0] - 1); ++z)
-            for (auto y = std::max<std::int64_t>(v[1] - 1, 0); y <= std::min(v[1] + 1, mask.shape[1] - 1); ++y)
-                for (auto x = std::max<std::int64_t>(v[2] - 1, 0); x <= std::min(v[2] + 1, mask.shape[2] - 1); ++x) {
-                    const std::size_t i = mask.index(z, y, x);
-                    if (!mask.values[i] || part.values[i]) continue;
-                    part.values[i] = 1;
-                    waiting.push_back({z, y, x});
-                }
+        const std::int64_t last = std::min(run.last + 1, shape[2] - 1);
+        for (auto z = std::max<std::int64_t>(run.z - 1, 0); z <= std::min(run.z + 1, shape[0] - 1); ++z)
+            for (auto y = std::max<std::int64_t>(run.y - 1, 0); y <= std::min(run.y + 1, shape[1] - 1); ++y)
+                for (auto x = std::max<std::int64_t>(run.first - 1, 0); x <= last; ++x) x = take(z, y, x);
     }
 }
 

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <future>
 
+#include "fields.hpp"
 #include "masks.hpp"
+#include "slabs.hpp"
 
 namespace gstk::impl {
 namespace {
@@ -16,7 +18,7 @@ using Shares = std::vector<double>;
 // What each is, gstk.refine says.
 constexpr float kMostLogit = 6, kTrust = 0.75f, kTrustWithBox = 0.5f;
 constexpr float kBoxWeight = 6, kLeastBox = -3, kSurroundings = 1.5f, kBeyond = 1.15f;
-constexpr float kPathWeight = 8, kEdge = 0.05f, kFlat = 0.02f, kFar = 1e6f;
+constexpr float kPathWeight = 8, kEdge = 0.05f, kFlat = 0.02f;
 constexpr int kSweeps = 2;
 constexpr float kLooksWeight = 2, kMostLooks = 3;
 constexpr int kLooksRounds = 2;
@@ -25,36 +27,6 @@ constexpr double kClickedShare = 0.3, kEvenShare = 0.1;
 constexpr double kCoarse = 1.4;
 constexpr std::int64_t kMostFiner = 3, kFineVoxels = 2'200'000, kRim = 2;
 constexpr std::array<double, 5> kBinomial{1 / 16.0, 4 / 16.0, 6 / 16.0, 4 / 16.0, 1 / 16.0};
-
-// Calls `what` with the first index, the stride and the count of every line along an axis.
-template <class What>
-void each_line(const Shape& shape, int axis, What&& what) {
-    const std::array<std::int64_t, 3> strides{shape[1] * shape[2], shape[2], 1};
-    const int other = axis == 0 ? 1 : 0, last = axis == 2 ? 1 : 2;
-    for (std::int64_t i = 0; i < shape[other]; ++i)
-        for (std::int64_t j = 0; j < shape[last]; ++j)
-            what(static_cast<std::size_t>(i * strides[other] + j * strides[last]),
-                 static_cast<std::size_t>(strides[axis]), static_cast<std::size_t>(shape[axis]));
-}
-
-// Mean of three voxels a side, those at the faces taken twice.
-Field mean3(const Field& given) {
-    constexpr float kThird = static_cast<float>(1.0 / 3.0);
-    Field values = given, sums(given.shape);
-    for (int axis = 0; axis < 3; ++axis) {
-        each_line(given.shape, axis, [&](std::size_t first, std::size_t stride, std::size_t count) {
-            const float* from = values.values.data() + first;
-            float* to = sums.values.data() + first;
-            for (std::size_t i = 0; i < count; ++i) {
-                const float before = from[(i ? i - 1 : 0) * stride];
-                const float after = from[(i + 1 < count ? i + 1 : i) * stride];
-                to[i * stride] = (from[i * stride] + before + after) * kThird;
-            }
-        });
-        std::swap(values, sums);
-    }
-    return values;
-}
 
 // Three voxels a side around each point.
 Mask around(const Shape& shape, const std::vector<Triple>& points) {
@@ -78,70 +50,34 @@ bool any(const Mask& mask) {
     return std::any_of(mask.values.begin(), mask.values.end(), [](std::uint8_t v) { return v != 0; });
 }
 
-// What a step along an axis costs, kept at the voxel that it leads from.
-Field cost_of_steps(const Field& cost, int axis) {
-    Field steps(cost.shape);
-    each_line(cost.shape, axis, [&](std::size_t first, std::size_t stride, std::size_t count) {
-        for (std::size_t i = 0; i + 1 < count; ++i) {
-            const std::size_t at = first + i * stride;
-            steps.values[at] = (cost.values[at + stride] + cost.values[at]) * 0.5f;
+// Adds to `total`: the weight at the inner seeds, less it at the outer ones, between them by the ratio of the distances.
+void add_nearness(const float* smooth, const Mask& inner, const Mask& outer, int threads, Field& total) {
+    if (!any(inner) || !any(outer)) return;
+    const Shape& shape = total.shape;
+    const std::int64_t size = shape[1] * shape[2];
+    constexpr float kSteep = 1 / (kEdge * kEdge);
+    Scratch cost(count_of(shape)), near(count_of(shape)), far(count_of(shape));
+    in_slabs(shape[0], threads, [&](std::int64_t, std::int64_t first, std::int64_t last) {
+        for (std::int64_t z = first; z < last; ++z) {
+            float* plane = cost.data() + z * size;
+            squared_gradient(smooth, shape, z, plane);
+            for (std::int64_t i = 0; i < size; ++i) plane[i] = plane[i] * kSteep + kFlat;
         }
     });
-    return steps;
+    const auto measure = [&](const Mask& seeds, Scratch& to) { distances_from(seeds, cost.data(), kSweeps, to.data()); };
+    auto beside = std::async(threads == 1 ? std::launch::deferred : std::launch::async, [&] { measure(outer, far); });
+    measure(inner, near);
+    beside.get();
+    in_slabs(shape[0], threads, [&](std::int64_t, std::int64_t first, std::int64_t last) {
+        const float *from = far.data(), *to = near.data();
+        float* sums = total.values.data();
+        for (std::int64_t i = first * size; i < last * size; ++i)
+            sums[i] += kPathWeight * ((from[i] - to[i]) / (from[i] + to[i]));
+    });
 }
 
-Field distance_from(const Mask& seeds, const std::array<Field, 3>& steps) {
-    Field distance(seeds.shape);
-    std::transform(seeds.values.begin(), seeds.values.end(), distance.values.begin(),
-                   [](std::uint8_t seed) { return seed ? 0.0f : kFar; });
-    // Whole rows at a time, though lines are what is swept along: memory is read in its order.
-    const auto sweep = [&](std::size_t blocks, std::size_t count, std::size_t row, const Field& cost) {
-        for (std::size_t block = 0; block < blocks; ++block) {
-            float* line = distance.values.data() + block * count * row;
-            const float* step = cost.values.data() + block * count * row;
-            for (std::size_t i = row; i < count * row; ++i) line[i] = std::min(line[i], line[i - row] + step[i - row]);
-            for (std::size_t i = (count - 1) * row; i >= row; i -= row)
-                for (std::size_t j = i - row; j < i; ++j) line[j] = std::min(line[j], line[j + row] + step[j]);
-        }
-    };
-    const auto z = static_cast<std::size_t>(seeds.shape[0]), y = static_cast<std::size_t>(seeds.shape[1]),
-               x = static_cast<std::size_t>(seeds.shape[2]);
-    for (int again = 0; again < kSweeps; ++again) {
-        sweep(1, z, y * x, steps[0]);
-        sweep(z, y, x, steps[1]);
-        sweep(z * y, x, 1, steps[2]);
-    }
-    return distance;
-}
-
-// Adds to `total`: the weight at the inner seeds, less it at the outer ones, between them by the ratio of the distances.
-void add_nearness(const Field& smooth, const Mask& inner, const Mask& outer, Field& total) {
-    if (!any(inner) || !any(outer)) return;
-    Field cost(smooth.shape);
-    for (int axis = 0; axis < 3; ++axis)
-        each_line(smooth.shape, axis, [&](std::size_t first, std::size_t stride, std::size_t count) {
-            const float* from = smooth.values.data() + first;
-            for (std::size_t i = 0; i < count; ++i) {
-                const bool inside = i > 0 && i + 1 < count;
-                const float after = from[(i + 1 < count ? i + 1 : i) * stride], before = from[(i ? i - 1 : 0) * stride];
-                const float change = inside ? (after - before) * 0.5f : after - before;
-                cost.values[first + i * stride] += change * change;
-            }
-        });
-    constexpr float kSteep = 1 / (kEdge * kEdge);
-    for (float& value : cost.values) value = value * kSteep + kFlat;
-    const std::array<Field, 3> steps{cost_of_steps(cost, 0), cost_of_steps(cost, 1), cost_of_steps(cost, 2)};
-    auto beside = std::async(std::launch::async, [&] { return distance_from(outer, steps); });
-    const Field near = distance_from(inner, steps), far = beside.get();
-    for (std::size_t i = 0; i < total.values.size(); ++i) {
-        const float from = far.values[i], to = near.values[i];
-        total.values[i] += kPathWeight * ((from - to) / (from + to));
-    }
-}
-
-std::size_t bin(float value, int count) {
-    return static_cast<std::size_t>(
-        std::min<std::int64_t>(static_cast<std::int64_t>(value * static_cast<float>(count)), count - 1));
+std::uint16_t bin(float value, int count) {
+    return static_cast<std::uint16_t>(std::min(static_cast<int>(value * static_cast<float>(count)), count - 1));
 }
 
 void make_shares(Shares& counts) {
@@ -168,14 +104,17 @@ Shares smoothed(const Shares& given, bool along_texture) {
     return result;
 }
 
-Shares histogram(const std::vector<std::size_t>& looks, const std::vector<float>& weights, const Mask& clicked) {
-    Shares shares(kBins), around_clicks(kBins);
-    for (std::size_t i = 0; i < looks.size(); ++i) {
-        shares[looks[i]] += static_cast<double>(weights[i]);
-        if (clicked.values[i]) around_clicks[looks[i]] += 1;
-    }
+// A histogram, smoothed, with extra weight for what was clicked.
+Shares histogram(Shares shares, const std::vector<std::uint16_t>& looks, const Mask& clicked) {
     make_shares(shares);
-    if (any(clicked)) {
+    Shares around_clicks(kBins);
+    bool is_clicked = false;
+    for (std::size_t i = 0; i < looks.size(); ++i)
+        if (clicked.values[i]) {
+            around_clicks[looks[i]] += 1;
+            is_clicked = true;
+        }
+    if (is_clicked) {
         make_shares(around_clicks);
         for (std::size_t i = 0; i < shares.size(); ++i) shares[i] += kClickedShare * around_clicks[i];
         make_shares(shares);
@@ -307,13 +246,15 @@ Grid<float> finer_grid(const Grid<float>& logits, const FinePart& part) {
     return resample(std::move(inner), {0, 0, 0}, {step, step, step}, shape, Outside::kEdge);
 }
 
-Grid<float> refine_logits(const Grid<float>& image, const Grid<float>& logits, Hints hints) {
-    const std::size_t count = image.values.size();
+Grid<float> refine_logits(const Grid<float>& image, const Grid<float>& logits, Hints hints, int threads) {
+    const Shape& shape = image.shape;
+    const std::int64_t size = shape[1] * shape[2];
+    const auto by_planes = [&](auto&& what) { in_slabs(shape[0], threads, what); };
     const float trust = hints.box ? kTrustWithBox : kTrust;
-    Field total(image.shape);
-    for (std::size_t i = 0; i < count; ++i)
+    Field total(shape);
+    for (std::size_t i = 0; i < total.values.size(); ++i)
         total.values[i] = std::min(std::max(logits.values[i], -kMostLogit), kMostLogit) * trust;
-    Mask near(image.shape, 1), beyond(image.shape);
+    Mask near(shape, 1), beyond(shape);
     if (hints.box) {
         Faces& box = *hints.box;
         Triple middle{};
@@ -329,43 +270,71 @@ Grid<float> refine_logits(const Grid<float>& image, const Grid<float>& logits, H
     } else {
         beyond = outer_faces(logits);
     }
-    Field square = image;
-    for (float& value : square.values) value *= value;
-    const Field smooth = mean3(image), mean_square = mean3(square);
-    const Mask inner = around(image.shape, hints.on), clicked_off = around(image.shape, hints.off);
-    Mask outer(image.shape);
-    std::vector<std::size_t> looks(count);
-    for (std::size_t i = 0; i < count; ++i) {
-        outer.values[i] = (clicked_off.values[i] || beyond.values[i]) && !inner.values[i];
-        const float mean = smooth.values[i];
-        const float spread = std::sqrt(std::max(mean_square.values[i] - mean * mean, 0.0f));
-        looks[i] = bin(mean, kBrightnessBins) * kTextureBins + bin(2 * spread, kTextureBins);
-    }
-    add_nearness(smooth, inner, outer, total);
+    const Mask inner = around(shape, hints.on), clicked_off = around(shape, hints.off);
+    Mask& outer = beyond;
+    Scratch smooth(count_of(shape));
+    std::vector<std::uint16_t> looks(total.values.size());
+    by_planes([&](std::int64_t, std::int64_t first, std::int64_t last) {
+        Means means(shape);
+        std::vector<float> squares(static_cast<std::size_t>(size));
+        for (std::int64_t z = first; z < last; ++z) {
+            float* mean = smooth.data() + z * size;
+            means.plane(image.values.data(), z, mean, [](float value) { return value; });
+            means.plane(image.values.data(), z, squares.data(), [](float value) { return value * value; });
+            for (std::int64_t i = 0; i < size; ++i) {
+                const auto at = static_cast<std::size_t>(z * size + i);
+                outer.values[at] = (clicked_off.values[at] | outer.values[at]) & !inner.values[at];
+                const float spread = std::sqrt(std::max(squares[i] - mean[i] * mean[i], 0.0f));
+                looks[at] = static_cast<std::uint16_t>(bin(mean[i], kBrightnessBins) * kTextureBins +
+                                                       bin(2 * spread, kTextureBins));
+            }
+        }
+    });
+    add_nearness(smooth.data(), inner, outer, threads, total);
     std::vector<std::array<float, 3>> clicked;
     for (const auto& p : hints.on)
         clicked.push_back({static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2])});
-    Field result = total, ratio(image.shape);
-    std::vector<float> own(count), others(count);
+    Field result = total;
+    Scratch& ratio = smooth;  // which is of no more use
+    Mask mask(shape);
     for (int round = 0; round < kLooksRounds; ++round) {
-        Mask mask(image.shape);
         std::transform(result.values.begin(), result.values.end(), mask.values.begin(), [](float v) { return v > 0; });
         const Mask held = clicked_components(mask, clicked);
         const bool none = !any(held);
-        for (std::size_t i = 0; i < count; ++i) {
-            const float inside = 1 / (1 + std::exp(-result.values[i]));
-            own[i] = none || held.values[i] ? inside : 0.0f;
-            others[i] = near.values[i] ? 1 - inside : 0.0f;
-        }
-        const Shares like_own = histogram(looks, own, inner), like_others = histogram(looks, others, clicked_off);
+        std::array<std::array<Shares, 2>, kSlabs> counts;
+        by_planes([&](std::int64_t slab, std::int64_t first, std::int64_t last) {
+            Shares own(kBins), others(kBins);
+            for (auto i = static_cast<std::size_t>(first * size); i < static_cast<std::size_t>(last * size); ++i) {
+                const float inside = 1 / (1 + std::exp(-result.values[i]));
+                if (none || held.values[i]) own[looks[i]] += static_cast<double>(inside);
+                if (near.values[i]) others[looks[i]] += static_cast<double>(1 - inside);
+            }
+            counts[static_cast<std::size_t>(slab)] = {std::move(own), std::move(others)};
+        });
+        for (std::size_t slab = 1; slab < counts.size(); ++slab)
+            for (std::size_t k = 0; k < 2; ++k)
+                for (std::size_t i = 0; i < kBins; ++i) counts[0][k][i] += counts[slab][k][i];
+        const Shares like_own = histogram(std::move(counts[0][0]), looks, inner);
+        const Shares like_others = histogram(std::move(counts[0][1]), looks, clicked_off);
         std::array<float, kBins> ratios{};
         for (std::size_t i = 0; i < ratios.size(); ++i) {
             const auto log = static_cast<float>(std::log(like_own[i] / like_others[i]));
             ratios[i] = std::min(std::max(log, -kMostLooks), kMostLooks);
         }
-        for (std::size_t i = 0; i < count; ++i) ratio.values[i] = ratios[looks[i]];
-        const Field mean_ratio = mean3(ratio);
-        for (std::size_t i = 0; i < count; ++i) result.values[i] = total.values[i] + kLooksWeight * mean_ratio.values[i];
+        by_planes([&](std::int64_t, std::int64_t first, std::int64_t last) {
+            for (std::int64_t i = first * size; i < last * size; ++i)
+                ratio.data()[i] = ratios[looks[static_cast<std::size_t>(i)]];
+        });
+        by_planes([&](std::int64_t, std::int64_t first, std::int64_t last) {
+            Means means(shape);
+            std::vector<float> plane(static_cast<std::size_t>(size));
+            for (std::int64_t z = first; z < last; ++z) {
+                means.plane(ratio.data(), z, plane.data(), [](float value) { return value; });
+                const float* sums = total.values.data() + z * size;
+                float* to = result.values.data() + z * size;
+                for (std::int64_t i = 0; i < size; ++i) to[i] = sums[i] + kLooksWeight * plane[i];
+            }
+        });
     }
     return result;
 }

@@ -25,7 +25,7 @@ FinePart fine_part(const Geometry& geometry, const Window& window, const Hints& 
 // Logits of a window, on the grid of a part of it.
 Grid<float> finer_grid(const Grid<float>& logits, const FinePart& part);
 
-// Logits that heed the image, 0–1, and what the user said.
-Grid<float> refine_logits(const Grid<float>& image, const Grid<float>& logits, Hints hints);
+// Logits that heed the image, 0–1, and what the user said. threads: of the processor; 0 is free.
+Grid<float> refine_logits(const Grid<float>& image, const Grid<float>& logits, Hints hints, int threads = 0);
 
 }  // namespace gstk::impl

@@ -113,14 +113,18 @@ std::shared_ptr<Engine> open_engine(const std::filesystem::path& bundle, const E
     if (options.threads < 0)
         throw error(GSTK_ERROR_ENGINE, "got ", options.threads,
                     " threads, expected 1 or more, or 0 for the backend's choice");
-    if (options.backend == "auto") return open_any(Bundle::open(bundle), options);
+    const auto ready = [&](std::shared_ptr<Engine> engine) {
+        engine->keep_to(options.threads);
+        return engine;
+    };
+    if (options.backend == "auto") return ready(open_any(Bundle::open(bundle), options));
     const auto* entry = std::find_if(std::begin(kEntries), std::end(kEntries),
                                      [&](const Entry& candidate) { return candidate.name == options.backend; });
     if (entry == std::end(kEntries))
         throw error(GSTK_ERROR_ENGINE, "got backend '", printable(options.backend),
                     "', expected auto, tensorrt, openvino or onnxruntime");
     check_fit(*entry, options);
-    return entry->open(Bundle::open(bundle), options);
+    return ready(entry->open(Bundle::open(bundle), options));
 }
 
 }  // namespace gstk::impl

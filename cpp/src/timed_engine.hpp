@@ -17,6 +17,7 @@ class TimedEngine {
     TimedEngine(std::shared_ptr<Engine> engine, std::optional<LatencyModel> model)
         : engine_(std::move(engine)), model_(std::move(model)) {}
 
+    int threads() const { return engine_->threads(); }
     const LatencyModel* model() const { return model_ ? &*model_ : nullptr; }
 
     // How many times longer than the model says the latest calls took, at least 1.
