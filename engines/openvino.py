@@ -19,7 +19,7 @@ from gstk.engines.devices import Device, memory_bytes
 from gstk.engines.openvino_cache import compile_cached
 from gstk.engines.openvino_fold import convolve_last_product
 from gstk.engines.openvino_int8 import is_quantised, widen_unsigned
-from gstk.engines.openvino_layout import embedding_channels_last
+from gstk.engines.openvino_layout import give_channels_last, take_channels_last
 from gstk.engines.openvino_norm import NORM_BLOCK, split_instance_norms
 from gstk.engines.options import option
 from gstk.errors import BackendMissing
@@ -133,14 +133,9 @@ class OpenVINOEngine(BundleEngine):
         processor has it, that is half as much, and the error is small beside that of INT8.
         """
         identity = {"bundle": self.bundle.sha256, "precision": self.precision, "roi": roi}
-        reading = threading.Lock()
-        read: list[Any] = []
 
         def model(index: int) -> Any:
-            with reading:
-                if not read:
-                    read.extend(_read_models(self._core, self._files, roi))
-            return read[index]
+            return _read_model(self._core, self._files[index], index == 1, roi, self._multiple)
 
         def compiled(index: int) -> Any:
             graph = identity | {"graph": index}
@@ -235,24 +230,31 @@ class OpenVINOEngine(BundleEngine):
         self._graphs.clear()
 
 
-def _read_models(core: Any, files: tuple[Path, Path], roi: Shape | None) -> tuple[Any, Any]:
-    """Encoder and decoder, rewritten for the plugin; for one region where it is given."""
-    encoder, decoder = (core.read_model(path) for path in files)
-    embedding_channels_last(encoder, decoder)
-    decoder.reshape({"point_coords": [1, -1, 3], "point_labels": [1, -1]})
-    if roi is not None:
-        encoder.reshape([1, 1, *roi])
-        halves = [side // 2 for side in roi]
-        decoder.reshape({"embedding": [1, *halves, -1]})
-    convolve_last_product(decoder)
-    for model in (encoder, decoder):
-        # Among INT8 convolutions the plugin pulls scales through the averages of split norms, and what comes out is 0
-        # everywhere. Rounding in whole norms is then the smaller error by far.
-        if is_quantised(model):
-            widen_unsigned(model)
-        else:
-            split_instance_norms(model)
-    return encoder, decoder
+def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, multiple: int) -> Any:
+    """Encoder or decoder, rewritten for the plugin; for one region where it is given.
+
+    Args:
+        multiple: what the sides of regions are multiples of.
+    """
+    model = core.read_model(file)
+    if is_decoder:
+        take_channels_last(model)
+        shapes: dict[str, list[int]] = {"point_coords": [1, -1, 3], "point_labels": [1, -1]}
+        if roi is not None:
+            shapes["embedding"] = [1, *(side // 2 for side in roi), -1]
+        model.reshape(shapes)
+        convolve_last_product(model)
+    else:
+        give_channels_last(model)
+        if roi is not None:
+            model.reshape([1, 1, *roi])
+    # Among INT8 convolutions the plugin pulls scales through the averages of split norms, and what comes out is 0
+    # everywhere. Rounding in whole norms is then the smaller error by far.
+    if is_quantised(model):
+        widen_unsigned(model)
+    else:
+        split_instance_norms(model, multiple)
+    return model
 
 
 def _sizes(inputs: dict[str, NDArray[Any]]) -> tuple[int, ...]:

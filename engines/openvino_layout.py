@@ -10,25 +10,33 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["embedding_channels_last"]
+__all__ = ["give_channels_last", "take_channels_last"]
 
 _TO_LAST, _TO_FIRST = [0, 2, 3, 4, 1], [0, 4, 1, 2, 3]
 
 
-def embedding_channels_last(encoder: Any, decoder: Any) -> None:
-    """Rewrites both graphs in place, so that the embedding is [1,H/2,W/2,D/2,C].
+def give_channels_last(encoder: Any) -> None:
+    """Rewrites a graph in place, so that its one output, the embedding, is [1,H/2,W/2,D/2,C], not [1,C,H/2,W/2,D/2].
 
     Args:
-        encoder: an `openvino.Model` with one output, the embedding [1,C,H/2,W/2,D/2].
-        decoder: an `openvino.Model` with such an input, `embedding`.
+        encoder: an `openvino.Model`.
     """
-    from openvino import PartialShape
     from openvino import opset13 as ops
 
     result = encoder.get_results()[0]
     turned = ops.transpose(result.input_value(0), np.array(_TO_LAST, np.int64))
     result.input(0).replace_source_output(turned.output(0))
     encoder.validate_nodes_and_infer_types()
+
+
+def take_channels_last(decoder: Any) -> None:
+    """Rewrites a graph in place, so that its input `embedding` is [1,H/2,W/2,D/2,C].
+
+    Args:
+        decoder: an `openvino.Model`.
+    """
+    from openvino import PartialShape
+    from openvino import opset13 as ops
 
     parameter = next(p for p in decoder.get_parameters() if "embedding" in p.output(0).get_names())
     readers = list(parameter.output(0).get_target_inputs())

@@ -4,6 +4,9 @@ The plugin's kernel adds up a channel's voxels one after the other in float32. I
 of the result at 64³, 1e-4 at 96³, and through a whole network 1.6e-3 in the logits at 128³ (AVX-512, channels last).
 Taking the mean of each 8³ block first, then the mean of the blocks, keeps partial sums short; the same network is then
 within 2e-5. It passes over the tensor once more.
+
+Deep in the network there are few voxels, and their sides are no multiples of a block's: those norms stay as they are.
+Each node more takes the plugin time to compile.
 """
 
 from __future__ import annotations
@@ -14,51 +17,43 @@ import numpy as np
 
 __all__ = ["NORM_BLOCK", "split_instance_norms"]
 
-NORM_BLOCK = 8
-"""Voxels of a block's side."""
+NORM_BLOCK, LEAST_BLOCK = 8, 4
+"""Voxels of a block's side: the most, and the least that is worth it."""
+_LEVELS = {"image": 0, "embedding": 1}
+"""How often the sides of an input were halved."""
 
 
-def split_instance_norms(model: Any) -> int:
-    """Rewrites every MVN over three spatial axes of a model in place.
+def split_instance_norms(model: Any, multiple: int) -> int:
+    """Rewrites the MVN over three spatial axes of a model in place, where blocks fit into every shape that comes.
 
     Args:
-        model: an `openvino.Model`, any spatial shape, dynamic or not.
+        model: an `openvino.Model` with an input `image` or `embedding`, any spatial shape, dynamic or not.
+        multiple: what the sides of an image are multiples of.
 
     Returns:
         How many were rewritten.
     """
     from openvino import opset13 as ops
 
-    # Shared by all norms: each node more takes the plugin time to compile.
-    axes, along, first, ranks = (ops.constant(np.array(v, np.int64)) for v in ([2, 3, 4], [0], 0, [1] * 5))
-    block = ops.constant(np.full((1,) * 5, NORM_BLOCK**3, np.float32))
-    inverse_root = ops.constant(np.float32(-0.5))
+    axes, inverse_root = ops.constant(np.array([2, 3, 4], np.int64)), ops.constant(np.float32(-0.5))
     epsilons: dict[float, Any] = {}
 
-    def mean_of_blocks(x: Any, weight: Any) -> Any:
-        # Blocks that reach past the end count zeros there, so that every block weighs the same whatever the shape.
-        blocks = ops.avg_pool(
-            x,
-            strides=[NORM_BLOCK] * 3,
-            pads_begin=[0] * 3,
-            pads_end=[NORM_BLOCK - 1] * 3,
-            kernel_shape=[NORM_BLOCK] * 3,
-            exclude_pad=False,
-        )
-        return ops.multiply(ops.reduce_sum(blocks, axes, keep_dims=True), weight)
+    def mean_of_blocks(x: Any, side: int) -> Any:
+        blocks = ops.avg_pool(x, [side] * 3, [0] * 3, [0] * 3, [side] * 3, exclude_pad=True)
+        return ops.reduce_mean(blocks, axes, keep_dims=True)
 
     rewritten = 0
+    levels = _levels(model)
     for node in model.get_ordered_ops():
         # The other MVN nodes are the layer norms of tokens [B,T,C]: short sums already.
         if node.get_type_name() != "MVN" or node.get_input_partial_shape(0).rank.get_length() != 5:
             continue
+        side = min(NORM_BLOCK, multiple >> levels[node.get_friendly_name()])
+        if side < LEAST_BLOCK:
+            continue
         x = node.input_value(0)
-        sides = ops.gather(ops.shape_of(x, output_type="i64"), axes, first)
-        product = ops.convert(ops.reduce_prod(sides, along), "f32")
-        # Of the tensors' rank: dividing by a scalar makes the plugin change the layout before and after every norm.
-        weight = ops.divide(block, ops.reshape(product, ranks, special_zero=False))
-        mean = mean_of_blocks(x, weight)
-        variance = mean_of_blocks(ops.squared_difference(x, mean), weight)
+        mean = mean_of_blocks(x, side)
+        variance = mean_of_blocks(ops.squared_difference(x, mean), side)
         epsilon = float(node.get_attributes()["eps"])
         known = epsilons.setdefault(epsilon, ops.constant(np.float32(epsilon)))
         scale = ops.power(ops.add(variance, known), inverse_root)
@@ -67,3 +62,23 @@ def split_instance_norms(model: Any) -> int:
         rewritten += 1
     model.validate_nodes_and_infer_types()
     return rewritten
+
+
+def _levels(model: Any) -> dict[str, int]:
+    """How often the sides of each node's output were halved, beside the image; what depends on no input is left out."""
+    found: dict[str, int] = {}
+    for node in model.get_ordered_ops():
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        if kind == "Parameter":
+            for known in node.output(0).get_names() & _LEVELS.keys():
+                found[name] = _LEVELS[known]
+            continue
+        given = (node.input_value(i).get_node().get_friendly_name() for i in range(node.get_input_size()))
+        level = max((found[k] for k in given if k in found), default=None)
+        if level is None:
+            continue
+        if kind in ("Convolution", "ConvolutionBackpropData"):
+            halvings = int(node.get_attributes()["strides"][0]).bit_length() - 1
+            level += halvings if kind == "Convolution" else -halvings
+        found[name] = level
+    return found

@@ -238,10 +238,10 @@ def test_compiled_graphs_are_kept_and_checked(
     files = sorted((tmp_path / "cache").iterdir())
     assert len(files) == 2
     assert all(file.stat().st_mode & 0o077 == 0 for file in files)
-    read = module._read_models
-    monkeypatch.setattr(module, "_read_models", lambda *_: pytest.fail("compiled again"))
+    read = module._read_model
+    monkeypatch.setattr(module, "_read_model", lambda *_: pytest.fail("compiled again"))
     np.testing.assert_allclose(answer(), first, atol=1e-5)
-    monkeypatch.setattr(module, "_read_models", read)
+    monkeypatch.setattr(module, "_read_model", read)
     content = files[0].read_bytes()
     files[0].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     np.testing.assert_allclose(answer(), first, atol=1e-5)
@@ -434,9 +434,10 @@ def test_embedding_compares_by_identity() -> None:
 
 
 @pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
-@pytest.mark.parametrize("shape", [(64, 64, 64), (9, 70, 33), (2, 2, 2)])
-def test_instance_norm_of_openvino_is_exact(shape: tuple[int, int, int]) -> None:
-    """Of a region with a mean far from 0, behind a convolution, where the plugin works channels-last."""
+@pytest.mark.parametrize("halvings", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(64, 64, 64), (8, 72, 40), (8, 8, 8)])
+def test_instance_norm_of_openvino_is_exact(shape: tuple[int, int, int], halvings: int) -> None:
+    """Of a region with a mean far from 0, behind convolutions, where the plugin works channels-last."""
     import openvino
     from openvino import opset13 as ops
 
@@ -444,22 +445,24 @@ def test_instance_norm_of_openvino_is_exact(shape: tuple[int, int, int]) -> None
     from gstk.engines.openvino_norm import split_instance_norms
 
     channels = 8
-    x = ops.parameter([1, channels, -1, -1, -1], np.float32)
+    x = ops.parameter([1, channels, -1, -1, -1], np.float32, name="image")
+    x.output(0).set_names({"image"})
     eye = np.eye(channels, dtype=np.float32)[:, :, None, None, None]
-    values = ops.convolution(x, eye, [1, 1, 1], [0, 0, 0], [0, 0, 0], [1, 1, 1])
+    stride = 2**halvings
+    values = ops.convolution(x, eye, [stride] * 3, [0, 0, 0], [0, 0, 0], [1, 1, 1])
     norm = ops.mvn(values, np.array([2, 3, 4], np.int64), True, 1e-5, "INSIDE_SQRT")
     after = ops.convolution(norm, eye, [1, 1, 1], [0, 0, 0], [0, 0, 0], [1, 1, 1])
     model = openvino.Model([after], [x], "norm")
-    assert split_instance_norms(model) == 1
+    assert split_instance_norms(model, 8) == (halvings < 2)  # blocks of 8, of 4, and none
     compiled = shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     image = np.random.default_rng(0).normal(3, 1, (1, channels, *shape)).astype(np.float32)
-    exact = image.astype(np.float64)
+    exact = image[:, :, ::stride, ::stride, ::stride].astype(np.float64)
     mean, variance = exact.mean((2, 3, 4), keepdims=True), exact.var((2, 3, 4), keepdims=True)
     np.testing.assert_allclose(compiled([image])[0], (exact - mean) / np.sqrt(variance + 1e-5), atol=5e-6)
 
 
 @pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
-def test_every_instance_norm_of_a_bundle_is_split(small_export: Any) -> None:
+def test_instance_norms_of_a_bundle_are_split_where_its_regions_are_large(small_export: Any) -> None:
     import onnx
 
     from gstk.engines.openvino import shared_core
@@ -468,7 +471,10 @@ def test_every_instance_norm_of_a_bundle_is_split(small_export: Any) -> None:
     for kind in ("encoder", "prompt_decoder"):
         path = small_export.bundle.graph(kind)
         norms = sum(node.op_type == "InstanceNormalization" for node in onnx.load(path).graph.node)
-        assert split_instance_norms(shared_core().read_model(path)) == norms > 0
+        split = [split_instance_norms(shared_core().read_model(path), multiple) for multiple in (2, 4, 8, 16, 1024)]
+        assert split[0] == 0
+        assert split == sorted(split)
+        assert 0 < split[2] <= split[3] <= split[4] == norms
 
 
 @pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")

@@ -125,7 +125,7 @@ class OpenVINOEngine final : public Engine {
         // Both at once: compiling is the longest part of opening, and mostly runs on one thread.
         const auto compile = [&](std::size_t index) {
             const Json identity{{"bundle", bundle_sha256()}, {"precision", options.precision}, {"graph", index}};
-            const auto make = [&] { return read(files[index], index == 1); };
+            const auto make = [&] { return read(files[index], index == 1, manifest().roi.multiple); };
             return compile_cached(shared_core(), make, config_of(options, index == 0), options.cache, identity);
         };
         auto compiled = std::async(std::launch::async, compile, 0);
@@ -152,7 +152,7 @@ class OpenVINOEngine final : public Engine {
         return config;
     }
 
-    static std::shared_ptr<ov::Model> read(const std::filesystem::path& file, bool is_decoder) {
+    static std::shared_ptr<ov::Model> read(const std::filesystem::path& file, bool is_decoder, std::int64_t multiple) {
         const auto model = shared_core().read_model(file.string());
         if (is_decoder) {
             take_channels_last(model);
@@ -167,7 +167,7 @@ class OpenVINOEngine final : public Engine {
         if (is_quantised(*model))
             widen_unsigned(model);
         else
-            split_instance_norms(model);
+            split_instance_norms(model, multiple);
         return model;
     }
 

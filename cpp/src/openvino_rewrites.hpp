@@ -20,9 +20,10 @@ bool is_quantised(const ov::Model& model);
 // Signed quantisations behind a ReLU in all 256 steps (openvino_int8).
 int widen_unsigned(const std::shared_ptr<ov::Model>& model);
 
-// Side of the blocks whose means are taken first, voxels.
+// Most side of the blocks whose means are taken first, voxels.
 constexpr std::int64_t kNormBlock = 8;
-// Instance norms as means of block means, which stay exact on large regions (openvino_norm).
-int split_instance_norms(const std::shared_ptr<ov::Model>& model);
+// Instance norms as means of block means, which stay exact on large regions (openvino_norm). multiple: what the sides
+// of an image are multiples of.
+int split_instance_norms(const std::shared_ptr<ov::Model>& model, std::int64_t multiple);
 
 }  // namespace gstk::impl
