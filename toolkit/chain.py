@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from gstk.geometry import Geometry
 from gstk.masks import clicked_components
@@ -216,6 +215,8 @@ def links_of(
     high = np.concatenate([(voxels + 1) * window.step + window.start, clicks + 1])
     if not len(low):
         return []
+    from scipy import ndimage  # see `gstk.parts`
+
     # Beyond the ends of the window and of the volume the object may go on.
     shown = mask | _beyond(window, geometry.shape)
     depth = ndimage.distance_transform_cdt(shown, "taxicab")

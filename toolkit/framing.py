@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from gstk.geometry import Geometry
 from gstk.masks import clicked_components
+from gstk.parts import bounds
 from gstk.prompts import ObjectPrompts
 from gstk.window import Faces, Framing, Window, bounding_faces, frame
 
@@ -44,9 +44,9 @@ def better_window(
 ) -> Window | None:
     """A window that suits the mask better: wider where the mask runs out of it, narrower where it is lost in it."""
     mask = clicked_components(logits > 0, window.to_window(prompts.clicked(foreground_only=True)))
-    if not mask.any():
+    box = bounds(mask)
+    if box is None:
         return None
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
     low = np.array([axis.start for axis in box]) * window.step + window.start
     high = np.array([axis.stop for axis in box]) * window.step + window.start
     extent = high - low

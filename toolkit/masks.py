@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from gstk.geometry import Geometry
+from gstk.parts import connected_parts
 from gstk.prompts import ObjectPrompts, Point
 
 __all__ = [
@@ -44,7 +44,7 @@ MOST_LOGIT = np.float32(6)
 
 def clicked_components(mask: NDArray[np.bool_], points: NDArray[np.float32]) -> NDArray[np.bool_]:
     """The 26-connected parts of a mask that hold a point; all of it where none does."""
-    parts, count = ndimage.label(mask, structure=np.ones((3, 3, 3), bool))
+    parts, count = connected_parts(mask)
     index = np.rint(points.reshape(-1, 3)).astype(int)
     index = index[((index >= 0) & (index < mask.shape)).all(axis=1)]
     held = np.zeros(count + 1, bool)
@@ -110,7 +110,7 @@ def change_near(
     own = squared_distance(click.zyx, region, reach.spacing_mm)
     for point in reach.opposite:
         changed &= own < REACH**2 * squared_distance(point, region, reach.spacing_mm)
-    parts, _ = ndimage.label(changed, structure=np.ones((3, 3, 3), bool))
+    parts, _ = connected_parts(changed)
     part = parts[tuple(i - axis.start for i, axis in zip(click.zyx, region, strict=True))]
     return region, np.where(parts == part, new, old) if part else old
 

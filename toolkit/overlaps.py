@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from gstk.masks import ChangedBox, squared_distance
+from gstk.parts import connected_parts
 
 __all__ = ["Claim", "label_map"]
 
@@ -105,7 +105,7 @@ def _give_way(
         return
     part = labels[shared]
     inner = tuple(slice(s.start - r.start, s.stop - r.start) for s, r in zip(shared, claim.region, strict=True))
-    parts, _ = ndimage.label((part == owner) & (claim.logits[inner] > 0), structure=np.ones((3, 3, 3), bool))
+    parts, _ = connected_parts((part == owner) & (claim.logits[inner] > 0))
     clicked = parts[tuple(i - axis.start for i, axis in zip(click, shared, strict=True))]
     if clicked:
         others = held.clicks if held.middle is None else (*held.clicks, held.middle)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from gstk.chain import Chain
 from gstk.engines.base import Embedding
 from gstk.geometry import Geometry
 from gstk.masks import ChangedBox
 from gstk.overlaps import Claim, label_map
+from gstk.parts import bounds
 from gstk.prompts import ObjectPrompts
 from gstk.window import Framing, Window, frame
 
@@ -108,10 +108,9 @@ def gone_on_from(
     """An object as another session left it, before its last click; without a mask where that was empty."""
     before = replace(prompts, points=prompts.points[:-1])
     found = previous == object_id
-    boxes = ndimage.find_objects(found.astype(np.uint8))
-    if not boxes or not prompts.points:
+    region = bounds(found)
+    if region is None or not prompts.points:
         return ObjectState()
-    region = boxes[0]
     low, high = (np.array([getattr(axis, end) for axis in region], np.float64) for end in ("start", "stop"))
     points = prompts.clicked()
     low, high = np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0) + 1)
