@@ -1,6 +1,7 @@
 // Shapes, regions and spacings; mirrors gstk.geometry. Every triple is (z, y, x).
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -51,6 +52,18 @@ struct Grid {
         return true;
     }
 };
+
+// The values of a region.
+template <class T>
+Grid<T> part_of(const Grid<T>& grid, const Region& region) {
+    Grid<T> part(region.shape());
+    for (std::int64_t z = 0; z < part.shape[0]; ++z)
+        for (std::int64_t y = 0; y < part.shape[1]; ++y) {
+            const T* from = grid.line(z + region.start[0], y + region.start[1]) + region.start[2];
+            std::copy(from, from + part.shape[2], part.line(z, y));
+        }
+    return part;
+}
 
 // Shape and spacing of a volume; immutable once made.
 class Geometry {

@@ -199,22 +199,27 @@ ObjectState Looker::placed(const Task& task, const ObjectState& known, const Poi
     const ObjectPrompts& prompts = known.prompts;
     const Shape& shape = task.geometry().shape();
     Window grid = window;
+    std::vector<Triple> held;  // voxels that must be in the region, be the network's answer there or not
     if (refine_) {
         grid = refined(task, window, prompts, logits, chain.get(), deadline);
+        for (const auto& p : prompts.points)
+            if (p.foreground) held.push_back(as_triple(p.zyx));
     } else if (chain) {
         grid = chain->grid;
         logits = chain->blended(window, shape);
     }
     const double began_s = now_s();
-    const Region region = grid.inside(shape);
+    const Region above = grid.above_zero(logits, held);
+    const Window part = grid.part(above, 1);
+    const Region region = part.inside(shape);
     const auto state = [&](Logits found) {
         return ObjectState{prompts, window, std::make_shared<const Logits>(std::move(found)), false, chain};
     };
     if (back_s_ * voxels(region) > deadline.left_s()) {
         task.given_up.push_back("smooth borders: the mask is as coarse as its window");
-        return state({region, grid.nearest(logits, shape)});
+        return state({region, part.nearest(part_of(logits, above), shape)});
     }
-    Logits found{region, grid.back(std::move(logits), shape)};
+    Logits found{region, part.back(part_of(logits, above), shape)};
     clean(found, prompts);
     if (refine_) hold(found, prompts);
     if (click && known.logits) {

@@ -234,12 +234,7 @@ FinePart fine_part(const Geometry& geometry, const Window& window, const Hints& 
 }
 
 Grid<float> finer_grid(const Grid<float>& logits, const FinePart& part) {
-    Grid<float> inner(part.voxels.shape());
-    for (std::int64_t z = 0; z < inner.shape[0]; ++z)
-        for (std::int64_t y = 0; y < inner.shape[1]; ++y) {
-            const float* from = logits.line(z + part.voxels.start[0], y + part.voxels.start[1]);
-            std::copy_n(from + part.voxels.start[2], inner.shape[2], inner.line(z, y));
-        }
+    Grid<float> inner = part_of(logits, part.voxels);
     const double step = 1 / static_cast<double>(part.finer);
     Shape shape = inner.shape;
     for (auto& n : shape) n *= part.finer;

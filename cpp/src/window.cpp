@@ -40,6 +40,40 @@ Window Window::part(const Region& voxels, std::int64_t finer) const {
     return result;
 }
 
+Region Window::above_zero(const Grid<float>& values, const std::vector<Triple>& points) const {
+    Region held{shape, {}};
+    for (std::int64_t z = 0; z < shape[0]; ++z)
+        for (std::int64_t y = 0; y < shape[1]; ++y) {
+            const float *line = values.line(z, y), *end = line + shape[2];
+            const auto above = [](float value) { return value > 0; };
+            const float* first = std::find_if(line, end, above);
+            if (first == end) continue;
+            const float* last = end - 1;
+            while (!above(*last)) --last;
+            const Voxel low{z, y, first - line}, high{z + 1, y + 1, last - line + 1};
+            for (int a = 0; a < 3; ++a) {
+                held.start[a] = std::min(held.start[a], low[a]);
+                held.stop[a] = std::max(held.stop[a], high[a]);
+            }
+        }
+    for (const auto& zyx : points) {
+        const auto local = to_window(zyx);
+        for (int a = 0; a < 3; ++a) {
+            const auto at = std::clamp<std::int64_t>(static_cast<std::int64_t>(std::nearbyint(local[a])), 0, shape[a] - 1);
+            held.start[a] = std::min(held.start[a], at);
+            held.stop[a] = std::max(held.stop[a], at + 1);
+        }
+    }
+    for (int a = 0; a < 3; ++a) {
+        if (held.stop[a] == 0) held.start[a] = 0, held.stop[a] = 1;
+        // A voxel that they reach, and what else that is a mean of.
+        const auto rim = 1 + 2 * static_cast<std::int64_t>(std::ceil(std::max(1.0, 1 / step[a])));
+        held.start[a] = std::max<std::int64_t>(0, held.start[a] - rim);
+        held.stop[a] = std::min(shape[a], held.stop[a] + rim);
+    }
+    return held;
+}
+
 Grid<float> Window::sample(const Volume& volume, const IntensityRange& range) const {
     // Only the voxels that the window's kernels reach are converted: a volume may be far larger than a window.
     Region support;

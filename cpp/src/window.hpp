@@ -21,6 +21,10 @@ struct Window {
     // Its voxels of `voxels`, each divided into `finer` along each axis.
     Window part(const Region& voxels, std::int64_t finer) const;
 
+    // The part that holds all values above 0 with a few voxels around them, and these voxels of the volume, which lie
+    // inside the window. What `back` makes of it is what it makes of the whole, above 0.
+    Region above_zero(const Grid<float>& values, const std::vector<Triple>& points) const;
+
     // The volume on the window's grid, normalised to 0–1; 0 outside of the volume.
     Grid<float> sample(const Volume& volume, const IntensityRange& range) const;
     // The voxels of a volume whose centres lie in the window.
