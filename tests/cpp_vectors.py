@@ -11,7 +11,7 @@ from latency import a_model
 from gstk.calibration.model import Fit, LatencyModel
 from gstk.chain import blend, grid_of, links_of
 from gstk.geometry import Geometry
-from gstk.masks import Reach, change_near, clean, clicked_components, hold, prompt_shape
+from gstk.masks import FAR_SHARE, FAR_SHARE_WITH_BOX, Reach, change_near, clean, clicked_components, hold, prompt_shape
 from gstk.overlaps import Claim, label_map
 from gstk.planner import make_plan, sizes
 from gstk.preprocess import intensity_range
@@ -28,7 +28,7 @@ def write_vectors(folder: Path, seed: int = 0) -> None:
     kinds = {
         "range": _ranges(rng),
         "frame": [_frame(rng) for _ in range(200)],
-        "sample": [_sample(rng) for _ in range(40)],
+        "sample": [*(_sample(rng) for _ in range(40)), *(_large_sample(rng, axis) for axis in range(2))],
         "back": [_back(rng) for _ in range(40)],
         "points": [_points(rng) for _ in range(20)],
         "components": [_components(rng) for _ in range(30)],
@@ -101,6 +101,15 @@ def _sample(rng: np.random.Generator) -> Arrays:
     return {"volume": volume, "range": (low, high), **_described(window), "expected": window.sample(volume, low, high)}
 
 
+def _large_sample(rng: np.random.Generator, axis: int) -> Arrays:
+    """Of a volume that is looked at slab by slab; it shrinks most along an axis."""
+    volume = rng.integers(0, 250, (170, 160, 156), np.uint8)
+    shape = tuple(8 if a == axis else 24 for a in range(3))
+    step = tuple(n / s for n, s in zip(volume.shape, shape, strict=True))
+    window = Window((-3.0, 2.5, 0.0), step, shape)  # type: ignore[arg-type]
+    return {"volume": volume, "range": (9.0, 200.0), **_described(window), "expected": window.sample(volume, 9, 200)}
+
+
 def _back(rng: np.random.Generator, nearest: bool = False) -> Arrays:
     window, shape = _window(rng), rng.integers(14, 40, 3)
     values = (rng.normal(size=window.shape) * 4).astype(np.float32)
@@ -161,7 +170,7 @@ def _change(rng: np.random.Generator) -> Arrays:
         Point((click[0], click[1], click[2]), foreground),
         [(int(z), int(y), int(x)) for z, y, x in opposite],
         tuple(spacing.tolist()),
-        weighed=bool(rng.integers(0, 2)),
+        [None, FAR_SHARE, FAR_SHARE_WITH_BOX][rng.integers(0, 3)],
     )
     region, expected = change_near(reach, regions[0], before, regions[1], after)
     return {
@@ -169,7 +178,8 @@ def _change(rng: np.random.Generator) -> Arrays:
         "after_region": _corners(regions[1]),
         "before": before,
         "after": after,
-        "click": [*click, int(foreground), int(reach.weighed)],
+        "click": [*click, int(foreground)],
+        "far_share": np.array([] if reach.far_share is None else [reach.far_share], np.float32),
         "opposite": opposite,
         "spacing": spacing,
         "region": _corners(region),

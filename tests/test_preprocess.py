@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
-from gstk.preprocess import axis_weights, intensity_range, normalise, resample
+from gstk import preprocess
+from gstk.preprocess import axis_weights, intensity_range, normalise, resample, sample
 
 REAL_DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8"]
 sides = st.integers(1, 9)
@@ -263,3 +264,23 @@ def test_halving_by_hand() -> None:
     np.testing.assert_allclose(weights[1], np.array([0, 1, 3, 3, 1, 0, 0, 0]) / 8)
     np.testing.assert_allclose(weights[0], np.array([4, 3, 1, 0, 0, 0, 0, 0]) / 8)
     np.testing.assert_allclose(axis_weights(8, 4, 0, 2, "zero")[0], np.array([3, 3, 1, 0, 0, 0, 0, 0]) / 8)
+
+
+@pytest.mark.parametrize("shape", [(5, 40, 40), (40, 7, 40), (40, 40, 9), (12, 13, 14), (60, 50, 41)])
+@pytest.mark.parametrize("slab_voxels", [1, 4000, 30000])
+def test_sampling_by_slabs_is_sampling(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], slab_voxels: int
+) -> None:
+    volume = np.random.default_rng(1).integers(-900, 900, (40, 41, 42)).astype(np.int16)
+    start, step = (1.5, -2.0, 3.25), tuple(36 / n for n in shape)
+    whole = resample(normalise(volume, -500, 600), start, step, shape)
+    monkeypatch.setattr(preprocess, "_SLAB_VOXELS", slab_voxels)
+    np.testing.assert_allclose(sample(volume, -500, 600, start, step, shape), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", ">i2", "u2"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_range_is_counted_slab_by_slab(monkeypatch: pytest.MonkeyPatch, dtype: str, order: Literal["C", "F"]) -> None:
+    monkeypatch.setattr(preprocess, "_SLAB_VOXELS", 100)
+    volume = np.random.default_rng(2).normal(50, 30, (9, 10, 11)).astype("i1").astype(dtype, order=order)
+    np.testing.assert_allclose(intensity_range(volume), np.percentile(volume.astype(float), (1, 99)), rtol=1e-12)

@@ -11,10 +11,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["axis_weights", "intensity_range", "normalise", "resample"]
+__all__ = ["axis_weights", "intensity_range", "normalise", "resample", "sample"]
 
 PERCENTILES = (1.0, 99.0)
 """Percentiles of the whole volume that become 0 and 1 (the paper, section 3.2)."""
+_SLAB_VOXELS = 2**22
+"""Of a large volume, so many are looked at at a time."""
 
 
 def intensity_range(volume: NDArray[np.generic]) -> tuple[float, float]:
@@ -28,16 +30,64 @@ def intensity_range(volume: NDArray[np.generic]) -> tuple[float, float]:
         and maximum, so that a small bright object on nothing still has contrast.
     """
     # Not np.percentile: it subtracts neighbours in rank in the volume's own dtype, where that may overflow.
-    ranked = volume.flatten()
-    position = np.array(PERCENTILES) / 100 * (ranked.size - 1)
+    position = np.array(PERCENTILES) / 100 * (volume.size - 1)
     below = position.astype(np.int64)
-    above = np.minimum(below + 1, ranked.size - 1)
-    ranked.partition(np.unique([below, above]))
-    first, second = ranked[below].astype(np.float64), ranked[above].astype(np.float64)
+    above = np.minimum(below + 1, volume.size - 1)
+    if volume.dtype.kind in "iu" and volume.dtype.itemsize <= 2:
+        first, second = _ranked(volume, np.stack([below, above]))
+    else:
+        ranked = volume.flatten()
+        ranked.partition(np.unique([below, above]))
+        first, second = ranked[below].astype(np.float64), ranked[above].astype(np.float64)
     low, high = (float(v) for v in first + (position - below) * (second - first))
     if not high > low:
         low, high = float(volume.min()), float(volume.max())
     return low, high
+
+
+def _ranked(volume: NDArray[np.generic], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The values at some ranks of small integers, which are counted: one pass, no copy of the volume."""
+    bounds = np.iinfo(volume.dtype)  # type: ignore[type-var]
+    counts = np.zeros(int(bounds.max) - int(bounds.min) + 1, np.int64)
+    flat = volume.reshape(-1, order="A") if volume.flags.forc else volume.reshape(-1)
+    for first in range(0, flat.size, _SLAB_VOXELS):
+        slab = flat[first : first + _SLAB_VOXELS].astype(np.int64) - int(bounds.min)
+        counts += np.bincount(slab, minlength=counts.size)
+    return np.searchsorted(np.cumsum(counts), ranks, side="right").astype(np.float64) + float(bounds.min)
+
+
+def sample(
+    volume: NDArray[np.generic],
+    low: float,
+    high: float,
+    start: Sequence[float],
+    step: Sequence[float],
+    shape: Sequence[int],
+) -> NDArray[np.float32]:
+    """`resample` of the volume, `normalise`d, 0 outside of it; a large one is never there as float32 as a whole.
+
+    Args:
+        volume: any real dtype (z,y,x).
+        low, high: what becomes 0 and 1.
+        start, step, shape: see `resample`.
+    """
+    first = min(range(3), key=lambda a: shape[a] / volume.shape[a])
+    slabs = -(-volume.size // _SLAB_VOXELS)
+    if slabs == 1 or shape[first] >= volume.shape[first]:
+        return resample(normalise(volume, low, high), start, step, shape)
+
+    def only(values: Sequence[float], neutral: Sequence[float], of_first: bool) -> list[float]:
+        return [v if (a == first) == of_first else n for a, (v, n) in enumerate(zip(values, neutral, strict=True))]
+
+    # The axis that shrinks most goes first; slabs lie across another.
+    along = 1 if first == 0 else 0
+    still, same = (0, 0, 0), (1, 1, 1)
+    reduced = np.empty([int(n) for n in only(shape, volume.shape, True)], np.float32)
+    for part in np.array_split(np.arange(volume.shape[along]), min(slabs, volume.shape[along])):
+        where = tuple(slice(int(part[0]), int(part[-1]) + 1) if a == along else slice(None) for a in range(3))
+        slab = normalise(volume[where], low, high)
+        reduced[where] = resample(slab, only(start, still, True), only(step, same, True), reduced[where].shape)
+    return resample(reduced, only(start, still, False), only(step, same, False), shape)
 
 
 def normalise(voxels: NDArray[np.generic], low: float, high: float) -> NDArray[np.float32]:

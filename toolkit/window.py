@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.geometry import Geometry
-from gstk.preprocess import normalise, resample
+from gstk.preprocess import resample, sample
 
 __all__ = ["Faces", "Framing", "Window", "bounding_faces", "frame"]
 
@@ -66,7 +66,7 @@ class Window:
         if any(axis.stop <= axis.start for axis in support):
             return np.zeros(self.shape, np.float32)
         start = [s - axis.start for s, axis in zip(self.start, support, strict=True)]
-        return resample(normalise(volume[tuple(support)], low, high), start, self.step, self.shape, outside="zero")
+        return sample(volume[tuple(support)], low, high, start, self.step, self.shape)
 
     def inside(self, shape: Sequence[int]) -> tuple[slice, slice, slice]:
         """The voxels of a volume of `shape` whose centres lie in the window."""

@@ -9,6 +9,7 @@ namespace gstk::impl {
 namespace {
 
 constexpr double kPercentiles[2] = {1.0, 99.0};
+constexpr std::int64_t kSlabVoxels = 1 << 22;  // of a large volume, so many are looked at at a time
 
 struct Position {
     std::int64_t below, above;
@@ -95,6 +96,45 @@ IntensityRange intensity_range(const Volume& volume) {
         }
         return {ends[0], ends[1]};
     });
+}
+
+Grid<float> sample(const Volume& volume, const Region& part, const IntensityRange& range, const Triple& start,
+                   const Triple& step, const Shape& shape) {
+    const Shape given = part.shape();
+    const auto shrinks = [&](std::size_t a) { return static_cast<double>(shape[a]) / static_cast<double>(given[a]); };
+    std::size_t first = 0;
+    for (std::size_t a = 1; a < 3; ++a)
+        if (shrinks(a) < shrinks(first)) first = a;
+    const std::int64_t slabs = (count_of(given) + kSlabVoxels - 1) / kSlabVoxels;
+    if (slabs == 1 || shape[first] >= given[first])
+        return resample(normalise(volume, part, range), start, step, shape, Outside::kZero);
+    // The axis that shrinks most goes first; slabs lie across another.
+    const std::size_t along = first == 0 ? 1 : 0;
+    Shape reduced = given;
+    reduced[first] = shape[first];
+    Grid<float> whole(reduced);
+    Triple start_first{}, step_first{1, 1, 1}, start_rest = start, step_rest = step;
+    start_first[first] = start[first];
+    step_first[first] = step[first];
+    start_rest[first] = 0;
+    step_rest[first] = 1;
+    for (std::int64_t slab = 0; slab < std::min(slabs, given[along]); ++slab) {
+        const auto at = [&](std::int64_t n) { return given[along] * n / std::min(slabs, given[along]); };
+        Region of_slab = part;
+        of_slab.start[along] = part.start[along] + at(slab);
+        of_slab.stop[along] = part.start[along] + at(slab + 1);
+        Shape sides = of_slab.shape();
+        sides[first] = shape[first];
+        const Grid<float> found =
+            resample(normalise(volume, of_slab, range), start_first, step_first, sides, Outside::kZero);
+        for (std::int64_t z = 0; z < sides[0]; ++z)
+            for (std::int64_t y = 0; y < sides[1]; ++y) {
+                const std::int64_t down = at(slab);
+                std::copy_n(found.line(z, y), sides[2],
+                            along == 0 ? whole.line(z + down, y) : whole.line(z, y + down));
+            }
+    }
+    return resample(std::move(whole), start_rest, step_rest, shape, Outside::kZero);
 }
 
 Grid<float> normalise(const Volume& volume, const Region& part, const IntensityRange& range) {

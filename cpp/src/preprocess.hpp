@@ -33,4 +33,8 @@ AxisWeights axis_weights(std::int64_t n_in, std::int64_t n_out, double start, do
 // Samples an axis-aligned window of a volume, separably, axis by axis.
 Grid<float> resample(Grid<float> volume, const Triple& start, const Triple& step, const Shape& shape, Outside outside);
 
+// `resample` of a part of a volume, normalised, 0 outside of it; a large one is never there as float as a whole.
+Grid<float> sample(const Volume& volume, const Region& part, const IntensityRange& range, const Triple& start,
+                   const Triple& step, const Shape& shape);
+
 }  // namespace gstk::impl

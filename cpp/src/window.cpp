@@ -87,7 +87,7 @@ Grid<float> Window::sample(const Volume& volume, const IntensityRange& range) co
         if (support.stop[a] <= support.start[a]) return Grid<float>(shape);
         local[a] = start[a] - static_cast<double>(support.start[a]);
     }
-    return resample(normalise(volume, support, range), local, step, shape, Outside::kZero);
+    return gstk::impl::sample(volume, support, range, local, step, shape);
 }
 
 Region Window::inside(const Shape& volume_shape) const {
