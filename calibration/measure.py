@@ -30,6 +30,10 @@ Shape = tuple[int, int, int]
 
 _DECODES = ((1, 1), (1, 6), (3, 1))
 """Objects and points that are decoded in each region."""
+_AGAIN = 4
+"""After a region, so many of the ones before it are measured once more, where they are smaller by far: small ones take
+so little time that a moment in which the machine did something else would be all that is known of them."""
+_FAR_SMALLER = 4
 _MEMORY_SHARE = 0.8
 """Of the memory that is free; a region that is expected to need more is not tried."""
 _STARTUP = """
@@ -73,6 +77,7 @@ def measure(
         free_bytes = memory.free_bytes()
         found: list[Measurement] = []
         rate = 0.0  # seconds per voxel
+        seen: list[Shape] = []
         for shape in regions(engine, dense=seconds > 2 * QUICK_S):
             spent = time.perf_counter() - began
             next_s = rate * math.prod(shape)
@@ -87,6 +92,10 @@ def measure(
             except OutOfMemory:
                 break
             rate = (time.perf_counter() - region_began) / math.prod(shape)
+            small = [s for s in seen if _FAR_SMALLER * math.prod(s) <= math.prod(shape)]
+            for again in small[-_AGAIN:]:
+                found += (m for m in measure_region(engine, again, 1) if m.kind in ("encode", "decode"))
+            seen.append(shape)
         if not found:
             raise CalibrationError(
                 "got no region that fits into memory, expected two; free memory or take a smaller bundle"

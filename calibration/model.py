@@ -2,14 +2,18 @@
 
 An encode of v voxels takes `a + b v`. A decode of B objects with N points takes `a + b v + c B + d v B + e v B N`: some
 runtimes take objects together, others one by one. The first run of a shape has numbers of its own, since runtimes
-choose kernels and allocate then. Fitted are relative errors, with a loss that does not follow outliers.
+choose kernels and allocate then. Fitted are relative errors, with a loss that does not follow outliers. Where regions
+outgrow caches, or the memory that may be kept between calls, costs bend: a factor for each size of region that was
+measured, and between sizes in proportion on a logarithmic scale, follows that.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +24,11 @@ from gstk.errors import CalibrationError
 
 __all__ = ["KINDS", "SCHEMA", "Fit", "LatencyModel", "Measurement", "fit_calls", "fit_memory"]
 
-SCHEMA = 1
+SCHEMA = 2
 _MILLION = 1e6
 _TERMS = {"encode": 2, "decode": 5}
+_ALIKE, _ENOUGH = 1.25, 3
+"""Sizes of region that differ by less share a factor, and so do those with fewer measurements."""
 KINDS = ("encode", "first_encode", "decode", "first_decode")
 
 
@@ -53,14 +59,29 @@ class Fit:
         weights: of 1, v, B, v·B and v·B·N, with v in millions of voxels; an encode has the first two.
         spread: 95th percentile of measured over fitted, at least 1.
         median_error: median of |fitted / measured - 1|.
+        sizes, factors: millions of voxels, rising, and what measured seconds there were over those of the weights.
     """
 
     weights: tuple[float, ...]
     spread: float
     median_error: float
+    sizes: tuple[float, ...] = ()
+    factors: tuple[float, ...] = ()
 
     def seconds(self, voxels: int, objects: int = 1, points: int = 1) -> float:
-        return float(np.dot(_features(voxels, objects, points)[: len(self.weights)], self.weights))
+        features = _features(voxels, objects, points)
+        seconds = sum(weight * feature for weight, feature in zip(self.weights, features, strict=False))
+        return seconds * self._factor(features[1])
+
+    def _factor(self, v: float) -> float:
+        if not self.sizes:
+            return 1.0
+        after = bisect.bisect_right(self.sizes, v)
+        if after in (0, len(self.sizes)):
+            return self.factors[min(after, len(self.sizes) - 1)]
+        low, high = self.sizes[after - 1], self.sizes[after]
+        share = math.log(v / low) / math.log(high / low)
+        return self.factors[after - 1] * (1 - share) + self.factors[after] * share
 
 
 @dataclass(frozen=True)
@@ -169,12 +190,31 @@ def fit_calls(measurements: Sequence[Measurement], kind: str) -> Fit:
 
     start = np.full(terms, float(seconds.mean()) / float(features.sum(axis=1).mean()))
     found = optimize.least_squares(relative, start, bounds=(0, np.inf), loss="soft_l1", f_scale=0.1, x_scale=start)
-    fitted = features @ found.x
-    return Fit(
-        tuple(float(weight) for weight in found.x),
-        max(1.0, float(np.percentile(seconds / fitted, 95))),
-        float(np.median(np.abs(fitted / seconds - 1))),
+    straight = Fit(tuple(float(weight) for weight in found.x), 1.0, 0.0)
+    sizes, factors = _bend(calls, seconds / (features @ found.x))
+    bent = replace(straight, sizes=sizes, factors=factors)
+    fitted = np.array([bent.seconds(math.prod(m.shape), m.objects, m.points) for m in calls])
+    return replace(
+        bent,
+        spread=max(1.0, float(np.percentile(seconds / fitted, 95))),
+        median_error=float(np.median(np.abs(fitted / seconds - 1))),
     )
+
+
+def _bend(calls: Sequence[Measurement], ratios: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Sizes and factors of a fit, from measured over fitted seconds: of like sizes the median, enough of them each."""
+    voxels = np.array([math.prod(m.shape) for m in calls], np.float64) / _MILLION
+    groups: list[list[int]] = []
+    for index in np.argsort(voxels, kind="stable"):
+        group = groups[-1] if groups else None
+        if group is None or (len(group) >= _ENOUGH and voxels[index] > _ALIKE * voxels[group[0]]):
+            groups.append([])
+        groups[-1].append(int(index))
+    if len(groups) > 1 and len(groups[-1]) < _ENOUGH:
+        few = groups.pop()
+        groups[-1] += few
+    sizes = tuple(float(np.exp(np.log(voxels[group]).mean())) for group in groups)
+    return sizes, tuple(float(np.median(ratios[group])) for group in groups)
 
 
 def fit_memory(measurements: Sequence[Measurement], base_bytes: int) -> float:
@@ -196,9 +236,14 @@ def _features(voxels: int, objects: int, points: int) -> tuple[float, ...]:
 
 
 def _fit_from(values: Mapping[str, Any]) -> Fit:
-    fit = Fit(tuple(float(w) for w in values["weights"]), float(values["spread"]), float(values["median_error"]))
+    weights, sizes, factors = (tuple(float(n) for n in values[key]) for key in ("weights", "sizes", "factors"))
+    fit = Fit(weights, float(values["spread"]), float(values["median_error"]), sizes, factors)
     if len(fit.weights) not in _TERMS.values() or not all(math.isfinite(w) and w >= 0 for w in fit.weights):
         raise ValueError(f"weights {fit.weights}")
+    if len(sizes) != len(factors) or not all(0 < n < math.inf for n in (*sizes, *factors)):
+        raise ValueError(f"sizes {sizes} and factors {factors}")
+    if any(b <= a for a, b in itertools.pairwise(sizes)):
+        raise ValueError(f"sizes {sizes}")
     if not (math.isfinite(fit.spread) and fit.spread >= 1 and math.isfinite(fit.median_error)):
         raise ValueError(f"spread {fit.spread}")
     return fit

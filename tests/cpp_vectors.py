@@ -344,8 +344,14 @@ def _shape(rng: np.random.Generator) -> Arrays:
 def _model(rng: np.random.Generator) -> LatencyModel:
     base = a_model()
     fits = {
-        kind: Fit(tuple(rng.uniform(0, 9, len(fit.weights)).tolist()), float(rng.uniform(1, 2)), 0.1)
-        for kind, fit in base.fits.items()
+        kind: Fit(
+            tuple(rng.uniform(0, 9, len(fit.weights)).tolist()),
+            float(rng.uniform(1, 2)),
+            0.1,
+            tuple(np.cumsum(rng.uniform(0.01, 1, bends)).tolist()),
+            tuple(rng.uniform(0.5, 2, bends).tolist()),
+        )
+        for (kind, fit), bends in zip(base.fits.items(), rng.integers(0, 4, len(base.fits)), strict=True)
     }
     fields = {**base.to_json(), "fits": {kind: fit.__dict__ for kind, fit in fits.items()}}
     return LatencyModel.from_json({**fields, "base_bytes": 3 * 10**8, "bytes_per_voxel": float(rng.uniform(500, 9000))})

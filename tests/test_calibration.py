@@ -66,6 +66,18 @@ def test_outliers_do_not_move_the_middle_and_noise_widens_the_spread() -> None:
     assert all(weight >= 0 for weight in fit.weights)
 
 
+def test_a_bend_is_followed() -> None:
+    """Beyond the fifth size everything takes half as long again; in between it rises."""
+    knee = SIDES[4] ** 3 / 1e6
+    for kind in ("encode", "decode"):
+        fit = fit_calls(calls(kind, lambda v, *_: (0.01 + 2 * v) * (1.5 if v > knee else 1)), kind)
+        for side in SIDES:
+            exact = (0.01 + 2 * side**3 / 1e6) * (1.5 if side**3 / 1e6 > knee else 1)
+            assert fit.seconds(side**3) == pytest.approx(exact, rel=0.02)
+        middle = fit.seconds(int((SIDES[4] * SIDES[5]) ** 1.5)) / (0.01 + 2 * (SIDES[4] * SIDES[5]) ** 1.5 / 1e6)
+        assert 1.1 < middle < 1.4
+
+
 def test_one_size_of_region_is_no_model() -> None:
     with pytest.raises(CalibrationError, match="fewer than two sizes"):
         fit_calls([Measurement("encode", (32, 32, 32), 1, 1, 1.0)] * 3, "encode")
@@ -118,6 +130,10 @@ def test_a_model_is_kept_found_and_known_to_be_stale(
     assert find_model(bundle, host)[0] is None
 
 
+def with_encode(values: Any, **fields: Any) -> Any:
+    return values | {"fits": {**values["fits"], "encode": {**values["fits"]["encode"], **fields}}}
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -126,8 +142,11 @@ def test_a_model_is_kept_found_and_known_to_be_stale(
         lambda v: v | {"load_s": float("nan")},
         lambda v: v | {"host": {"processor": "x"}},
         lambda v: v | {"fits": {}},
-        lambda v: v | {"fits": {**v["fits"], "encode": {"weights": [1, -1], "spread": 1, "median_error": 0}}},
-        lambda v: v | {"fits": {**v["fits"], "encode": {"weights": [1, 1], "spread": 0.5, "median_error": 0}}},
+        lambda v: with_encode(v, weights=[1, -1]),
+        lambda v: with_encode(v, spread=0.5),
+        lambda v: with_encode(v, sizes=[1]),
+        lambda v: with_encode(v, sizes=[2, 1], factors=[1, 1]),
+        lambda v: with_encode(v, sizes=[1, 2], factors=[1, 0]),
         lambda v: v | {"unknown": 1},
         lambda v: [v],
         lambda v: None,

@@ -55,7 +55,9 @@ def box(low: int, high: int, along_x: int = SIDE) -> NDArray[np.bool_]:
 
 def changed(click: Point, old: NDArray[np.float32], new: NDArray[np.float32], weighed: bool) -> NDArray[np.bool_]:
     before = old.copy(), new.copy()
-    region, found = change_near(Reach(click, [], UNIT_MM, FAR_SHARE_WITH_BOX if weighed else None), WHOLE, old, WHOLE, new)
+    region, found = change_near(
+        Reach(click, [], UNIT_MM, FAR_SHARE_WITH_BOX if weighed else None), WHOLE, old, WHOLE, new
+    )
     np.testing.assert_array_equal((old, new), before)
     assert region == WHOLE
     return found > 0

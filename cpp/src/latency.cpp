@@ -1,13 +1,16 @@
 #include "latency.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <fstream>
+#include <functional>
 
 #include "json_fields.hpp"
 
 namespace gstk::impl {
 namespace {
 
-constexpr int kSchema = 1;
+constexpr int kSchema = 2;
 constexpr double kMillion = 1e6;
 constexpr std::uintmax_t kLimitBytes = 1u << 20;
 constexpr const char* kKinds[] = {"encode", "first_encode", "decode", "first_decode"};
@@ -15,14 +18,31 @@ constexpr const char* kKinds[] = {"encode", "first_encode", "decode", "first_dec
 const JsonFile kModel{GSTK_ERROR_CALIBRATION, "the latency model", "run gstk calibrate again"};
 
 LatencyFit read_fit(const Fields& fields) {
-    LatencyFit fit{fields.numbers("weights", 0), fields.number("spread", 1)};
+    LatencyFit fit{fields.numbers("weights", 0), fields.number("spread", 1), fields.numbers("sizes", 0),
+                   fields.numbers("factors", 0)};
     if (fit.weights.size() != 2 && fit.weights.size() != 5)
         throw fields.wrong("weights", "two or five finite numbers of 0 or more");
     fields.number("median_error", 0);
+    const auto is_zero = [](double n) { return n == 0; };
+    if (std::any_of(fit.sizes.begin(), fit.sizes.end(), is_zero) ||
+        std::adjacent_find(fit.sizes.begin(), fit.sizes.end(), std::greater_equal<>()) != fit.sizes.end())
+        throw fields.wrong("sizes", "rising finite numbers above 0");
+    if (fit.factors.size() != fit.sizes.size() || std::any_of(fit.factors.begin(), fit.factors.end(), is_zero))
+        throw fields.wrong("factors", "a finite number above 0 for each size");
     return fit;
 }
 
 }  // namespace
+
+double LatencyFit::factor(double v) const {
+    if (sizes.empty()) return 1;
+    const auto after = static_cast<std::size_t>(std::upper_bound(sizes.begin(), sizes.end(), v) - sizes.begin());
+    if (after == 0) return factors.front();
+    if (after == sizes.size()) return factors.back();
+    const double low = sizes[after - 1], high = sizes[after];
+    const double share = std::log(v / low) / std::log(high / low);
+    return factors[after - 1] * (1 - share) + factors[after] * share;
+}
 
 LatencyModel LatencyModel::parse(const std::string& json_text, const std::string& place) {
     try {
@@ -87,6 +107,7 @@ double LatencyModel::seconds(const char* kind, const Shape& shape, std::int64_t 
     const double features[] = {1.0, v, b, v * b, v * b * static_cast<double>(points)};
     double sum = 0;
     for (std::size_t i = 0; i < fit.weights.size(); ++i) sum += features[i] * fit.weights[i];
+    sum *= fit.factor(v);
     return cautious ? sum * fit.spread : sum;
 }
 

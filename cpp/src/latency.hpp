@@ -1,7 +1,8 @@
 // What a bundle costs on a host, as `gstk calibrate` measured it; mirrors gstk.calibration.model.
 //
 // An encode of v million voxels takes `a + b v` seconds, a decode of B objects of N points each
-// `a + b v + c B + d v B + e v B N`; the first run of a shape has numbers of its own.
+// `a + b v + c B + d v B + e v B N`; the first run of a shape has numbers of its own. A factor for each size of region
+// that was measured follows where costs bend.
 #pragma once
 
 #include <filesystem>
@@ -16,6 +17,10 @@ namespace gstk::impl {
 struct LatencyFit {
     std::vector<double> weights;  // of 1, v, B, v·B and v·B·N; an encode has the first two
     double spread = 1;            // 95th percentile of measured over fitted
+    std::vector<double> sizes;    // millions of voxels, rising
+    std::vector<double> factors;  // what measured seconds there were over those of the weights
+
+    double factor(double v) const;
 };
 
 class LatencyModel {
