@@ -187,14 +187,15 @@ def _around(shape: Shape, points: NDArray[np.float64]) -> Mask:
 def _mean3(values: Field) -> Field:
     """Mean of three voxels a side, those at the faces taken twice."""
     for axis in range(3):
-        given = np.moveaxis(values, axis, 0)
-        total = given.copy()
-        total[1:] += given[:-1]
-        total[0] += given[0]
-        total[:-1] += given[1:]
-        total[-1] += given[-1]
-        values = np.moveaxis(total * np.float32(1 / 3), 0, axis)
-    return np.ascontiguousarray(values)
+        total = values.copy()
+        given, sums = np.moveaxis(values, axis, 0), np.moveaxis(total, axis, 0)
+        sums[1:] += given[:-1]
+        sums[0] += given[0]
+        sums[:-1] += given[1:]
+        sums[-1] += given[-1]
+        total *= np.float32(1 / 3)
+        values = total
+    return values
 
 
 def _nearness(smooth: Field, inner: Mask, outer: Mask) -> Field:
@@ -211,15 +212,29 @@ def _nearness(smooth: Field, inner: Mask, outer: Mask) -> Field:
     cost = slope2 * (1 / (EDGE * EDGE)) + FLAT
     lines = [np.moveaxis(cost, axis, 0) for axis in range(3)]
     steps = [np.ascontiguousarray((line[1:] + line[:-1]) * np.float32(0.5)) for line in lines]
-    distance = np.where(np.stack([inner, outer]), np.float32(0), FAR)
+    near, far = _distances(inner, steps), _distances(outer, steps)
+    return (far - near) / (far + near)
+
+
+def _distances(seeds: Mask, steps: list[Field]) -> Field:
+    """From seeds along paths, by sweeps along z, y and x, forth and back.
+
+    Args:
+        steps: what a step from a plane to the next costs, planes of each axis in turn first.
+    """
+    distance = np.where(seeds, np.float32(0), FAR)
     for _ in range(SWEEPS):
         for axis, step in enumerate(steps):
-            planes = np.moveaxis(distance, axis + 1, 0)
+            along = np.moveaxis(distance, axis, 0)
+            planes = np.ascontiguousarray(along)  # a copy for y and x: their planes are scattered in memory
+            reached = np.empty(planes.shape[1:], np.float32)
             for i in range(1, len(planes)):
-                np.minimum(planes[i], planes[i - 1] + step[i - 1], out=planes[i])
+                np.minimum(planes[i], np.add(planes[i - 1], step[i - 1], out=reached), out=planes[i])
             for i in range(len(planes) - 2, -1, -1):
-                np.minimum(planes[i], planes[i + 1] + step[i], out=planes[i])
-    return np.asarray((distance[1] - distance[0]) / (distance[1] + distance[0]))
+                np.minimum(planes[i], np.add(planes[i + 1], step[i], out=reached), out=planes[i])
+            if axis:
+                along[...] = planes
+    return distance
 
 
 def _bins(values: Field, count: int) -> NDArray[np.int64]:
