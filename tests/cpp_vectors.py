@@ -11,7 +11,7 @@ from latency import a_model
 from gstk.calibration.model import Fit, LatencyModel
 from gstk.chain import blend, grid_of, links_of
 from gstk.geometry import Geometry
-from gstk.masks import FAR_SHARE, FAR_SHARE_WITH_BOX, Reach, change_near, clean, clicked_components, hold, prompt_shape
+from gstk.masks import Reach, change_near, clean, clicked_components, hold, prompt_shape
 from gstk.overlaps import Claim, label_map
 from gstk.planner import make_plan, sizes
 from gstk.preprocess import intensity_range
@@ -170,7 +170,7 @@ def _change(rng: np.random.Generator) -> Arrays:
         Point((click[0], click[1], click[2]), foreground),
         [(int(z), int(y), int(x)) for z, y, x in opposite],
         tuple(spacing.tolist()),
-        [None, FAR_SHARE, FAR_SHARE_WITH_BOX][rng.integers(0, 3)],
+        weighed=bool(rng.integers(0, 2)),
     )
     region, expected = change_near(reach, regions[0], before, regions[1], after)
     return {
@@ -178,8 +178,7 @@ def _change(rng: np.random.Generator) -> Arrays:
         "after_region": _corners(regions[1]),
         "before": before,
         "after": after,
-        "click": [*click, int(foreground)],
-        "far_share": np.array([] if reach.far_share is None else [reach.far_share], np.float32),
+        "click": [*click, int(foreground), int(reach.weighed)],
         "opposite": opposite,
         "spacing": spacing,
         "region": _corners(region),

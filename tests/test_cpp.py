@@ -202,7 +202,16 @@ def test_real_cases_agree(released: tuple[Path, Path], shared_data: Path, tmp_pa
     assert case.labels is not None
     voxels = np.argwhere(case.labels == case.labels.max())
     z, y, x = voxels[len(voxels) // 2]
-    lines = [f"point 1 {z} {y} {x} 1", f"point 1 {z} {y} {max(x - 9, 0)} 0"]
+    (z0, y0, x0), (z1, y1, x1) = voxels.min(axis=0), voxels.max(axis=0)
+    lines = [
+        f"point 1 {z} {y} {x} 1",
+        f"point 1 {z} {y} {max(x - 9, 0)} 0",
+        "reset 1",
+        f"box 1 {z0} {y0} {x0} {z1} {y1} {x1} {(z0 + z1) // 2}",  # with which a click weighs the logits
+        f"point 1 {z0} {y0} {x0} 0",
+        f"point 1 {z} {y} {max(x - 2, 0)} 0",
+        f"point 1 {z1} {y} {x} 1",
+    ]
     with gstk.open("tiny", backend="openvino", threads=2) as session:
         expected = replay_python(session, case.image, case.geometry.spacing_mm, lines)
     found, _ = replay_cpp(released[0] / "tests" / "replay", TINY, file, lines, case.image.shape, tmp_path, 2)

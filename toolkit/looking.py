@@ -14,7 +14,7 @@ from gstk.deadline import Deadline, TimedEngine, TimeUp
 from gstk.embeddings import EmbeddingCache
 from gstk.engines.base import Embedding
 from gstk.framing import better_window, first_faces, network_points
-from gstk.masks import FAR_SHARE, FAR_SHARE_WITH_BOX, ChangedBox, Reach, change_near, clean, hold, prompt_shape
+from gstk.masks import ChangedBox, Reach, change_near, clean, hold, prompt_shape
 from gstk.planner import can_start, first_said, sizes
 from gstk.preprocess import resample
 from gstk.prompts import ObjectPrompts, Point
@@ -244,8 +244,9 @@ class Looker:
             opposite = [p.zyx for p in known.prompts.points if p.foreground != click.foreground]
             if known.prompts.box is not None and not click.foreground:
                 opposite.append(known.prompts.box.centre())
-            far_share = FAR_SHARE if known.prompts.box is None else FAR_SHARE_WITH_BOX
-            reach = Reach(click, opposite, image.geometry.spacing_mm, far_share if self._refine else None)
+            # Without a box, a first mask is often far too large, and a click has to change all of it.
+            weighed = self._refine and known.prompts.box is not None
+            reach = Reach(click, opposite, image.geometry.spacing_mm, weighed)
             region, placed = change_near(reach, known.region, known.logits, region, placed)
             if self._refine:
                 hold(placed, region, known.prompts)  # a click on a voxel that said the opposite before

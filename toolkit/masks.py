@@ -16,8 +16,6 @@ from gstk.parts import connected_parts
 from gstk.prompts import ObjectPrompts, Point
 
 __all__ = [
-    "FAR_SHARE",
-    "FAR_SHARE_WITH_BOX",
     "ChangedBox",
     "Reach",
     "change_near",
@@ -38,11 +36,8 @@ REACH = 2.0**0.5
 
 CENTRE = np.float32(12)
 """Weight of 1 - r² for what was clicked, r being 1 on the ball around a click that touches the border of the mask."""
-FAR_SHARE, FAR_SHARE_WITH_BOX = np.float32(0.5), np.float32(0.3)
-"""Share of the answer to a background click, beside the mask before, far from it; without a box, the mask before is
-worse."""
-WIDE = np.float32(3)
-"""So many radii from the click it is half way there."""
+FAR_SHARE, WIDE = np.float32(0.3), np.float32(3)
+"""Share of the answer to a background click, beside the mask before, far from it; half way there at so many radii."""
 MOST_LOGIT = np.float32(6)
 """Beyond it, two masks are equally sure."""
 
@@ -82,14 +77,13 @@ class Reach(NamedTuple):
         click: where, and whether the object is there.
         opposite: voxels (z,y,x) of the clicks that say the opposite.
         spacing_mm: voxel size (z,y,x) that distances from them are measured in.
-        far_share: logits are evidence of one scale (`gstk.refine`), to be weighed against where the click is; this is
-            the share of the answer to a background click far from it. None where they are not.
+        weighed: logits are evidence of one scale (`gstk.refine`), to be weighed against where the click is.
     """
 
     click: Point
     opposite: list[tuple[int, int, int]]
     spacing_mm: tuple[float, float, float]
-    far_share: np.float32 | None = None
+    weighed: bool = False
 
 
 def change_near(
@@ -110,8 +104,8 @@ def change_near(
     if not all(axis.start <= i < axis.stop for i, axis in zip(click.zyx, region, strict=True)):
         return before_region, before  # neither mask comes near
     old, new = (_spread(r, v, region) for r, v in ((before_region, before), (after_region, after)))
-    if reach.far_share is not None:
-        _weigh(click, reach.far_share, region, old, new)
+    if reach.weighed:
+        _weigh(click, region, old, new)
     changed = (new > 0) & (old <= 0) if click.foreground else (new <= 0) & (old > 0)
     own = squared_distance(click.zyx, region, reach.spacing_mm)
     for point in reach.opposite:
@@ -121,9 +115,7 @@ def change_near(
     return region, np.where(parts == part, new, old) if part else old
 
 
-def _weigh(
-    click: Point, far_share: np.float32, region: ChangedBox, old: NDArray[np.float32], new: NDArray[np.float32]
-) -> None:
+def _weigh(click: Point, region: ChangedBox, old: NDArray[np.float32], new: NDArray[np.float32]) -> None:
     """Makes the mask after a click, in place, what the click's place says of it too; both on the region, float32.
 
     Who corrects a mask clicks in the middle of what is wrong: so the official protocol does, and users. The ball around
@@ -144,7 +136,7 @@ def _weigh(
         new += CENTRE * np.maximum(1 - radii2, 0)
         new[z, y, x] = max(new[z, y, x], 1)
     else:
-        share = far_share + (1 - far_share) / (1 + radii2 / (WIDE * WIDE))
+        share = FAR_SHARE + (1 - FAR_SHARE) / (1 + radii2 / (WIDE * WIDE))
         new *= share
         new += (1 - share) * np.clip(old, -MOST_LOGIT, MOST_LOGIT)
         new -= CENTRE * np.maximum(1 - radii2, 0)

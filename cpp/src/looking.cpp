@@ -223,8 +223,8 @@ ObjectState Looker::placed(const Task& task, const ObjectState& known, const Poi
     clean(found, prompts);
     if (refine_) hold(found, prompts);
     if (click && known.logits) {
-        Reach reach{*click, {}, task.geometry().spacing_mm(), std::nullopt};
-        if (refine_) reach.far_share = prompts.box ? kFarShareWithBox : kFarShare;
+        // Without a box, a first mask is often far too large, and a click has to change all of it.
+        Reach reach{*click, {}, task.geometry().spacing_mm(), refine_ && prompts.box.has_value()};
         for (const auto& p : prompts.points)
             if (p.foreground != click->foreground) reach.opposite.push_back(p.zyx);
         if (prompts.box && !click->foreground) reach.opposite.push_back(prompts.box->centre());

@@ -12,7 +12,7 @@ constexpr float kSquaredReach = 2.0f;
 // Radius of the ball that a click makes without the network, over the finest spacing.
 constexpr double kBallVoxels = 3;
 // What these are, gstk.masks says.
-constexpr float kCentre = 12, kWide = 3, kMostLogit = 6;
+constexpr float kCentre = 12, kFarShare = 0.3f, kWide = 3, kMostLogit = 6;
 
 // Adds to `part` everything of `mask` that is 26-connected to a voxel; whole runs along x at a time.
 void flood(const Grid<std::uint8_t>& mask, const Voxel& from, Grid<std::uint8_t>& part) {
@@ -60,7 +60,7 @@ Grid<float> spread(const Logits& logits, const Region& wider) {
 }
 
 // Makes the mask after a click what the click's place says of it too; why, gstk.masks says.
-void weigh(const Point& click, float far_share, const Region& region, const Grid<float>& old, Grid<float>& now) {
+void weigh(const Point& click, const Region& region, const Grid<float>& old, Grid<float>& now) {
     const SquaredDistance away2(click.zyx, region, {1, 1, 1});
     const auto is_right = [&](float value) { return (value > 0) == click.foreground; };
     Voxel at{};
@@ -90,7 +90,7 @@ void weigh(const Point& click, float far_share, const Region& region, const Grid
         if (click.foreground) {
             value += ball;
         } else {
-            const float share = far_share + (1 - far_share) / (1 + radii2 / (kWide * kWide));
+            const float share = kFarShare + (1 - kFarShare) / (1 + radii2 / (kWide * kWide));
             value = value * share + (1 - share) * clipped(old.values[i]) - ball;
         }
     });
@@ -148,7 +148,7 @@ Logits change_near(const Reach& reach, const Logits& before, const Logits& after
     for (const auto& zyx : reach.opposite) others.emplace_back(zyx, region, reach.spacing_mm);
     Voxel clicked{};
     for (int a = 0; a < 3; ++a) clicked[a] = reach.click.zyx[a] - region.start[a];
-    if (reach.far_share && old.holds(clicked)) weigh(reach.click, *reach.far_share, region, old, now);
+    if (reach.weighed && old.holds(clicked)) weigh(reach.click, region, old, now);
     Grid<std::uint8_t> changed(region.shape());
     std::size_t i = 0;
     for (std::int64_t z = 0; z < changed.shape[0]; ++z)

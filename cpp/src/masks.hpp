@@ -4,7 +4,6 @@
 #pragma once
 
 #include <array>
-#include <optional>
 #include <vector>
 
 #include "prompts.hpp"
@@ -49,13 +48,8 @@ struct Reach {
     Point click;
     std::vector<Voxel> opposite;  // of the clicks that say the opposite
     Triple spacing_mm;            // that distances from them are measured in
-    // Logits are evidence of one scale (refine.hpp), to be weighed against where the click is; this is the share of the
-    // answer to a background click far from it. Nothing where they are not.
-    std::optional<float> far_share;
+    bool weighed = false;  // logits are evidence of one scale (refine.hpp), to be weighed against where the click is
 };
-
-// Without a box, the mask before is worse.
-constexpr float kFarShare = 0.5f, kFarShareWithBox = 0.3f;
 
 // The mask before, changed to the one after in the part that the click asked for.
 //

@@ -68,8 +68,17 @@ Sizes sizes_of(const Inputs& inputs) {
 // handlers, and at its end puts back the one that it found. Where cores do not end in the reverse order of their
 // beginning, that one was freed: the next signal that a handler takes there then ends the process (the CPU plugin of
 // OpenVINO 2026.4).
+//
+// Snippets are off; why, gstk.engines.openvino says.
 ov::Core& shared_core() {
-    static auto& core = *new ov::Core;
+    static auto& core = []() -> ov::Core& {
+        auto& made = *new ov::Core;
+        try {
+            made.set_property("CPU", ov::AnyMap{{"SNIPPETS_MODE", "DISABLE"}});
+        } catch (const ov::Exception&) {  // the property is the plugin's own, and a version may come without it
+        }
+        return made;
+    }();
     return core;
 }
 

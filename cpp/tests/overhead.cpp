@@ -41,6 +41,7 @@ int main(int count, char** arguments) {
     const std::size_t voxels = side(0) * side(1) * side(2);
 
     ov::Core core;
+    core.set_property("CPU", ov::AnyMap{{"SNIPPETS_MODE", "DISABLE"}});  // as the engine has it
     const auto model = core.read_model(bundle + "/prompt_decoder.onnx");
     model->reshape(std::map<std::string, ov::PartialShape>{{"point_coords", {1, -1, 3}}, {"point_labels", {1, -1}}});
     const auto channels = static_cast<std::size_t>(model->input("embedding").get_partial_shape()[1].get_length());
