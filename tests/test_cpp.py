@@ -282,7 +282,7 @@ def test_a_corrupt_bundle_is_refused(released: tuple[Path, Path], tmp_path: Path
 def test_the_same_manifests_are_taken(checked: Path, tmp_path: Path) -> None:
     whole = json.loads((TINY / "manifest.json").read_text())
     strange = [None, True, 0, -1, 1.5, 2**40, "", "x", "../x", "/x", "a/b", "encoder.onnx", [], [1, 2, 3], {}, [5, 1]]
-    texts = [json.dumps(whole), "", "{", "[]", "null", "[" * 5000, "\udcff", '{"schema": 1}']
+    texts = [json.dumps(whole), "", "{", "[]", "null", "[" * 5000, "\udcff", '{"schema": 2}']
     places = [(key,) for key in whole]
     places += [(key, inner) for key in ("roi", "preprocessing", "graphs", "files") for inner in whole[key]]
     places += [("files", "encoder.onnx", "sha256"), ("files", "encoder.onnx", "bytes"), ("graphs", "encoder", "fp32")]

@@ -86,12 +86,12 @@ std::shared_ptr<const Volume> a_ball() {
 // Seconds a million voxels; the numbers are those of a_model in tests/latency.py.
 LatencyModel a_model(double encode_s, double decode_s) {
     const auto fit = [](const std::string& weights) {
-        return "{\"weights\": " + weights + ", \"spread\": 1.25, \"median_error\": 0.05}";
+        return "{\"weights\": " + weights + ", \"spread\": 1.25, \"median_error\": 0.05, \"sizes\": [], \"factors\": []}";
     };
     const std::string encode = fit("[0.01, " + std::to_string(encode_s) + "]"),
                       decode = fit("[0.01, 0, 0, " + std::to_string(decode_s) + ", 0]");
     return LatencyModel::parse(
-        R"({"schema": 1, "bundle": "a", "bundle_sha256": "0", "load_s": 0.5, "startup_s": 1, "base_bytes": 1000,
+        R"({"schema": 2, "bundle": "a", "bundle_sha256": "0", "load_s": 0.5, "startup_s": 1, "base_bytes": 1000,
             "bytes_per_voxel": 1, "largest_voxels": 9, "measured_at": "now", "host": {"processor": "p", "cores": 2,
             "memory_bytes": 1, "device": "cpu", "backend": "b", "version": "1", "precision": "fp32", "settings": ""},
             "fits": {"encode": )" +

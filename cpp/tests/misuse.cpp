@@ -171,18 +171,22 @@ void latency_models(gstk_engine* engine, const std::string& scratch) {
     const std::string file = scratch + "/latency.json";
     options.latency_model = file.c_str();
     REFUSED(GSTK_ERROR_CALIBRATION, "cannot read", gstk_session_open(engine, &options, &session));
-    const std::string fit = R"({"weights": [1, 1], "spread": 1, "median_error": 0})";
+    const std::string fit = R"({"weights": [1, 1], "spread": 1, "median_error": 0, "sizes": [1, 2], "factors": [1, 3]})";
     const std::string whole =
-        R"({"schema": 1, "bundle": "a", "bundle_sha256": "0123", "load_s": 0, "startup_s": 0, "base_bytes": 0,
+        R"({"schema": 2, "bundle": "a", "bundle_sha256": "0123", "load_s": 0, "startup_s": 0, "base_bytes": 0,
             "bytes_per_voxel": 0, "largest_voxels": 0, "measured_at": "now", "host": {"processor": "", "cores": 1,
             "memory_bytes": 1, "device": "cpu", "backend": "b", "version": "1", "precision": "fp32", "settings": ""},
             "fits": {"encode": )" +
         fit + ", \"first_encode\": " + fit + ", \"decode\": " + fit + ", \"first_decode\": " + fit + "}}";
     std::string schema = whole, weights = whole;
-    schema.replace(schema.find(": 1,"), 4, ": 7,");
+    schema.replace(schema.find(": 2,"), 4, ": 7,");
     weights.replace(weights.find("[1, 1]"), 6, "[1, 1, 1]");
+    std::string sizes = whole, factors = whole;
+    sizes.replace(sizes.find("[1, 2]"), 6, "[2, 2]");
+    factors.replace(factors.find("[1, 3]"), 6, "[1]");
     const std::pair<std::string, const char*> wrong[] = {
-        {"{", "not JSON"}, {"[]", "JSON object"}, {schema, "schema"}, {weights, "weights"}, {whole, "another bundle"}};
+        {"{", "not JSON"}, {"[]", "JSON object"}, {schema, "schema"},
+        {weights, "weights"}, {sizes, "sizes"}, {factors, "factors"}, {whole, "another bundle"}};
     for (const auto& [content, words] : wrong) {
         std::ofstream(file) << content;
         REFUSED(GSTK_ERROR_CALIBRATION, words, gstk_session_open(engine, &options, &session));
