@@ -4,8 +4,9 @@
 
 In one run on one machine: MONAI's own network in PyTorch, ONNX Runtime, OpenVINO in float32 and with the INT8 encoder,
 each in a process of its own, so that peaks of memory are its own; OpenVINO also with graphs compiled for this region
-alone (`hot_roi`). INT8 scales are taken from generated textures: with
-random weights only its speed means something. Takes about 15 minutes on 2 cores and 12 GB.
+alone (`hot_roi`). What a ratio compares takes turns, so that a slow minute of the machine meets all alike. INT8 scales
+are taken from generated textures: with random weights only its speed means something. Takes about 20 minutes on 2 cores
+and 16 GB.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 from machine import describe
 
 from gstk.export.parity import ParityCase
 
+ANSWER = "answer: "
 PACKAGES = ("torch", "monai", "onnx", "openvino", "onnxruntime", "nncf")
 CALIBRATION = tuple(ParityCase((64, 64, 64), 1, 1, seed) for seed in range(8))
 
@@ -88,32 +91,27 @@ def add_int8(source: str, output: str) -> dict[str, float]:
 
 
 def time_engine(
-    bundle: str, backend: str, precision: str, side: int, repeats: int, options: dict[str, object] | None = None
-) -> dict[str, float]:
+    bundle: str, backend: str, precision: str, side: int, options: dict[str, object] | None = None
+) -> Iterator[dict[str, float]]:
+    """Seconds of one encode, and of a click (the median of three), each time one asks; the first also of loading."""
     from gstk.engines import open_engine
 
     image, coords, labels = ParityCase((side,) * 3, 1, 1).inputs()
     began = time.perf_counter()
     with open_engine(bundle, backend, precision, options=options) as engine:
-        load = time.perf_counter() - began
-        encodes, clicks = [], []
-        for _ in range(repeats + 1):
+        load = {"load_s": time.perf_counter() - began}
+        while True:
             began = time.perf_counter()
             embedding = engine.encode(image)
-            encodes.append(time.perf_counter() - began)
+            encode, clicks = time.perf_counter() - began, []
             for _ in range(3):
                 began = time.perf_counter()
                 engine.decode(embedding, coords, labels)
                 clicks.append(time.perf_counter() - began)
-    return {
-        "load_s": load,
-        "encode_s": median(encodes[1:]),
-        "click_s": median(clicks[3:]),
-        "peak_rss_gb": _peak_gb(),
-    }
+            yield {**load, "encode_s": encode, "click_s": median(clicks), "peak_rss_gb": _peak_gb()}
 
 
-def time_torch(checkpoint: str, side: int, repeats: int) -> dict[str, float]:
+def time_torch(checkpoint: str, side: int) -> Iterator[dict[str, float]]:
     """MONAI's modules as they are; the click is its point head on a finished feature map."""
     import torch
 
@@ -121,27 +119,71 @@ def time_torch(checkpoint: str, side: int, repeats: int) -> dict[str, float]:
 
     image, coords, labels = (torch.from_numpy(array) for array in ParityCase((side,) * 3, 1, 1).inputs())
     network = load_network(checkpoint).eval()
-    encodes, clicks = [], []
     with torch.no_grad():
-        for _ in range(repeats + 1):
+        while True:
             began = time.perf_counter()
             features = network.image_encoder(image, with_point=True, with_label=False)[0]
-            encodes.append(time.perf_counter() - began)
+            encode = time.perf_counter() - began
             began = time.perf_counter()
             network.point_head(features, point_coords=coords, point_labels=labels)
-            clicks.append(time.perf_counter() - began)
-    return {"encode_s": median(encodes[1:]), "click_s": median(clicks[1:]), "peak_rss_gb": _peak_gb()}
+            yield {"encode_s": encode, "click_s": time.perf_counter() - began, "peak_rss_gb": _peak_gb()}
 
 
 def _peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
+class Apart:
+    """A function of this file in a process of its own, which gives its result, or its next one, when asked."""
+
+    def __init__(self, name: object, *arguments: object) -> None:
+        print(f"{name} {' '.join(map(str, arguments))}", file=sys.stderr, flush=True)
+        own = [sys.executable, __file__, "--call", json.dumps([name, *arguments])]
+        self._process = subprocess.Popen(own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(file=self._process.stdin, flush=True)
+        for line in self._process.stdout:
+            if line.startswith(ANSWER):
+                return json.loads(line.removeprefix(ANSWER))
+        raise RuntimeError(f"got no answer, exit status {self._process.wait()}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+
+def answer(call: str) -> None:
+    """In the process of an `Apart`: one result for each line of standard input."""
+    name, *arguments = json.loads(call)
+    found = globals()[name](*arguments) if name.startswith("time_") else None
+    for _ in sys.stdin:
+        print(ANSWER + json.dumps(globals()[name](*arguments) if found is None else next(found)), flush=True)
+
+
 def apart(name: str, *arguments: object) -> Any:
-    """A function of this file in a process of its own."""
-    print(f"{name} {' '.join(map(str, arguments))}", file=sys.stderr, flush=True)
-    own = [sys.executable, __file__, "--call", json.dumps([name, *arguments])]
-    return json.loads(subprocess.run(own, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    with Apart(name, *arguments) as process:
+        return process.ask()
+
+
+def in_turn(rounds: int, **calls: list[object]) -> dict[str, dict[str, float]]:
+    """Medians over rounds in which each process does one encode and its clicks; the first round warms them up."""
+    with contextlib.ExitStack() as stack:
+        processes = {name: stack.enter_context(Apart(*call)) for name, call in calls.items()}
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in calls}
+        for _ in range(rounds + 1):
+            for name, process in processes.items():
+                time.sleep(0.5)  # threads of the one before stop spinning
+                found[name].append(process.ask())
+    result = {}
+    for name, (_, *timed) in found.items():
+        result[name] = {key: median(round_[key] for round_ in timed) for key in timed[0]}
+        result[name]["peak_rss_gb"] = timed[-1]["peak_rss_gb"]
+    return result
 
 
 def made_in(folder: Path) -> dict[str, Any]:
@@ -161,37 +203,47 @@ def made_in(folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=128, help="of the region, a multiple of 16")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--work", type=Path, help="folder for the bundles, made once; a temporary one otherwise")
     parser.add_argument("--call", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.call:
-        name, *values = json.loads(arguments.call)
-        print(json.dumps(globals()[name](*values)))
+        answer(arguments.call)
         return
     with contextlib.ExitStack() as stack:
         if arguments.work:
             arguments.work.mkdir(parents=True, exist_ok=True)
         folder = arguments.work or stack.enter_context(tempfile.TemporaryDirectory())
-        side, repeats = arguments.side, arguments.repeats
+        side, rounds = arguments.side, arguments.rounds
         report: dict[str, Any] = {"machine": describe(*PACKAGES), "side": side, **made_in(Path(folder))}
         checkpoint, int8 = (str(Path(folder) / name) for name in ("vista3d132.pt", "int8"))
-        report["pytorch"] = apart("time_torch", checkpoint, side, repeats)
-        report["onnxruntime fp32"] = apart("time_engine", int8, "onnxruntime", "fp32", side, repeats)
-        report["openvino fp32"] = apart("time_engine", int8, "openvino", "fp32", side, repeats)
-        report["openvino int8"] = apart("time_engine", int8, "openvino", "int8", side, repeats)
+
+        def openvino(precision: str, **options: object) -> list[object]:
+            return ["time_engine", int8, "openvino", precision, side, options]
+
+        torch_ = ["time_torch", checkpoint, side]
+        report |= in_turn(
+            rounds, **{"pytorch": torch_, "openvino fp32": openvino("fp32"), "openvino int8": openvino("int8")}
+        )
         hot = {"hot_roi": [side] * 3}
-        report["openvino fp32, hot region"] = apart("time_engine", int8, "openvino", "fp32", side, repeats, hot)
-        report["openvino int8, hot region"] = apart("time_engine", int8, "openvino", "int8", side, repeats, hot)
+        report |= in_turn(
+            rounds,
+            **{
+                "pytorch, hot region": torch_,
+                "openvino fp32, hot region": openvino("fp32", **hot),
+                "openvino int8, hot region": openvino("int8", **hot),
+            },
+        )
+        report |= in_turn(rounds, **{"onnxruntime fp32": ["time_engine", int8, "onnxruntime", "fp32", side]})
     report["ratios"] = {}
     for kind in ("", ", hot region"):
-        names = (f"openvino fp32{kind}", f"openvino int8{kind}", "pytorch")
-        float32, quantised, torch_ = (report[name]["encode_s"] for name in names)
+        names = (f"openvino fp32{kind}", f"openvino int8{kind}", f"pytorch{kind}")
+        float32, quantised, whole = (report[name]["encode_s"] for name in names)
         report["ratios"] |= {
             f"int8 over openvino fp32{kind}": float32 / quantised,
-            f"int8 over pytorch{kind}": torch_ / quantised,
-            f"openvino fp32 over pytorch{kind}": torch_ / float32,
+            f"int8 over pytorch{kind}": whole / quantised,
+            f"openvino fp32 over pytorch{kind}": whole / float32,
         }
     print(json.dumps({key: value for key, value in report.items() if key != "machine"}, indent=1))
     if arguments.out:

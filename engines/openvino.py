@@ -19,7 +19,7 @@ from gstk.engines.base import BundleEngine, Shape
 from gstk.engines.devices import Device, memory_bytes
 from gstk.engines.openvino_cache import compile_cached
 from gstk.engines.openvino_fold import convolve_last_product
-from gstk.engines.openvino_int8 import is_quantised, widen_unsigned
+from gstk.engines.openvino_int8 import fuse_residual_sums, is_quantised, widen_unsigned
 from gstk.engines.openvino_layout import give_channels_last, take_channels_last
 from gstk.engines.openvino_norm import NORM_BLOCK, split_instance_norms
 from gstk.engines.options import option
@@ -259,6 +259,7 @@ def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, mult
     # everywhere. Rounding in whole norms is then the smaller error by far.
     if is_quantised(model):
         widen_unsigned(model)
+        fuse_residual_sums(model)
     else:
         split_instance_norms(model, multiple)
     return model

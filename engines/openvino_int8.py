@@ -1,8 +1,11 @@
-"""INT8 activations that are never negative, in all 256 steps, for OpenVINO's CPU plugin.
+"""INT8 encoders as OpenVINO's CPU plugin runs them best: unsigned activations, and sums within convolutions.
 
 A bundle's scales are signed, since TensorRT takes no others, so a value behind a ReLU has 128 steps. The plugin's
 kernels take unsigned activations too: with the same range in 256 steps the embedding of the full-size network is a
 quarter closer to float32, and its convolutions need no correction for the sign.
+
+A bundle rounds both operands of a residual sum to INT8, as TensorRT likes it. The plugin has a convolution add its
+residual in place where both have one type; what it cannot do so takes passes over memory (`docs/engines.md`).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["is_quantised", "widen_unsigned"]
+__all__ = ["fuse_residual_sums", "is_quantised", "widen_unsigned"]
 
 _LARGEST = 127
 _STEPS = 256
@@ -47,6 +50,62 @@ def widen_unsigned(model: Any) -> int:
         rewritten += 1
     model.validate_nodes_and_infer_types()
     return rewritten
+
+
+def fuse_residual_sums(model: Any) -> tuple[int, int]:
+    """Rewrites in place each sum of two rounded values.
+
+    Where the sum goes on in floating point (a norm reads it) its operands are left as they are, and the convolution
+    adds to the stream. Where it is rounded itself, INT8 is added to INT8. The plugin would round the residual in
+    float32 and another layout, between two reorders, but takes the rounding as the last step of an elementwise
+    operation: a minimum with the largest value that rounding keeps, which changes none.
+
+    Args:
+        model: an `openvino.Model` of an INT8 encoder, before it is compiled.
+
+    Returns:
+        How many operands are no longer rounded, and how many are rounded behind a minimum.
+    """
+    from openvino import opset13 as ops
+
+    unrounded = passed = 0
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Add":
+            continue
+        first, second = (_rounding(operand) for operand in node.input_values())
+        if first is None or second is None:
+            continue
+        shared = any(len(_readers(operand)) > 1 for operand in node.input_values())
+        if not shared and any(kind != "FakeQuantize" for kind in _readers(node.output(0))):
+            node.input(0).replace_source_output(first.input_value(0))
+            node.input(1).replace_source_output(second.input_value(0))
+            unrounded += 2
+            continue
+        for rounding in (first, second):
+            value, largest = rounding.input_value(0), rounding.input_value(2).get_node()
+            # With this reader alone the rounding is the last step of what makes the value.
+            if len(_readers(value)) > 1 and largest.get_type_name() == "Constant" and largest.get_data().size == 1:
+                below = ops.minimum(value, np.float32(largest.get_data().item()))
+                rounding.input(0).replace_source_output(below.output(0))
+                passed += 1
+    model.validate_nodes_and_infer_types()
+    return unrounded, passed
+
+
+def _rounding(value: Any) -> Any | None:
+    """The FakeQuantize whose result, dequantised, a value is; None where it is something else."""
+    node = value.get_node()
+    for _ in range(5):  # Multiply, Subtract, Convert, Convert, FakeQuantize
+        if node.get_type_name() == "FakeQuantize":
+            return node
+        if node.get_type_name() not in ("Convert", "Subtract", "Multiply"):
+            return None
+        node = node.input_value(0).get_node()
+    return None
+
+
+def _readers(value: Any) -> list[str]:
+    return [reader.get_node().get_type_name() for reader in value.get_target_inputs()]
 
 
 def _dequantised(node: Any) -> Any | None:

@@ -91,6 +91,32 @@ def test_openvino_uses_all_steps_behind_a_relu(models: tuple[Any, Any], tmp_path
     assert errors[1] < errors[0] < 0.1
 
 
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
+def test_openvino_adds_residuals_within_convolutions(models: tuple[Any, Any], tmp_path: Path) -> None:
+    from gstk.engines.openvino import shared_core
+    from gstk.engines.openvino_int8 import fuse_residual_sums, widen_unsigned
+
+    ir.save(models[1], tmp_path / "int8.onnx")
+    core = shared_core()
+    rounded, fused = (core.read_model(tmp_path / "int8.onnx") for _ in range(2))
+    for model in (rounded, fused):
+        widen_unsigned(model)
+    unrounded, passed = fuse_residual_sums(fused)
+    assert unrounded > 0
+    assert passed > 0
+    image = ParityCase((32, 24, 40), 1, 1, 77).inputs()[0]
+    expected = _run(models[0], image)
+    errors = {}
+    for name, model in {"rounded": rounded, "fused": fused}.items():
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        errors[name] = relative_error(compiled([image])[0], expected)
+        # Which layers the plugin runs is what the rewrite is for: no rounding on its own but that of the image.
+        layers = [op.get_rt_info()["layerType"].astype(str) for op in compiled.get_runtime_model().get_ordered_ops()]
+        assert (layers.count("FakeQuantize") <= 1) == (name == "fused")
+    assert errors["fused"] < 1.05 * errors["rounded"] < 0.1
+    assert fuse_residual_sums(fused)[0] == 0
+
+
 def _nodes(model: Any) -> list[Any]:
     return [n for n in model.graph if n.inputs and n.inputs[0] is not None and n.inputs[0].producer() is not None]
 

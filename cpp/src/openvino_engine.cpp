@@ -173,10 +173,12 @@ class OpenVINOEngine final : public Engine {
         }
         // Among INT8 convolutions the plugin pulls scales through the averages of split norms, and what comes out is 0
         // everywhere. Rounding in whole norms is then the smaller error by far.
-        if (is_quantised(*model))
+        if (is_quantised(*model)) {
             widen_unsigned(model);
-        else
+            fuse_residual_sums(model);
+        } else {
             split_instance_norms(model, multiple);
+        }
         return model;
     }
 

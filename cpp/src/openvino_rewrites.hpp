@@ -19,6 +19,12 @@ int convolve_last_product(const std::shared_ptr<ov::Model>& model);
 bool is_quantised(const ov::Model& model);
 // Signed quantisations behind a ReLU in all 256 steps (openvino_int8).
 int widen_unsigned(const std::shared_ptr<ov::Model>& model);
+struct FusedSums {
+    int unrounded = 0;  // operands that are no longer rounded
+    int passed = 0;     // operands rounded behind a minimum
+};
+// Residual sums within convolutions (openvino_int8).
+FusedSums fuse_residual_sums(const std::shared_ptr<ov::Model>& model);
 
 // Most side of the blocks whose means are taken first, voxels.
 constexpr std::int64_t kNormBlock = 8;
