@@ -59,6 +59,25 @@ def many_prompts(case: gstk.Case) -> list[str]:
     ]
 
 
+def clicks_and_a_box(case: gstk.Case) -> list[str]:
+    """Lines for the replay on the last object of a labelled case: clicks alone, then a box with clicks that weigh the
+    logits.
+    """
+    assert case.labels is not None
+    voxels = np.argwhere(case.labels == case.labels.max())
+    z, y, x = voxels[len(voxels) // 2]
+    (z0, y0, x0), (z1, y1, x1) = voxels.min(axis=0), voxels.max(axis=0)
+    return [
+        f"point 1 {z} {y} {x} 1",
+        f"point 1 {z} {y} {max(x - 9, 0)} 0",
+        "reset 1",
+        f"box 1 {z0} {y0} {x0} {z1} {y1} {x1} {(z0 + z1) // 2}",
+        f"point 1 {z0} {y0} {x0} 0",
+        f"point 1 {z} {y} {max(x - 2, 0)} 0",
+        f"point 1 {z1} {y} {x} 1",
+    ]
+
+
 def slow_model(backend: str) -> LatencyModel:
     """Of `tiny` on this host: far slower than it is, so that time is short for the planner and not for the clock."""
     bundle = Bundle.open(builtin("tiny"))

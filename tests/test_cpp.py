@@ -18,6 +18,7 @@ import SimpleITK as sitk  # noqa: N813
 from cpp_build import ROOT, SANITIZED, build, build_checked, missing, openvino_option, run
 from cpp_replay import (
     click_on,
+    clicks_and_a_box,
     compare_engines,
     many_prompts,
     phantom,
@@ -199,19 +200,7 @@ def verdicts_of(checked: Path, kind: str, texts: list[str], folder: Path) -> lis
 def test_real_cases_agree(released: tuple[Path, Path], shared_data: Path, tmp_path: Path, name: str) -> None:
     file = shared_data / "cases" / f"{name}.npz"
     case = load_case(file)
-    assert case.labels is not None
-    voxels = np.argwhere(case.labels == case.labels.max())
-    z, y, x = voxels[len(voxels) // 2]
-    (z0, y0, x0), (z1, y1, x1) = voxels.min(axis=0), voxels.max(axis=0)
-    lines = [
-        f"point 1 {z} {y} {x} 1",
-        f"point 1 {z} {y} {max(x - 9, 0)} 0",
-        "reset 1",
-        f"box 1 {z0} {y0} {x0} {z1} {y1} {x1} {(z0 + z1) // 2}",  # with which a click weighs the logits
-        f"point 1 {z0} {y0} {x0} 0",
-        f"point 1 {z} {y} {max(x - 2, 0)} 0",
-        f"point 1 {z1} {y} {x} 1",
-    ]
+    lines = clicks_and_a_box(case)
     with gstk.open("tiny", backend="openvino", threads=2) as session:
         expected = replay_python(session, case.image, case.geometry.spacing_mm, lines)
     found, _ = replay_cpp(released[0] / "tests" / "replay", TINY, file, lines, case.image.shape, tmp_path, 2)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cpp_build import SANITIZED, build_checked, missing, onnxruntime_headers, onnxruntime_options, run
-from cpp_replay import compare_engines, many_prompts, phantom, replay_cpp, replay_python, slow_model
+from cpp_replay import clicks_and_a_box, compare_engines, many_prompts, phantom, replay_cpp, replay_python, slow_model
 
 import gstk
 from gstk.calibration import save_model
@@ -58,10 +58,7 @@ def test_prompts_make_the_masks_that_python_makes(programs: Path, tmp_path: Path
 def test_a_real_case_agrees(programs: Path, shared_data: Path, tmp_path: Path) -> None:
     file = shared_data / "cases" / "US_itksnap_mitral_t0.npz"
     case = load_case(file)
-    assert case.labels is not None
-    voxels = np.argwhere(case.labels == case.labels.max())
-    z, y, x = voxels[len(voxels) // 2]
-    lines = [f"point 1 {z} {y} {x} 1", f"point 1 {z} {y} {max(x - 9, 0)} 0"]
+    lines = clicks_and_a_box(case)
     with gstk.open("tiny", backend="onnxruntime", threads=2) as session:
         expected = replay_python(session, case.image, case.geometry.spacing_mm, lines)
     found, _ = replay_cpp(programs / "replay", TINY, file, lines, case.image.shape, tmp_path, 2)

@@ -11,7 +11,7 @@ from latency import a_model
 from numpy.typing import NDArray
 
 import gstk
-from gstk import looking, refine
+from gstk import placing, refine
 from gstk.deadline import Budget
 from gstk.demo import phantom_case
 from gstk.geometry import Geometry
@@ -266,8 +266,8 @@ def test_without_time_for_it_borders_stay_coarse(monkeypatch: pytest.MonkeyPatch
         patch.setattr(refine, "MOST_FINER", 3)
         grid = window.part(*fine_part(Geometry((90, 100, 100), (1.0, 1.0, 1.0)), window, hints_of(window)))
     more_s = session.report.expected_s - plain.report.expected_s
-    assert more_s == pytest.approx(looking._REFINE_S * np.prod(grid.shape))
-    monkeypatch.setattr(looking, "_REFINE_S", 1.0)
+    assert more_s == pytest.approx(placing._REFINE_S * np.prod(grid.shape))
+    monkeypatch.setattr(placing, "_REFINE_S", 1.0)
     late, session = large_object(monkeypatch, 3, **limits)
     assert session.report.given_up == ("borders at the volume's resolution",)
     assert (late, fine > coarse) == (coarse, True)

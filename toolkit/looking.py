@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +13,10 @@ from gstk.deadline import Deadline, TimedEngine, TimeUp
 from gstk.embeddings import EmbeddingCache
 from gstk.engines.base import Embedding
 from gstk.framing import better_window, first_faces, network_points
-from gstk.masks import ChangedBox, Reach, change_near, clean, hold, prompt_shape
+from gstk.masks import prompt_shape
+from gstk.placing import Placer, voxels_of
 from gstk.planner import can_start, first_said, sizes
-from gstk.preprocess import resample
 from gstk.prompts import ObjectPrompts, Point
-from gstk.refine import Hints, fine_part, refine_logits
 from gstk.state import ImageState, ObjectState
 from gstk.window import Window, frame
 
@@ -26,15 +24,9 @@ __all__ = ["Looker"]
 
 MAX_WINDOWS = 3
 """Windows that one prompt may try: the first, and wider or narrower ones where the mask does not sit well in it."""
-_BACK_S = 1.5e-7
-"""Seconds that a voxel of the volume takes on the mask's way back, until that was measured."""
 _NEAREST_S = 5e-9
-"""The same where there is no time for smooth borders; this much is always kept."""
-_REFINE_S = 2e-7
-"""Seconds that a voxel takes to refine, image included, until that was measured."""
-_MEASURED_VOXELS = 10**5
-
-
+"""Seconds that a voxel of the volume takes on the mask's way back where there is no time for smooth borders; this much
+is always kept."""
 FINER_PARTS = "finer windows along the object"
 
 
@@ -45,15 +37,15 @@ class Looker:
         engine: encodes and decodes.
         embeddings: of the image.
         encodes, decodes: runs of the network's halves so far.
+        placer: takes the network's answers to the volume.
     """
 
     def __init__(self, engine: TimedEngine, cache_bytes: int, refine: bool) -> None:
         self.engine = engine
         self.embeddings = EmbeddingCache(cache_bytes)
-        self._refine = refine
+        self.placer = Placer(self._seen, refine)
         self._latest: tuple[Window, NDArray[np.float32]] | None = None
         self.encodes = self.decodes = 0
-        self._back_s, self._refine_s = _BACK_S, _REFINE_S
 
     def look_ahead(self, image: ImageState, voxel: tuple[int, int, int]) -> None:
         """Encodes the window that a first click would have, in the background."""
@@ -133,11 +125,11 @@ class Looker:
         if window is None or not window.holds(coords).all():
             window, chain = _first_window(image, known.prompts), None
         if deadline.is_set:
-            deadline = deadline.sooner(deadline.left_s - _NEAREST_S * _voxels(window.inside(image.geometry.shape)))
+            deadline = deadline.sooner(deadline.left_s - _NEAREST_S * voxels_of(window.inside(image.geometry.shape)))
         if chain is not None and click is not None:
             chain = self._corrected(image, chain, known.prompts, click, deadline)
             if chain is not None:
-                return self._placed(image, known, click, window, chain.coarse, chain, deadline, notes)
+                return self.placer.place(image, known, click, window, chain.coarse, chain, deadline, notes)
         if deadline.is_set:
             window = self._affordable(image, window, deadline, notes)
         logits = self._look(image, window, coords, labels, deadline)
@@ -155,7 +147,7 @@ class Looker:
                 break
             window = better
         chain = self._chain(image, window, known.prompts, logits, deadline, notes) if chained else None
-        return self._placed(image, known, click, window, logits, chain, deadline, notes)
+        return self.placer.place(image, known, click, window, logits, chain, deadline, notes)
 
     def _chain(
         self,
@@ -172,10 +164,10 @@ class Looker:
             return None
         grid = grid_of(image.geometry, window, links)
         after_s = (
-            2 * self._back_s * _voxels(grid.inside(image.geometry.shape))
+            2 * self.placer.back_s * voxels_of(grid.inside(image.geometry.shape))
         )  # blending takes as long as the way back
-        if self._refine:
-            after_s += self._refine_s * math.prod(grid.shape)
+        if self.placer.refines:
+            after_s += self.placer.refine_s * math.prod(grid.shape)
         if deadline.is_set:
             deadline = deadline.sooner(deadline.left_s - after_s)
         done: list[Link] = []
@@ -211,98 +203,6 @@ class Looker:
             links.append(link)
         return replace(chain, links=tuple(links))
 
-    def _placed(
-        self,
-        image: ImageState,
-        known: ObjectState,
-        click: Point | None,
-        window: Window,
-        logits: NDArray[np.float32],
-        chain: Chain | None,
-        deadline: Deadline,
-        notes: list[str],
-    ) -> ObjectState:
-        """The network's answer on the volume's voxels, where the click asked for it."""
-        shape = image.geometry.shape
-        held = None  # voxels that must be in the region, be the network's answer there or not
-        grid = window
-        if self._refine:
-            grid, logits = self._refined(image, window, known.prompts, logits, chain, deadline, notes)
-            held = known.prompts.clicked(foreground_only=True)
-        elif chain is not None:
-            grid, logits = chain.grid, chain.blended(window, shape)
-        began = time.perf_counter()
-        part, values = grid.above_zero(logits, held)
-        region = part.inside(shape)
-        if deadline.is_set and self._back_s * _voxels(region) > deadline.left_s:
-            notes.append("smooth borders: the mask is as coarse as its window")
-            return ObjectState(known.prompts, window, region, part.nearest(values, shape), chain=chain)
-        placed = clean(part.back(values, shape), region, known.prompts)
-        if self._refine:
-            hold(placed, region, known.prompts)
-        if click is not None and known.region is not None and known.logits is not None:
-            opposite = [p.zyx for p in known.prompts.points if p.foreground != click.foreground]
-            if known.prompts.box is not None and not click.foreground:
-                opposite.append(known.prompts.box.centre())
-            # Without a box, a first mask is often far too large, and a click has to change all of it.
-            weighed = self._refine and known.prompts.box is not None
-            reach = Reach(click, opposite, image.geometry.spacing_mm, weighed)
-            region, placed = change_near(reach, known.region, known.logits, region, placed)
-            if self._refine:
-                hold(placed, region, known.prompts)  # a click on a voxel that said the opposite before
-        if placed.size >= _MEASURED_VOXELS:
-            self._back_s = (time.perf_counter() - began) / placed.size
-        return ObjectState(known.prompts, window, region, placed, chain=chain)
-
-    def _refined(
-        self,
-        image: ImageState,
-        window: Window,
-        prompts: ObjectPrompts,
-        logits: NDArray[np.float32],
-        chain: Chain | None,
-        deadline: Deadline,
-        notes: list[str],
-    ) -> tuple[Window, NDArray[np.float32]]:
-        """Logits that heed the image; on a finer grid around the object where the window is coarser than the volume."""
-        hints = _hints(window, prompts)
-        low, high, finer = fine_part(image.geometry, window, hints)
-        grid = window.part(low, high, finer) if chain is None else chain.grid
-        if grid != window and deadline.is_set and self._refine_s * math.prod(grid.shape) > deadline.left_s:
-            notes.append("borders at the volume's resolution")
-            grid = window
-        if grid != window and chain is not None:
-            logits, hints = chain.blended(window, image.geometry.shape), _hints(grid, prompts)
-        elif grid != window:
-            inner = logits[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-            logits = resample(inner, (0, 0, 0), (1 / finer,) * 3, grid.shape, outside="edge")
-            hints = _hints(grid, prompts)
-        began = time.perf_counter()
-        refined = refine_logits(self._seen(image, grid)[0, 0], logits, hints)
-        if refined.size >= _MEASURED_VOXELS:
-            self._refine_s = (time.perf_counter() - began) / refined.size
-        return grid, refined
-
-    def placing_s(self, image: ImageState, window: Window, prompts: ObjectPrompts, known: ObjectState) -> float:
-        """Seconds from the network's answer to a mask on the volume, about: its refinement, and the way back.
-
-        Args:
-            known: the object so far.
-        """
-        region, refined = known.region, 0
-        if self._refine and known.chain is not None:
-            refined = math.prod(known.chain.grid.shape)
-        elif self._refine:
-            refined = math.prod(window.part(*fine_part(image.geometry, window, _hints(window, prompts))).shape)
-        if region is not None:
-            voxels = float(_voxels(region))
-        elif prompts.box is not None:
-            low, high = prompts.box.corners()
-            voxels = math.prod(b - a + 1.0 for a, b in zip(low, high, strict=True))
-        else:
-            voxels = _voxels(window.inside(image.geometry.shape)) / (1 + 2 * image.framing.margin) ** 3
-        return self._refine_s * refined + self._back_s * voxels
-
     def _affordable(self, image: ImageState, window: Window, deadline: Deadline, notes: list[str]) -> Window:
         """The window, or one of the same field and fewer voxels that there is time for."""
         whole = replace(image.framing, margin=0.0)
@@ -329,7 +229,7 @@ class Looker:
         """Seconds of further clicks in an object's window, at the 95th percentile."""
         if known.window is None:
             return 0.0
-        back_s = 0.0 if known.region is None else self._back_s * _voxels(known.region)
+        back_s = 0.0 if known.region is None else self.placer.back_s * voxels_of(known.region)
         return clicks * (known.decodes_a_click * self.engine.decode_s(known.window.shape, cautious=True) + back_s)
 
     def _look(
@@ -378,15 +278,6 @@ class Looker:
         image.ahead = None
 
 
-def _hints(window: Window, prompts: ObjectPrompts) -> Hints:
-    faces = None
-    if prompts.box is not None:
-        low, high = np.array(prompts.box.corners(), np.float64)
-        faces = window.to_window(np.stack([low - 0.5, high + 0.5])).astype(np.float64)
-    foreground = np.array([p.foreground for p in prompts.points], bool)
-    return Hints(window.to_window(prompts.clicked()).astype(np.float64), foreground, faces)
-
-
 def _first_window(image: ImageState, prompts: ObjectPrompts) -> Window:
     """Around all that says where the object is."""
     return frame(image.geometry, *first_faces(image.geometry, prompts, image.framing), image.framing)
@@ -404,7 +295,3 @@ def _prepared(image: ImageState, prompts: ObjectPrompts) -> Window | None:
     low = np.where(low <= 0, -np.inf, low + quarter)
     high = np.where(high >= image.geometry.shape, np.inf, high - quarter)
     return prepared if ((coords >= low) & (coords < high)).all() else None
-
-
-def _voxels(region: ChangedBox) -> int:
-    return math.prod(axis.stop - axis.start for axis in region)

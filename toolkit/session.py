@@ -402,5 +402,5 @@ class Session:
             if window is None or not looks:
                 continue
             decode_s = 0.0 if k in planned else known.decodes_a_click * looker.engine.decode_s(window.shape)
-            expected_s += looks * (decode_s + looker.placing_s(self._current(), window, said, known))
+            expected_s += looks * (decode_s + looker.placer.seconds(self._current(), window, said, known))
         return expected_s

@@ -1,5 +1,5 @@
 // From prompts to a mask: which window, an encode where none was made, a decode, and what the click asked for of it;
-// mirrors gstk.looking.
+// mirrors gstk.looking and gstk.placing.
 #pragma once
 
 #include <memory>

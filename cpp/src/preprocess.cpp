@@ -110,6 +110,7 @@ Grid<float> sample(const Volume& volume, const Region& part, const IntensityRang
         return resample(normalise(volume, part, range), start, step, shape, Outside::kZero);
     // The axis that shrinks most goes first; slabs lie across another.
     const std::size_t along = first == 0 ? 1 : 0;
+    const std::int64_t parts = std::min(slabs, given[along]);
     Shape reduced = given;
     reduced[first] = shape[first];
     Grid<float> whole(reduced);
@@ -118,8 +119,8 @@ Grid<float> sample(const Volume& volume, const Region& part, const IntensityRang
     step_first[first] = step[first];
     start_rest[first] = 0;
     step_rest[first] = 1;
-    for (std::int64_t slab = 0; slab < std::min(slabs, given[along]); ++slab) {
-        const auto at = [&](std::int64_t n) { return given[along] * n / std::min(slabs, given[along]); };
+    for (std::int64_t slab = 0; slab < parts; ++slab) {
+        const auto at = [&](std::int64_t n) { return given[along] * n / parts; };
         Region of_slab = part;
         of_slab.start[along] = part.start[along] + at(slab);
         of_slab.stop[along] = part.start[along] + at(slab + 1);
