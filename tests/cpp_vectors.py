@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from latency import a_model
+from scipy import ndimage
 
 from gstk.calibration.model import Fit, LatencyModel
 from gstk.chain import blend, grid_of, links_of
@@ -17,6 +18,7 @@ from gstk.planner import make_plan, sizes
 from gstk.preprocess import intensity_range
 from gstk.prompts import Box, ObjectPrompts, Point
 from gstk.refine import Hints, fine_part, refine_logits
+from gstk.second_look import own_points
 from gstk.window import Framing, Window, frame
 
 Arrays = dict[str, object]
@@ -36,6 +38,7 @@ def write_vectors(folder: Path, seed: int = 0) -> None:
         "hold": [_clean(rng, held=True) for _ in range(10)],
         "change": [_change(rng) for _ in range(80)],
         "refine": [_refine(rng) for _ in range(24)],
+        "own": [_own(rng) for _ in range(24)],
         "fine": [_fine(rng) for _ in range(60)],
         "links": [_links(rng) for _ in range(40)],
         "blend": [_blend(rng) for _ in range(40)],
@@ -198,6 +201,18 @@ def _refine(rng: np.random.Generator) -> Arrays:
     image, logits = image.astype(np.float32), logits.astype(np.float32)
     given = {"image": image, "logits": logits, "points": points, "box": [] if box is None else box}
     return {**given, "expected": refine_logits(image, logits, hints)}
+
+
+def _own(rng: np.random.Generator) -> Arrays:
+    shape = tuple(int(n) for n in rng.integers(6, 30, 3))
+    mask = ndimage.gaussian_filter(rng.normal(size=shape), 2) > rng.choice([-9, 0, 0, 0, 0.05, 9])
+    points = np.column_stack([rng.uniform(-1, 30, (3, 3)), rng.integers(0, 2, 3)])[: rng.integers(0, 4)]
+    box = np.sort(rng.uniform(-2, 30, (2, 3)), axis=0)
+    hints = Hints(points[:, :3], points[:, 3] > 0, box)
+    said = np.concatenate([box.mean(axis=0, keepdims=True), points[:, :3]])
+    found, labels = own_points(mask, hints, said, np.array([1, *points[:, 3]], np.int64))
+    given = {"mask": mask.astype(np.uint8), "points": points, "box": box}
+    return {**given, "found": found[len(said) :], "expected": labels[len(said) :]}
 
 
 def _fine(rng: np.random.Generator) -> Arrays:

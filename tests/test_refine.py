@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from gstk import placing, refine
 from gstk.deadline import Budget
 from gstk.demo import phantom_case
 from gstk.geometry import Geometry
+from gstk.looking import SECOND_LOOK
 from gstk.prompts import Box, ObjectPrompts, Point
 from gstk.protocol import click_by_click
 from gstk.refine import Hints, fine_part, refine_logits
@@ -255,10 +257,10 @@ def test_borders_of_large_objects_are_found_at_the_volumes_resolution(monkeypatc
 
 def test_without_time_for_it_borders_stay_coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     coarse, _ = large_object(monkeypatch, 1)
-    limits = {"model": a_model(0.01, 0.001), "budget": Budget(60)}
+    limits: dict[str, Any] = {"model": a_model(0.01, 0.001), "budget": Budget(60)}
     fine, session = large_object(monkeypatch, 3, **limits)
     assert session.report.given_up == ()
-    # What is expected holds the finer grid's voxels, one look at them.
+    # What is expected holds the finer grid's voxels, one look at them, and the second look.
     _, plain = large_object(monkeypatch, 3, refine=False, **limits)
     window = session.window(1)
     assert window is not None
@@ -266,8 +268,9 @@ def test_without_time_for_it_borders_stay_coarse(monkeypatch: pytest.MonkeyPatch
         patch.setattr(refine, "MOST_FINER", 3)
         grid = window.part(*fine_part(Geometry((90, 100, 100), (1.0, 1.0, 1.0)), window, hints_of(window)))
     more_s = session.report.expected_s - plain.report.expected_s
-    assert more_s == pytest.approx(placing._REFINE_S * np.prod(grid.shape))
+    again_s = placing._REFINE_S * np.prod(window.shape) + limits["model"].decode_s(window.shape)
+    assert more_s == pytest.approx(placing._REFINE_S * np.prod(grid.shape) + again_s)
     monkeypatch.setattr(placing, "_REFINE_S", 1.0)
     late, session = large_object(monkeypatch, 3, **limits)
-    assert session.report.given_up == ("borders at the volume's resolution",)
+    assert session.report.given_up == (SECOND_LOOK, "borders at the volume's resolution")
     assert (late, fine > coarse) == (coarse, True)

@@ -14,9 +14,11 @@ from gstk.embeddings import EmbeddingCache
 from gstk.engines.base import Embedding
 from gstk.framing import better_window, first_faces, network_points
 from gstk.masks import prompt_shape
-from gstk.placing import Placer, voxels_of
+from gstk.placing import Placer, hints_on, voxels_of
 from gstk.planner import can_start, first_said, sizes
 from gstk.prompts import ObjectPrompts, Point
+from gstk.refine import refine_logits
+from gstk.second_look import is_wanted, own_points
 from gstk.state import ImageState, ObjectState
 from gstk.window import Window, frame
 
@@ -28,6 +30,7 @@ _NEAREST_S = 5e-9
 """Seconds that a voxel of the volume takes on the mask's way back where there is no time for smooth borders; this much
 is always kept."""
 FINER_PARTS = "finer windows along the object"
+SECOND_LOOK = "a second look with points of the first mask"
 
 
 class Looker:
@@ -147,7 +150,51 @@ class Looker:
                 break
             window = better
         chain = self._chain(image, window, known.prompts, logits, deadline, notes) if chained else None
+        if chain is None:
+            logits = self._second_look(image, window, known.prompts, logits, deadline, notes)
         return self.placer.place(image, known, click, window, logits, chain, deadline, notes)
+
+    def _second_look(
+        self,
+        image: ImageState,
+        window: Window,
+        prompts: ObjectPrompts,
+        logits: NDArray[np.float32],
+        deadline: Deadline,
+        notes: list[str],
+    ) -> NDArray[np.float32]:
+        """The network's answer when it is told points of its first one too, where that helps and there is time."""
+        if not self._looks_again(prompts):
+            return logits
+        if deadline.is_set and self._again_s(window, cautious=True) > deadline.left_s:
+            notes.append(SECOND_LOOK)
+            return logits
+        hints = hints_on(window, prompts)
+        mask = refine_logits(self._seen(image, window)[0, 0], logits, hints) > 0
+        coords, labels = network_points(prompts)
+        points, labels = own_points(mask, hints, window.to_window(coords).astype(np.float64), labels)
+        if len(points) == len(coords):
+            return logits
+        own = (points[len(coords) :] + 0.5) * window.step + window.start - 0.5
+        try:
+            return self._look(image, window, np.concatenate([coords, own]), labels, deadline)
+        except TimeUp:
+            notes.append(SECOND_LOOK)
+            return logits
+
+    def _looks_again(self, prompts: ObjectPrompts) -> bool:
+        return self.placer.refines and is_wanted(len(prompts.points), prompts.box is not None)
+
+    def _again_s(self, window: Window, cautious: bool = False) -> float:
+        """Seconds of a second look."""
+        refine_s = self.placer.refine_s * math.prod(window.shape)
+        return refine_s + self.engine.decode_s(window.shape, cautious=cautious)
+
+    def second_looks_s(self, window: Window, prompts: ObjectPrompts, known: ObjectState) -> float:
+        """Seconds of all second looks until an object, as known so far, answers its prompts."""
+        first = len(known.prompts.points) + 1 if known.goes_on_to(prompts) else 0
+        steps = (ObjectPrompts(prompts.points[:end], prompts.box) for end in range(first, len(prompts.points) + 1))
+        return self._again_s(window) * sum(self._looks_again(said) for said in steps)
 
     def _chain(
         self,

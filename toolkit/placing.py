@@ -18,7 +18,7 @@ from gstk.refine import Hints, fine_part, refine_logits
 from gstk.state import ImageState, ObjectState
 from gstk.window import Window
 
-__all__ = ["Placer", "voxels_of"]
+__all__ = ["Placer", "hints_on", "voxels_of"]
 
 _BACK_S = 1.5e-7
 """Seconds that a voxel of the volume takes on the mask's way back, until that was measured."""
@@ -94,18 +94,18 @@ class Placer:
         notes: list[str],
     ) -> tuple[Window, NDArray[np.float32]]:
         """Logits that heed the image; on a finer grid around the object where the window is coarser than the volume."""
-        hints = _hints(window, prompts)
+        hints = hints_on(window, prompts)
         low, high, finer = fine_part(image.geometry, window, hints)
         grid = window.part(low, high, finer) if chain is None else chain.grid
         if grid != window and deadline.is_set and self.refine_s * math.prod(grid.shape) > deadline.left_s:
             notes.append("borders at the volume's resolution")
             grid = window
         if grid != window and chain is not None:
-            logits, hints = chain.blended(window, image.geometry.shape), _hints(grid, prompts)
+            logits, hints = chain.blended(window, image.geometry.shape), hints_on(grid, prompts)
         elif grid != window:
             inner = logits[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
             logits = resample(inner, (0, 0, 0), (1 / finer,) * 3, grid.shape, outside="edge")
-            hints = _hints(grid, prompts)
+            hints = hints_on(grid, prompts)
         began = time.perf_counter()
         refined = refine_logits(self._seen(image, grid)[0, 0], logits, hints)
         if refined.size >= _MEASURED_VOXELS:
@@ -122,7 +122,7 @@ class Placer:
         if self.refines and known.chain is not None:
             refined = math.prod(known.chain.grid.shape)
         elif self.refines:
-            refined = math.prod(window.part(*fine_part(image.geometry, window, _hints(window, prompts))).shape)
+            refined = math.prod(window.part(*fine_part(image.geometry, window, hints_on(window, prompts))).shape)
         if region is not None:
             voxels = float(voxels_of(region))
         elif prompts.box is not None:
@@ -133,7 +133,8 @@ class Placer:
         return self.refine_s * refined + self.back_s * voxels
 
 
-def _hints(window: Window, prompts: ObjectPrompts) -> Hints:
+def hints_on(window: Window, prompts: ObjectPrompts) -> Hints:
+    """What was said, in voxel coordinates of a window."""
     faces = None
     if prompts.box is not None:
         low, high = np.array(prompts.box.corners(), np.float64)

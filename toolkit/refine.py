@@ -22,7 +22,7 @@ from gstk.geometry import Geometry
 from gstk.masks import clicked_components
 from gstk.window import Window
 
-__all__ = ["Hints", "fine_part", "refine_logits"]
+__all__ = ["Hints", "fine_part", "refine_logits", "squared_radii"]
 
 Field = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -96,7 +96,7 @@ def refine_logits(image: Field, logits: Field, hints: Hints) -> Field:
         on = np.concatenate([on, (hints.box[:1] + hints.box[1:]) / 2])
         # A click on the object beyond the box shows that the box is too small.
         low, high = np.minimum(hints.box[0], on.min(axis=0) - 0.5), np.maximum(hints.box[1], on.max(axis=0) + 0.5)
-        radius2, farthest2 = _squared_radii(image.shape, low, high)
+        radius2, farthest2 = squared_radii(image.shape, low, high)
         prior = np.maximum(1 - radius2, LEAST_BOX)
         _give_in(prior, low, high, ((on, True), (off, False)))
         total += BOX_WEIGHT * prior
@@ -144,7 +144,7 @@ def fine_part(geometry: Geometry, window: Window, hints: Hints) -> tuple[list[in
     return (low, high, finer) if finer > 1 else ([0, 0, 0], list(window.shape), 1)
 
 
-def _squared_radii(shape: Shape, low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[Field, Field]:
+def squared_radii(shape: Shape, low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[Field, Field]:
     """Squared distance from a box's middle in half sides: Euclidean, and along the axis where it is largest."""
     axes = []
     for n, a, b in zip(shape, low, high, strict=True):
@@ -172,7 +172,7 @@ def _give_in(
             if (said > 0) == foreground:
                 continue
             width = half * abs(1 - math.sqrt(float((((point - middle) / half) ** 2).sum())))
-            radius2, _ = _squared_radii(prior.shape, point - width, point + width)
+            radius2, _ = squared_radii(prior.shape, point - width, point + width)
             prior -= said * np.exp(-radius2)
 
 

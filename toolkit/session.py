@@ -403,4 +403,5 @@ class Session:
                 continue
             decode_s = 0.0 if k in planned else known.decodes_a_click * looker.engine.decode_s(window.shape)
             expected_s += looks * (decode_s + looker.placer.seconds(self._current(), window, said, known))
+            expected_s += looker.second_looks_s(window, said, known)
         return expected_s

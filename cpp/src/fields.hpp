@@ -64,4 +64,7 @@ void squared_gradient(const float* values, const Shape& shape, std::int64_t z, f
 constexpr float kFar = 1e6f;
 void distances_from(const Grid<std::uint8_t>& seeds, const float* cost, int sweeps, float* distances);
 
+// Of the voxels of a mask from its background, along the axes. Beyond the grid's faces the mask may go on.
+Grid<std::int64_t> taxicab(const Grid<std::uint8_t>& mask);
+
 }  // namespace gstk::impl

@@ -6,6 +6,7 @@
 #include "framing.hpp"
 #include "planner.hpp"
 #include "refine.hpp"
+#include "second_look.hpp"
 
 namespace gstk::impl {
 namespace {
@@ -20,12 +21,15 @@ constexpr double kNearestS = 5e-9;
 constexpr double kRefineS = 2e-7;
 constexpr std::size_t kMeasuredVoxels = 100000;
 constexpr const char* kFinerParts = "finer windows along the object";
+constexpr const char* kSecondLook = "a second look with points of the first mask";
+
+Triple local_of(const Window& window, const Triple& zyx) {
+    const auto at = window.to_window(zyx);
+    return {at[0], at[1], at[2]};
+}
 
 Hints hints_on(const Window& window, const ObjectPrompts& prompts) {
-    const auto local = [&](const Triple& zyx) {
-        const auto at = window.to_window(zyx);
-        return Triple{at[0], at[1], at[2]};
-    };
+    const auto local = [&](const Triple& zyx) { return local_of(window, zyx); };
     Hints hints;
     for (const auto& p : prompts.points) (p.foreground ? hints.on : hints.off).push_back(local(as_triple(p.zyx)));
     if (prompts.box) {
@@ -147,7 +151,56 @@ ObjectState Looker::segment(const Task& task, const ObjectState& known, const Po
         window = *better;
     }
     auto chain = task.chained ? chained(task, window, known.prompts, logits, deadline) : nullptr;
+    if (!chain) second_look(task, window, known.prompts, logits, deadline);
     return placed(task, known, click, window, std::move(logits), std::move(chain), deadline);
+}
+
+// Makes logits the network's answer when it is told points of its first one too, where that helps and there is time.
+void Looker::second_look(const Task& task, const Window& window, const ObjectPrompts& prompts, Grid<float>& logits,
+                         const Deadline& deadline) {
+    if (!looks_again(prompts.points.size(), prompts)) return;
+    try {
+        if (deadline.is_set() && again_s(window, true) > deadline.left_s()) throw TimeUp{};
+        const Hints hints = hints_on(window, prompts);
+        const Grid<float> refined = refine_logits(seen(task, window), logits, hints, engine.threads());
+        Grid<std::uint8_t> mask(refined.shape);
+        std::transform(refined.values.begin(), refined.values.end(), mask.values.begin(),
+                       [](float value) { return static_cast<std::uint8_t>(value > 0); });
+        NetworkPoints points = network_points(prompts);
+        std::vector<Triple> said;
+        for (const auto& zyx : points.coords) said.push_back(local_of(window, zyx));
+        const OwnPoints own = own_points(mask, hints, said, points.labels);
+        const auto tell = [&](const std::vector<Triple>& voxels_of_window, std::int64_t label) {
+            for (const Triple& voxel : voxels_of_window) {
+                Triple zyx{};
+                for (std::size_t a = 0; a < 3; ++a) zyx[a] = (voxel[a] + 0.5) * window.step[a] + window.start[a] - 0.5;
+                points.coords.push_back(zyx);
+                points.labels.push_back(label);
+            }
+        };
+        tell(own.on, 1);
+        tell(own.off, 0);
+        if (!own.on.empty() || !own.off.empty()) logits = look(task, window, points, deadline);
+    } catch (const TimeUp&) {
+        task.given_up.push_back(kSecondLook);
+    }
+}
+
+bool Looker::looks_again(std::size_t clicks, const ObjectPrompts& prompts) const {
+    return refine_ && second_look_is_wanted(clicks, prompts.box.has_value());
+}
+
+// Seconds of a second look.
+double Looker::again_s(const Window& window, bool cautious) const {
+    return refine_s_ * static_cast<double>(count_of(window.shape)) + engine.decode_s(window.shape, cautious);
+}
+
+double Looker::second_looks_s(const Window& window, const ObjectPrompts& prompts, const ObjectState& known) const {
+    std::size_t clicks = known.goes_on_to(prompts) ? known.prompts.points.size() + 1 : 0;
+    double seconds = 0;
+    for (; clicks <= prompts.points.size(); ++clicks)
+        if (looks_again(clicks, prompts)) seconds += again_s(window, false);
+    return seconds;
 }
 
 // Answers in finer windows along the object, after the coarse one in `window`; as many as there is time for.

@@ -65,11 +65,18 @@ class Looker {
     double placing_s(const Task& task, const Window& window, const ObjectPrompts& prompts,
                      const ObjectState& known) const;
 
+    // Seconds of all second looks until an object, as known so far, answers its prompts.
+    double second_looks_s(const Window& window, const ObjectPrompts& prompts, const ObjectState& known) const;
+
     TimedEngine engine;
     std::int64_t encodes = 0, decodes = 0;  // runs of the network's halves so far
 
   private:
     ObjectState segment(const Task& task, const ObjectState& known, const Point* click, Deadline deadline);
+    void second_look(const Task& task, const Window& window, const ObjectPrompts& prompts, Grid<float>& logits,
+                     const Deadline& deadline);
+    bool looks_again(std::size_t clicks, const ObjectPrompts& prompts) const;
+    double again_s(const Window& window, bool cautious) const;
     std::shared_ptr<const Chain> chained(const Task& task, const Window& window, const ObjectPrompts& prompts,
                                          const Grid<float>& logits, const Deadline& deadline);
     std::shared_ptr<const Chain> corrected(const Task& task, const Chain& chain, const ObjectPrompts& prompts,

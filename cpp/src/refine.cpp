@@ -9,6 +9,17 @@
 #include "slabs.hpp"
 
 namespace gstk::impl {
+
+std::vector<float> squared_radii(std::int64_t count, double low, double high) {
+    const double half = std::max((high - low) / 2, 0.5);
+    std::vector<float> radii;
+    for (std::int64_t i = 0; i < count; ++i) {
+        const double radius = (static_cast<double>(i) - (low + high) / 2) / half;
+        radii.push_back(static_cast<float>(radius * radius));
+    }
+    return radii;
+}
+
 namespace {
 
 using Field = Grid<float>;
@@ -17,7 +28,7 @@ using Shares = std::vector<double>;
 
 // What each is, gstk.refine says.
 constexpr float kMostLogit = 6, kTrust = 0.75f, kTrustWithBox = 0.5f;
-constexpr float kBoxWeight = 6, kLeastBox = -3, kSurroundings = 1.5f, kBeyond = 1.15f;
+constexpr float kBoxWeight = 6, kLeastBox = -3, kBeyond = 1.15f;
 constexpr float kPathWeight = 8, kEdge = 0.05f, kFlat = 0.02f;
 constexpr int kSweeps = 2;
 constexpr float kLooksWeight = 2, kMostLooks = 3;
@@ -123,17 +134,6 @@ Shares histogram(Shares shares, const std::vector<std::uint16_t>& looks, const M
     make_shares(shares);
     for (double& share : shares) share += kEvenShare / kBins;
     return shares;
-}
-
-// Squared distances from a box's middle along one axis, in half sides.
-std::vector<float> squared_radii(std::int64_t count, double low, double high) {
-    const double half = std::max((high - low) / 2, 0.5);
-    std::vector<float> radii;
-    for (std::int64_t i = 0; i < count; ++i) {
-        const double radius = (static_cast<double>(i) - (low + high) / 2) / half;
-        radii.push_back(static_cast<float>(radius * radius));
-    }
-    return radii;
 }
 
 // Calls `what` with the index of each voxel and its squared distances, along each axis, from a box's middle.

@@ -25,6 +25,11 @@ FinePart fine_part(const Geometry& geometry, const Window& window, const Hints& 
 // Logits of a window, on the grid of a part of it.
 Grid<float> finer_grid(const Grid<float>& logits, const FinePart& part);
 
+// The looks of the background are taken from within this many half sides of the box.
+constexpr float kSurroundings = 1.5f;
+// Squared distances from a box's middle along one axis, in half sides.
+std::vector<float> squared_radii(std::int64_t count, double low, double high);
+
 // Logits that heed the image, 0–1, and what the user said. threads: of the processor; 0 is free.
 Grid<float> refine_logits(const Grid<float>& image, const Grid<float>& logits, Hints hints, int threads = 0);
 

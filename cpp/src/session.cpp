@@ -200,6 +200,7 @@ ObjectState Session::answer(Image& image, const ObjectState& known, const Object
         const double decode_s = planned.window ? 0 : known.decodes_a_click() * looker_.engine.decode_s(window->shape);
         const double placing_s = looker_.placing_s(task, *window, prompts, known);
         expected_s += static_cast<double>(known.looks_for(prompts)) * (decode_s + placing_s);
+        expected_s += looker_.second_looks_s(*window, prompts, known);
     }
     ObjectState following = looker_.follow(task, known, prompts, planned.window, deadline);
     image.framing = framing;

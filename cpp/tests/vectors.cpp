@@ -17,6 +17,7 @@
 #include "overlaps.hpp"
 #include "planner.hpp"
 #include "refine.hpp"
+#include "second_look.hpp"
 #include "window.hpp"
 
 namespace {
@@ -203,6 +204,26 @@ void refine_case(const Case& c, double& worst) {
     worst = std::max(worst, largest_difference(found.values, c.values<float>("expected")));
 }
 
+void own_case(const Case& c, double&) {
+    const Hints hints = hints_of(c);
+    const auto flat = c.values<double>("points");
+    std::vector<Triple> said(1);
+    for (std::size_t a = 0; a < 3; ++a) said[0][a] = (hints.box->low[a] + hints.box->high[a]) / 2;
+    std::vector<std::int64_t> labels{1};
+    for (std::size_t i = 0; i + 3 < flat.size(); i += 4) {
+        said.push_back({flat[i], flat[i + 1], flat[i + 2]});
+        labels.push_back(flat[i + 3] > 0);
+    }
+    const OwnPoints own = own_points(c.grid<std::uint8_t>("mask"), hints, said, labels);
+    std::vector<double> found;
+    std::vector<std::int64_t> kinds(own.on.size(), 1);
+    kinds.resize(own.on.size() + own.off.size(), 0);
+    for (const auto* points : {&own.on, &own.off})
+        for (const auto& voxel : *points) found.insert(found.end(), voxel.begin(), voxel.end());
+    CHECK(found == c.values<double>("found"));
+    CHECK(kinds == c.values<std::int64_t>("expected"));
+}
+
 void links_case(const Case& c, double& worst) {
     const auto prompts = c.prompts();
     const auto found = links_of(c.geometry(), c.window(), c.grid<float>("logits"), prompts, c.framing());
@@ -333,7 +354,7 @@ int main(int count, char** arguments) {
                  {"refine", refine_case, 1e-4},    {"half", half_case, 0},           {"nearest", nearest_case, 0},
                  {"shape", shape_case, 0},         {"latency", latency_case, 1e-12}, {"sizes", sizes_case, 0},
                  {"plan", plan_case, 1e-12},       {"fine", fine_case, 0},           {"labels", labels_case, 0},
-                 {"links", links_case, 1e-12},      {"blend", blend_case, 4e-6}};
+                 {"links", links_case, 1e-12},     {"blend", blend_case, 4e-6},      {"own", own_case, 0}};
     for (const auto& kind : kinds) {
         int cases = 0;
         double worst = 0;
