@@ -68,7 +68,7 @@ def small_export(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sm
     from gstk.training.spec import VISTA3DSpec
 
     torch.manual_seed(7)
-    spec = VISTA3DSpec(width=8, blocks_down=(1, 2, 1))  # two blocks: a sum that another reads
+    spec = VISTA3DSpec(width=8, blocks_down=(2, 1, 1))  # two blocks: a sum that another reads
     network = build_network(spec).eval()
     with torch.no_grad():
         for parameter in network.parameters():
