@@ -164,7 +164,7 @@ class Looker:
         notes: list[str],
     ) -> NDArray[np.float32]:
         """The network's answer when it is told points of its first one too, where that helps and there is time."""
-        if not self._looks_again(prompts):
+        if not self._looks_again(len(prompts.points), prompts):
             return logits
         if deadline.is_set and self._again_s(window, cautious=True) > deadline.left_s:
             notes.append(SECOND_LOOK)
@@ -182,8 +182,9 @@ class Looker:
             notes.append(SECOND_LOOK)
             return logits
 
-    def _looks_again(self, prompts: ObjectPrompts) -> bool:
-        return self.placer.refines and is_wanted(len(prompts.points), prompts.box is not None)
+    def _looks_again(self, clicks: int, prompts: ObjectPrompts) -> bool:
+        """Whether there is a second look after so many of the clicks."""
+        return self.placer.refines and is_wanted(clicks, prompts.box is not None)
 
     def _again_s(self, window: Window, cautious: bool = False) -> float:
         """Seconds of a second look."""
@@ -192,9 +193,9 @@ class Looker:
 
     def second_looks_s(self, window: Window, prompts: ObjectPrompts, known: ObjectState) -> float:
         """Seconds of all second looks until an object, as known so far, answers its prompts."""
-        first = len(known.prompts.points) + 1 if known.goes_on_to(prompts) else 0
-        steps = (ObjectPrompts(prompts.points[:end], prompts.box) for end in range(first, len(prompts.points) + 1))
-        return self._again_s(window) * sum(self._looks_again(said) for said in steps)
+        end = len(prompts.points) + 1
+        looks = range(end - known.looks_for(prompts), end)
+        return self._again_s(window) * sum(self._looks_again(clicks, prompts) for clicks in looks)
 
     def _chain(
         self,

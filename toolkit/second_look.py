@@ -47,6 +47,8 @@ def own_points(
     near = squared_radii(mask.shape, *hints.box)[1] < SURROUNDINGS * SURROUNDINGS
     found, kinds = [said], [labels]
     for label, count, place, where in ((1, ON, mask, mask), (0, OFF, ~mask, ~mask & near)):
+        if count <= fewer:
+            continue
         depth = np.where(where, ndimage.distance_transform_cdt(place, "taxicab"), 0)
         points = _scattered(depth, said[labels == label], count - fewer)
         found.append(points)

@@ -196,9 +196,9 @@ double Looker::again_s(const Window& window, bool cautious) const {
 }
 
 double Looker::second_looks_s(const Window& window, const ObjectPrompts& prompts, const ObjectState& known) const {
-    std::size_t clicks = known.goes_on_to(prompts) ? known.prompts.points.size() + 1 : 0;
+    const std::size_t end = prompts.points.size() + 1;
     double seconds = 0;
-    for (; clicks <= prompts.points.size(); ++clicks)
+    for (std::size_t clicks = end - known.looks_for(prompts); clicks < end; ++clicks)
         if (looks_again(clicks, prompts)) seconds += again_s(window, false);
     return seconds;
 }

@@ -136,17 +136,6 @@ Shares histogram(Shares shares, const std::vector<std::uint16_t>& looks, const M
     return shares;
 }
 
-// Calls `what` with the index of each voxel and its squared distances, along each axis, from a box's middle.
-template <class What>
-void each_radius(const Shape& shape, const Faces& box, What&& what) {
-    std::array<std::vector<float>, 3> radii;
-    for (std::size_t a = 0; a < 3; ++a) radii[a] = squared_radii(shape[a], box.low[a], box.high[a]);
-    std::size_t i = 0;
-    for (const float z : radii[0])
-        for (const float y : radii[1])
-            for (const float x : radii[2]) what(i++, z, y, x);
-}
-
 // Takes back what a box says around clicks that say the opposite: 0 there, as before far away.
 void give_in(const Faces& box, const std::vector<Triple>& points, bool foreground, Field& prior) {
     for (const auto& point : points) {

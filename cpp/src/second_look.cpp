@@ -1,7 +1,6 @@
 #include "second_look.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdlib>
 
@@ -66,20 +65,21 @@ OwnPoints own_points(const Grid<std::uint8_t>& mask, const Hints& hints, const s
         return found;
     };
     const std::size_t clicks = hints.on.size() + hints.off.size();
-    Grid<std::int64_t> within = taxicab(mask);
-    Grid<std::uint8_t> others = mask;
-    for (auto& value : others.values) value = value == 0;
-    Grid<std::int64_t> beside = taxicab(others);
-    std::array<std::vector<float>, 3> radii;
-    for (std::size_t a = 0; a < 3; ++a) radii[a] = squared_radii(mask.shape[a], hints.box->low[a], hints.box->high[a]);
-    std::size_t i = 0;
-    for (const float z : radii[0])
-        for (const float y : radii[1])
-            for (const float x : radii[2]) {
-                if (std::max(std::max(z, y), x) >= kSurroundings * kSurroundings) beside.values[i] = 0;
-                ++i;
-            }
-    return {scattered(within, taken(1), left_of(kOn, clicks)), scattered(beside, taken(0), left_of(kOff, clicks))};
+    OwnPoints own;
+    if (const std::size_t count = left_of(kOn, clicks)) {
+        Grid<std::int64_t> within = taxicab(mask);
+        own.on = scattered(within, taken(1), count);
+    }
+    if (const std::size_t count = left_of(kOff, clicks)) {
+        Grid<std::uint8_t> others = mask;
+        for (auto& value : others.values) value = value == 0;
+        Grid<std::int64_t> beside = taxicab(others);
+        each_radius(mask.shape, *hints.box, [&](std::size_t i, float z, float y, float x) {
+            if (std::max(std::max(z, y), x) >= kSurroundings * kSurroundings) beside.values[i] = 0;
+        });
+        own.off = scattered(beside, taken(0), count);
+    }
+    return own;
 }
 
 }  // namespace gstk::impl
