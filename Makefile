@@ -28,11 +28,13 @@ test: lint types unit
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/lint-imports --no-logo
 
 # TensorRT cannot be installed everywhere: its stubs of 10.13 stand in, and the same with only what 11.4 has too.
 types: $(DEV)/.installed $(STUBS)/.made
-	cd .venv && MYPYPATH=stubs dev/bin/mypy --config-file ../pyproject.toml -p gstk
-	cd .venv && MYPYPATH=stubs-11 dev/bin/mypy --config-file ../pyproject.toml --cache-dir .mypy_cache-11 -p gstk.engines
+	MYPYPATH=$(STUBS) $(DEV)/bin/mypy -p gstk
+	MYPYPATH=$(STUBS)-11 $(DEV)/bin/mypy --cache-dir .mypy_cache/11 -p gstk.engines
+	$(DEV)/bin/basedpyright
 
 unit: $(DEV)/.installed native
 	$(DEV)/bin/pytest -q -n 2 --dist loadfile
@@ -55,21 +57,22 @@ format: $(DEV)/.installed
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
 
-# Each environment holds a regular install: what is checked is what a user gets, and mypy can follow it.
+# $(1): folder of the environment; $(2): extras; $(3): -e for an editable install.
 define install
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gstk needs Python 3.11 or newer; try make PYTHON=python3.12")'
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 	rm -rf build
-	$(1)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt '.[$(2)]'
-	$(1)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	$(1)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(3) '.[$(2)]'
 	touch $(1)/.installed
 endef
 
+# A regular install, as a user gets it.
 $(DEMO)/.installed: $(SOURCES)
 	$(call install,$(DEMO),cpu)
+	$(DEMO)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
 
-$(DEV)/.installed: $(SOURCES)
-	$(call install,$(DEV),dev)
+$(DEV)/.installed: pyproject.toml constraints.txt
+	$(call install,$(DEV),dev,-e)
 
 $(STUBS)/.made: $(DEV)/.installed .ci/tensorrt_stubs.py constraints.txt
 	rm -rf $(STUBS) $(STUBS)-11

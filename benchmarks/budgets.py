@@ -30,12 +30,12 @@ from rich.progress import track
 from gstk.calibration import LatencyModel
 from gstk.calibration.host import Host
 from gstk.calibration.probe import probe
+from gstk.core.bundle import Bundle, find_bundle
+from gstk.core.prompts import Box, ObjectPrompts, Point
+from gstk.core.window import Framing
 from gstk.engines import BundleEngine, Embedding, open_engine
 from gstk.errors import Interrupted
-from gstk.export.bundle import Bundle, find_bundle
-from gstk.prompts import Box, ObjectPrompts, Point
-from gstk.session import Session
-from gstk.window import Framing
+from gstk.session.session import Session
 
 FACTORS = (0.5, 3.0)
 BUDGETS_S = (2.0, 90.0)

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import gstk
-from gstk import chain
-from gstk.prompts import Box, ObjectPrompts
-from gstk.protocol import click_by_click
-from gstk.training.phantoms import smooth_noise
+from gstk.cases.phantoms import smooth_noise
+from gstk.core.prompts import Box, ObjectPrompts
+from gstk.evaluation.protocol import click_by_click
+from gstk.session import tiling as chain
 
 ROUNDS = 5
 SHAPE = (400, 200, 200)

@@ -28,10 +28,10 @@ from rich.console import Console
 from rich.progress import track
 
 import gstk
-from gstk.cases import save_case
-from gstk.export.bundle import builtin
-from gstk.prompts import ObjectPrompts
-from gstk.protocol import click_by_click
+from gstk.cases.npz import save_case
+from gstk.core.bundle import builtin
+from gstk.core.prompts import ObjectPrompts
+from gstk.evaluation.protocol import click_by_click
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))  # the replay that the tests use

@@ -17,7 +17,7 @@ import numpy as np
 from machine import describe
 from scipy import ndimage
 
-from gstk.training.phantoms import generate_phantom
+from gstk.cases.phantoms import generate_phantom
 from gstk.training.sampling import CENTER_FRACTION, EDGE_FRACTION, make_sampler
 
 OBJECTS, SIDE, POINTS, PATCHES, REPEATS = 10, 128, 5, 5, 7

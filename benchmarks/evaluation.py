@@ -11,8 +11,8 @@ from pathlib import Path
 
 from machine import describe
 
-from gstk.compare import compare
-from gstk.evaluation import load_evaluation
+from gstk.evaluation.compare import compare
+from gstk.evaluation.runner import load_evaluation
 
 
 def main() -> None:

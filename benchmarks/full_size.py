@@ -73,7 +73,7 @@ def add_int8(source: str, output: str) -> dict[str, float]:
     """A copy of the bundle with an INT8 encoder; its masks are not judged, since random weights make none."""
     import onnx_ir as ir
 
-    from gstk.export.bundle import Bundle, write_bundle
+    from gstk.core.bundle import Bundle, write_bundle
     from gstk.export.int8 import quantise
 
     began = time.perf_counter()

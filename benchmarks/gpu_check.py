@@ -34,10 +34,10 @@ from gpu_conformance import conformance
 from gpu_memory import PeakMemory
 from machine import describe
 
+from gstk.core.bundle import Bundle, find_bundle
 from gstk.engines import Engine, open_engine
 from gstk.engines.devices import cuda_version, driver_version
 from gstk.errors import BackendMissing, BundleError, PlanError, WrongArchitecture
-from gstk.export.bundle import Bundle, find_bundle
 from gstk.export.tolerances import TOLERANCES, Tolerance, compare
 
 WAYS: dict[str, tuple[str, str, dict[str, str]]] = {

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 import gstk
 from gstk.calibration import memory
-from gstk.geometry import Geometry
-from gstk.planner import make_plan
-from gstk.prompts import Box, ObjectPrompts, Point
-from gstk.window import Framing
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import Box, ObjectPrompts, Point
+from gstk.core.window import Framing
+from gstk.session.planner import make_plan
 
 OBJECTS = {"small": 40, "medium": 150, "large": 400}
 """Half lengths of an ellipsoid's longest axis, of 1024 voxels; its others are three quarters and half of that."""

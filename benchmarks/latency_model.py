@@ -22,8 +22,8 @@ from machine import describe
 
 from gstk.calibration import measure
 from gstk.calibration.measure import FULL_S, QUICK_S
+from gstk.core.bundle import Bundle, find_bundle
 from gstk.engines import open_engine
-from gstk.export.bundle import Bundle, find_bundle
 
 ROUNDS = 3
 

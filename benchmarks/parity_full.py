@@ -21,7 +21,7 @@ from machine import describe
 from rich.console import Console
 from rich.table import Table
 
-from gstk.export.bundle import Bundle
+from gstk.core.bundle import Bundle
 from gstk.export.export import export_bundle
 from gstk.export.parity import ParityCase, measure_parity, reference_logits
 from gstk.training.checkpoint import load_network, save_checkpoint

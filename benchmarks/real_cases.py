@@ -3,7 +3,7 @@
     python benchmarks/real_cases.py CASES [--bundle tiny] [--start clicks|boxes] [--precision int8] [--refine yes|no]
         [--out NAME.json]
 
-Five rounds; in each, every class gets one click at the centre of its largest error (`gstk.clicks`). With `--start
+Five rounds; in each, every class gets one click at the centre of its largest error (`core.click_rule`). With `--start
 boxes` a round 0 gives the case's boxes first. Scores are means over the classes of a case. DSC_AUC is the trapezoid
 over the five rounds of clicks (at most 4), DSC_Final the last round's mean.
 """
@@ -23,8 +23,8 @@ from rich.progress import track
 from rich.table import Table
 
 import gstk
-from gstk.prompts import ObjectPrompts
-from gstk.protocol import click_by_click
+from gstk.core.prompts import ObjectPrompts
+from gstk.evaluation.protocol import click_by_click
 
 ROUNDS = 5
 

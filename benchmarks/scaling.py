@@ -24,8 +24,8 @@ import numpy as np
 from machine import describe
 from rich.progress import track
 
-from gstk.cluster import Workers, map_on_ray
-from gstk.evaluation import load_evaluation
+from gstk.batch.ray_pool import Workers, map_on_ray
+from gstk.evaluation.runner import load_evaluation
 
 Task = tuple[int, float, bool]
 LOST = -1

@@ -26,12 +26,12 @@ from machine import describe
 from numpy.typing import NDArray
 
 import gstk
-from gstk.cases import save_case
-from gstk.embeddings import DEFAULT_LIMIT_BYTES
+from gstk.cases.npz import save_case
+from gstk.core.bundle import Bundle
+from gstk.core.prompts import Box, ObjectPrompts, Point
+from gstk.core.window import Framing
 from gstk.engines import open_engine
-from gstk.export.bundle import Bundle
-from gstk.prompts import Box, ObjectPrompts, Point
-from gstk.window import Framing
+from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES
 
 SIDE = 96
 BUDGET_S, CALLS = 90.0, 6

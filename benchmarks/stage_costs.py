@@ -17,7 +17,7 @@ from typing import Any
 
 import onnx
 
-from gstk.export.bundle import Bundle, find_bundle
+from gstk.core.bundle import Bundle, find_bundle
 from gstk.export.check import graph_shapes
 
 HEAVY = {"InstanceNormalization", "LayerNormalization", "Softmax", "Gelu", "Sin", "Cos"}

@@ -22,10 +22,10 @@ import torch
 from machine import describe
 from torch.utils.flop_counter import FlopCounterMode
 
+from gstk.cases.phantoms import generate_phantom
 from gstk.training.distributed import join_processes
 from gstk.training.loop import Trainer
 from gstk.training.network import build_network
-from gstk.training.phantoms import generate_phantom
 from gstk.training.recipe import Recipe, load_recipe, with_settings
 
 WARM_UP = 5

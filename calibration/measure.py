@@ -15,9 +15,9 @@ import numpy as np
 from gstk.calibration import memory
 from gstk.calibration.host import Host
 from gstk.calibration.model import KINDS, LatencyModel, Measurement, fit_calls, fit_memory
+from gstk.core.bundle import Bundle
 from gstk.engines import BundleEngine, Embedding, open_engine
 from gstk.errors import CalibrationError, OutOfMemory
-from gstk.export.bundle import Bundle
 
 __all__ = ["FULL_S", "QUICK_S", "fit_model", "measure", "measure_region", "regions"]
 

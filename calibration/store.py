@@ -12,9 +12,9 @@ from pathlib import Path
 
 from gstk.calibration.host import Host
 from gstk.calibration.model import LatencyModel
-from gstk.engines.private_files import user_cache
+from gstk.core.bundle import Bundle
+from gstk.core.private_files import user_cache
 from gstk.errors import CalibrationError
-from gstk.export.bundle import Bundle
 
 __all__ = ["cache_folder", "find_model", "read_model", "save_model"]
 

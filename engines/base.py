@@ -19,11 +19,11 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gstk.core.bundle import Bundle
 from gstk.engines.devices import Device, find_device
 from gstk.engines.failures import failure, refuse_lost_device
 from gstk.engines.options import NoOptions, read_options
 from gstk.errors import EngineError, GstkError, Interrupted
-from gstk.export.bundle import Bundle
 
 __all__ = ["BundleEngine", "Device", "Embedding", "Engine", "Sample"]
 

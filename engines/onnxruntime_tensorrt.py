@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from gstk.core.bundle import Bundle
 from gstk.engines.devices import Device
 from gstk.errors import EngineError
-from gstk.export.bundle import Bundle
 
 if TYPE_CHECKING:
     from gstk.engines.onnxruntime import ONNXRuntimeOptions

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gstk.engines.private_files import write_private
+from gstk.core.private_files import write_private
 
 __all__ = ["compile_cached"]
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from gstk.core.bundle import Bundle, find_bundle
 from gstk.engines.base import BundleEngine
 from gstk.engines.devices import Device, nvidia_gpus
 from gstk.engines.failures import refuse_lost_device
 from gstk.engines.options import accepted, show_value
 from gstk.errors import BackendMissing, DriverMissing, EngineError, PlanError, WrongArchitecture
-from gstk.export.bundle import Bundle, find_bundle
 
 __all__ = [
     "BACKENDS",

@@ -12,16 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from gstk.core.bundle import GRAPH_KINDS, Bundle, find_bundle
+from gstk.core.private_files import stranger, write_private
 from gstk.engines.base import Shape
 from gstk.engines.devices import find_device
 from gstk.engines.failures import failure, refuse_lost_device
-from gstk.engines.private_files import stranger, write_private
 from gstk.engines.tensorrt_package import require_gpu, require_tensorrt
 from gstk.engines.tensorrt_plans import graph_hash, plan_folder, read_plan, read_record, save_plan
 from gstk.engines.tensorrt_profiles import Profiles, default_regions, default_wide
 from gstk.engines.tensorrt_record import Host, PlanFile, PlanRecord, Settings
 from gstk.errors import GstkError, PlanError
-from gstk.export.bundle import GRAPH_KINDS, Bundle, find_bundle
 
 __all__ = ["BuildStep", "PlanResult", "build_plans", "choose_profiles"]
 

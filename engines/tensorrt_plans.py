@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from gstk.engines.private_files import stranger, user_cache, write_private
+from gstk.core.bundle import GRAPH_KINDS, Bundle, builtin
+from gstk.core.private_files import stranger, user_cache, write_private
 from gstk.engines.tensorrt_package import version_pair
 from gstk.engines.tensorrt_record import Host, PlanFile, PlanRecord, Settings
 from gstk.errors import EngineError, PlanError, WrongArchitecture
-from gstk.export.bundle import GRAPH_KINDS, Bundle, builtin
 
 __all__ = [
     "build_command",

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gstk.core.manifest import RoiRules
 from gstk.engines.base import Shape
 from gstk.errors import PlanError
-from gstk.export.manifest import RoiRules
 
 __all__ = [
     "Dims",

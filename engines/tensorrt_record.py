@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gstk.core.manifest import GRAPH_KINDS
 from gstk.engines.devices import Device, cuda_version, driver_version
 from gstk.engines.tensorrt_profiles import Profiles
 from gstk.errors import PlanError
-from gstk.export.manifest import GRAPH_KINDS
 
 __all__ = ["HARDWARE", "Host", "PlanFile", "PlanRecord", "Settings"]
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gstk.export.bundle import Bundle, Manifest, find_bundle, write_bundle
+from gstk.core.bundle import Bundle, Manifest, find_bundle, write_bundle
 
 __all__ = ["Bundle", "Manifest", "export_bundle", "find_bundle", "write_bundle"]
 

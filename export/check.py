@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from gstk.core.bundle import Bundle
 from gstk.engines import available, open_engine
 from gstk.errors import BackendMissing, BundleError, GstkError
-from gstk.export.bundle import Bundle
 from gstk.export.tolerances import REFERENCE, TOLERANCES, compare
 from gstk.export.vectors import load_vectors
 

@@ -17,10 +17,10 @@ import torch
 from monai.networks.nets.vista3d import VISTA3D
 from numpy.typing import NDArray
 
+from gstk.core.bundle import Bundle, Manifest, RoiRules, refuse_existing, write_bundle
 from gstk.engines import Engine, open_engine
 from gstk.engines.base import Sample
 from gstk.errors import ExportError
-from gstk.export.bundle import Bundle, Manifest, RoiRules, refuse_existing, write_bundle
 from gstk.export.graphs import encoder_graph, prompt_decoder_graph
 from gstk.export.half import halve_graph
 from gstk.export.int8 import MOST_DROP, Int8Report, Scores, mean_score, quantise, restore_until
@@ -42,7 +42,7 @@ _RANGE_SAMPLES = 16
 
 
 class Judge(Protocol):
-    """What INT8 and the ranges of FP16 are measured on: clicks on labelled cases (`gstk.trial.Trial`)."""
+    """What INT8 and the ranges of FP16 are measured on: clicks on labelled cases (`evaluation.click_trial.Trial`)."""
 
     def scores(self, engine: Engine, roi: RoiRules) -> dict[str, list[float]]:
         """Case → mean Dice after each click."""
@@ -62,7 +62,7 @@ class Options:
         fp16: add graphs that compute in float16 (`gstk.export.half`).
         fp16_io: `fp16` or `fp32`: type of these graphs' image, embedding and logits.
         int8: add an encoder in INT8 (`gstk.export.int8`).
-        refine: the manifest asks sessions to let the image correct the logits (`gstk.refine`).
+        refine: the manifest asks sessions to let the image correct the logits (`gstk.session.image_refiner`).
     """
 
     half_weights: bool = False

@@ -15,9 +15,9 @@ import torch
 from monai.networks.nets.vista3d import VISTA3D
 from numpy.typing import NDArray
 
+from gstk.core.bundle import Bundle
 from gstk.engines import available, open_engine
 from gstk.errors import ExportError
-from gstk.export.bundle import Bundle
 from gstk.export.tolerances import REFERENCE, TOLERANCES, Tolerance, compare
 
 __all__ = [

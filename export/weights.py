@@ -15,8 +15,8 @@ import torch
 from monai.networks.nets.vista3d import VISTA3D
 from numpy.typing import NDArray
 
+from gstk.core.bundle import GRAPH_KINDS, Bundle
 from gstk.errors import ExportError
-from gstk.export.bundle import GRAPH_KINDS, Bundle
 from gstk.export.graphs import encoder_graph, prompt_decoder_graph
 from gstk.export.onnx_writer import trace_graph
 from gstk.export.vectors import load_vectors

@@ -22,7 +22,7 @@ from gstk.cli import main
 if TYPE_CHECKING:
     from monai.networks.nets.vista3d import VISTA3D
 
-    from gstk.export.bundle import Bundle
+    from gstk.core.bundle import Bundle
     from gstk.training.spec import VISTA3DSpec
 
 # The same examples in every run, on machines of any speed: what fails, fails again.
@@ -61,7 +61,7 @@ def small_export(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sm
     pytest.importorskip("onnxscript")
     import torch
 
-    from gstk.export.bundle import Bundle
+    from gstk.core.bundle import Bundle
     from gstk.export.export import Options, export_bundle
     from gstk.training.checkpoint import save_checkpoint
     from gstk.training.network import build_network
@@ -96,7 +96,7 @@ def every_precision(small_export: SmallExport, tmp_path_factory: pytest.TempPath
     import numpy as np
     import onnx_ir as ir
 
-    from gstk.export.bundle import write_bundle
+    from gstk.core.bundle import write_bundle
     from gstk.export.graphs import encoder_graph, prompt_decoder_graph
     from gstk.export.half import halve_graph
     from gstk.export.int8 import quantise

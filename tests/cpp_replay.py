@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 import gstk
 from gstk.calibration import Host, LatencyModel
-from gstk.cases import save_case
-from gstk.demo import phantom_case
+from gstk.cases.npz import save_case
+from gstk.cases.phantom_case import phantom_case
+from gstk.core.bundle import Bundle, builtin
+from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.engines import open_engine
-from gstk.export.bundle import Bundle, builtin
-from gstk.prompts import Box, ObjectPrompts, Point
-from gstk.session import Session
+from gstk.session.session import Session
 
 Masks = NDArray[np.uint16]
 

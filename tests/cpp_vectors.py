@@ -10,16 +10,16 @@ from latency import a_model
 from scipy import ndimage
 
 from gstk.calibration.model import Fit, LatencyModel
-from gstk.chain import blend, grid_of, links_of
-from gstk.geometry import Geometry
-from gstk.masks import Reach, change_near, clean, clicked_components, hold, prompt_shape
-from gstk.overlaps import Claim, label_map
-from gstk.planner import make_plan, sizes
-from gstk.preprocess import intensity_range
-from gstk.prompts import Box, ObjectPrompts, Point
-from gstk.refine import Hints, fine_part, refine_logits
-from gstk.second_look import own_points
-from gstk.window import Framing, Window, frame
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import Box, ObjectPrompts, Point
+from gstk.core.resampling import intensity_range
+from gstk.core.window import Framing, Window, frame
+from gstk.session.click_update import Reach, change_near, clean, clicked_components, hold, prompt_shape
+from gstk.session.image_refiner import Hints, fine_part, refine_logits
+from gstk.session.label_fusion import Claim, label_map
+from gstk.session.planner import make_plan, sizes
+from gstk.session.reprompting import own_points
+from gstk.session.tiling import blend, grid_of, links_of
 
 Arrays = dict[str, object]
 

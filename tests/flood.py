@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gstk.calibration import LatencyModel
+from gstk.core.window import Framing
 from gstk.engines.base import Embedding
 from gstk.errors import Interrupted
-from gstk.window import Framing
 
 FRAMING = Framing(voxels=32**3, multiple=8, minimum=16)
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from gstk.core import bundle as module
+from gstk.core.bundle import Bundle, Manifest, RoiRules, builtin, find_bundle, write_bundle
 from gstk.errors import BundleError
-from gstk.export import bundle as module
-from gstk.export.bundle import Bundle, Manifest, RoiRules, builtin, find_bundle, write_bundle
 
 MANIFEST = Manifest(
     name="test",
@@ -245,7 +245,7 @@ def test_bundle_is_found_by_path_or_name(
     assert find_bundle("small") == Path("small")
 
 
-@pytest.mark.parametrize("name", ["gstk.export", "gstk.export.bundle", "gstk.engines", "gstk.engines.select"])
+@pytest.mark.parametrize("name", ["gstk.export", "gstk.core.bundle", "gstk.engines", "gstk.engines.select"])
 def test_import_is_light(name: str) -> None:
     heavy = ["torch", "monai", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino"]
     code = f"import sys, {name}; print([m for m in {heavy} if m in sys.modules])"

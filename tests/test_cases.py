@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gstk.cases import Case, CaseWarning, check_image, load_case, save_case, save_segs, to_label_map
+from gstk.cases.npz import Case, CaseWarning, check_image, load_case, save_case, save_segs, to_label_map
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.errors import CaseError, GeometryError, OutputError, PromptError
-from gstk.geometry import Geometry
-from gstk.prompts import Box, ObjectPrompts, Point
 
 IMAGE = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 BOX = Box(0, 1, 0, 1, 0, 3, 2)
@@ -280,7 +280,7 @@ def test_checks_hand_arrays_on_without_a_copy() -> None:
 
 
 def test_the_import_is_light() -> None:
-    code = "import sys, gstk.cases; print(*sorted({'scipy', 'SimpleITK', 'torch', 'rich'} & set(sys.modules)))"
+    code = "import sys, gstk.cases.npz; print(*sorted({'scipy', 'SimpleITK', 'torch', 'rich'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True)
     assert run.stdout.strip() == ""
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from latency import a_model
 from numpy.typing import NDArray
 
-from gstk import chain
-from gstk.chain import MOST_PARTS, RAMP, blend, links_of, parts_of, solid
-from gstk.geometry import Geometry
-from gstk.planner import make_plan
-from gstk.prompts import Box, ObjectPrompts, Point
-from gstk.session import Session
-from gstk.window import Framing, Window, frame
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import Box, ObjectPrompts, Point
+from gstk.core.window import Framing, Window, frame
+from gstk.session import tiling as chain
+from gstk.session.planner import make_plan
+from gstk.session.session import Session
+from gstk.session.tiling import MOST_PARTS, RAMP, blend, links_of, parts_of, solid
 
 VOLUME = (300, 100, 100)
 FRAMING = Framing(voxels=40**3, multiple=8, minimum=16)
@@ -229,7 +229,7 @@ def test_prompts_at_once_equal_one_after_the_other(session: Session) -> None:
 def test_a_mask_that_was_forgotten_for_want_of_memory_comes_back(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gstk.state._HISTORY_BYTES", 0)
+    monkeypatch.setattr("gstk.session.state._HISTORY_BYTES", 0)
     session.set_image(tube_image())
     session.add_point(ON)
     before = session.mask.copy()

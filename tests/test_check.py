@@ -17,8 +17,8 @@ from cli_runs import Run
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("torch")
 
+from gstk.core.bundle import Bundle, write_bundle  # noqa: E402
 from gstk.errors import BundleError  # noqa: E402
-from gstk.export.bundle import Bundle, write_bundle  # noqa: E402
 from gstk.export.check import Finding, check_bundle  # noqa: E402
 from gstk.export.vectors import load_vectors  # noqa: E402
 

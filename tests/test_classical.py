@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gstk.metrics import dice
+from gstk.evaluation.metrics import dice
 
 pytest.importorskip("skimage", reason="the classical method needs scikit-image")
 
-from gstk.classical import ClassicalEngine, open_classical
+from gstk.evaluation.watershed import ClassicalEngine, open_classical
 
 
 def ball(centre: tuple[int, ...], radius: float, side: int) -> np.ndarray:

@@ -18,9 +18,9 @@ import SimpleITK
 from cli_runs import Run
 
 import gstk
-from gstk.cases import load_case
+from gstk.cases.npz import load_case
 from gstk.cli import app
-from gstk.export.bundle import find_bundle
+from gstk.core.bundle import find_bundle
 
 COMMANDS = {
     "build",

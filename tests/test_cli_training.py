@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from cli_runs import Run
 
+from gstk.cases.phantoms import generate_phantom
 from gstk.training.checkpoint import load_checkpoint
-from gstk.training.phantoms import generate_phantom
 
 pytest.importorskip("torch")
 

@@ -8,7 +8,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from gstk.clicks import Click, component_centre, next_click, seeded_choice
+from gstk.core.click_rule import Click, component_centre, next_click, seeded_choice
 
 NEIGHBOURS = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
 

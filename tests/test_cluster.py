@@ -14,12 +14,12 @@ import pytest
 from cli_runs import Run
 
 import gstk
-from gstk.cases import save_case
-from gstk.cluster import Workers, map_on_ray
-from gstk.demo import phantom_case
+from gstk.batch.infer import infer
+from gstk.batch.ray_pool import Workers, map_on_ray
+from gstk.cases.npz import save_case
+from gstk.cases.phantom_case import phantom_case
 from gstk.errors import EvaluationError
-from gstk.evaluation import load_evaluation
-from gstk.inference import infer
+from gstk.evaluation.runner import load_evaluation
 
 ray = pytest.importorskip("ray", reason="a cluster needs ray")
 TWO = Workers("local", count=2, cpus=1)

@@ -10,10 +10,10 @@ import pytest
 from cli_runs import Run
 from scipy import stats
 
-from gstk.compare import compare
 from gstk.errors import EvaluationError
-from gstk.scoring import COLUMNS
-from gstk.summary import write_csv
+from gstk.evaluation.case_scores import COLUMNS
+from gstk.evaluation.compare import compare
+from gstk.evaluation.summary import write_csv
 
 
 def write(path: Path, dsc: dict[str, float], seconds: float = 2.0) -> Path:
@@ -68,7 +68,7 @@ def test_an_evaluation_and_itself(pair: tuple[Path, Path, np.ndarray]) -> None:
 
 def test_coverage_of_the_interval() -> None:
     """About 95 of 100 intervals hold the true mean difference; far fewer would mean that they lie."""
-    from gstk.compare import _interval
+    from gstk.evaluation.compare import _interval
 
     rng = np.random.default_rng(3)
     held = 0

@@ -31,15 +31,15 @@ from latency import a_model
 
 import gstk
 from gstk.calibration import LatencyModel, save_model
-from gstk.cases import load_case, save_case
+from gstk.cases.npz import load_case, save_case
+from gstk.core.bundle import Bundle, builtin
+from gstk.core.manifest import Manifest
+from gstk.core.window import Framing
 from gstk.cpp import cmake_dir
-from gstk.deadline import Budget
 from gstk.engines import open_engine
 from gstk.errors import BundleError, CalibrationError
-from gstk.export.bundle import Bundle, builtin
-from gstk.export.manifest import Manifest
-from gstk.session import Session
-from gstk.window import Framing
+from gstk.session.deadline import Budget
+from gstk.session.session import Session
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 

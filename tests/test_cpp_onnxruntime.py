@@ -15,8 +15,8 @@ from cpp_replay import clicks_and_a_box, compare_engines, many_prompts, phantom,
 
 import gstk
 from gstk.calibration import save_model
-from gstk.cases import load_case
-from gstk.export.bundle import Bundle, builtin
+from gstk.cases.npz import load_case
+from gstk.core.bundle import Bundle, builtin
 
 pytest.importorskip("onnxruntime")
 pytestmark = [

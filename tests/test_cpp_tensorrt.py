@@ -20,10 +20,10 @@ from fake_tensorrt import installed
 
 import gstk
 from gstk.calibration import save_model
+from gstk.core.bundle import Bundle, builtin
 from gstk.engines import open_engine
 from gstk.engines.tensorrt_build import build_plans
 from gstk.engines.tensorrt_record import Settings
-from gstk.export.bundle import Bundle, builtin
 
 pytest.importorskip("onnxruntime", reason="Python's stand-in computes with ONNX Runtime")
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())

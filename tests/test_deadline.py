@@ -15,10 +15,10 @@ from flood import FRAMING, FloodEngine, SlowEngine
 from latency import a_model
 from numpy.typing import NDArray
 
-from gstk.deadline import Budget, Deadline, TimedEngine, TimeUp
+from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.errors import EngineError, GstkError, Interrupted, PromptError
-from gstk.prompts import Box, ObjectPrompts, Point
-from gstk.session import Session
+from gstk.session.deadline import Budget, Deadline, TimedEngine, TimeUp
+from gstk.session.session import Session
 
 
 def an_image(side: int = 64) -> NDArray[np.uint8]:
@@ -236,7 +236,7 @@ def test_the_pace_follows_the_clock() -> None:
 
 
 def test_the_age_of_a_process_counts_its_start() -> None:
-    code = "import time; time.sleep(1); from gstk.deadline import process_age_s; print(process_age_s())"
+    code = "import time; time.sleep(1); from gstk.session.deadline import process_age_s; print(process_age_s())"
     began = time.monotonic()
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True, env=os.environ

@@ -7,10 +7,10 @@ from flood import FRAMING, FloodEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gstk.embeddings import EmbeddingCache
+from gstk.core.window import Window
 from gstk.engines.base import Embedding
-from gstk.session import Session
-from gstk.window import Window
+from gstk.session.embedding_cache import EmbeddingCache
+from gstk.session.session import Session
 
 
 def window(number: int) -> Window:

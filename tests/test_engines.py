@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from cli_runs import Run
 
+from gstk.core.bundle import Bundle, Manifest, RoiRules, write_bundle
 from gstk.engines import Backend, Embedding, Engine, available, open_engine, probe
 from gstk.engines import select as select_module
 from gstk.errors import BackendMissing, BundleError, EngineError, Interrupted
-from gstk.export.bundle import Bundle, Manifest, RoiRules, write_bundle
 
 INSTALLED = [name for name in ("openvino", "onnxruntime", "torch") if importlib.util.find_spec(name)]
 
@@ -521,7 +521,7 @@ def test_signals_are_handled_after_engines_that_close_in_the_order_they_opened(s
     program = """
 import gc, os, signal, sys
 from gstk.engines import open_engine
-from gstk.export.bundle import Bundle
+from gstk.core.bundle import Bundle
 engines = [open_engine(Bundle.open(sys.argv[1]), "openvino") for _ in range(2)]
 while engines:
     engines.pop(0).close()

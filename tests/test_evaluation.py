@@ -18,19 +18,19 @@ from latency import a_model
 from numpy.typing import NDArray
 from scipy import integrate
 
-from gstk.cases import Case, load_case, save_case
+from gstk.cases.npz import Case, load_case, save_case
 from gstk.cli.pipelines import Pipeline
-from gstk.cold import ColdSegmenter
-from gstk.deadline import Budget
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import Box, ObjectPrompts
 from gstk.errors import CaseError, EngineError, EvaluationError
-from gstk.evaluation import Evaluation, evaluate, load_evaluation
-from gstk.geometry import Geometry
-from gstk.metrics import dice
-from gstk.prompts import Box, ObjectPrompts
-from gstk.protocol import Segmenter, SessionSegmenter
-from gstk.scoring import COLUMNS, score_case
-from gstk.session import Session
-from gstk.summary import by_modality, modality
+from gstk.evaluation.case_scores import COLUMNS, score_case
+from gstk.evaluation.metrics import dice
+from gstk.evaluation.protocol import Segmenter, SessionSegmenter
+from gstk.evaluation.runner import Evaluation, evaluate, load_evaluation
+from gstk.evaluation.subprocess_segmenter import ColdSegmenter
+from gstk.evaluation.summary import by_modality, modality
+from gstk.session.deadline import Budget
+from gstk.session.session import Session
 
 pytest.importorskip("skimage", reason="the NSD needs scikit-image")
 
@@ -258,7 +258,7 @@ def test_means_by_modality() -> None:
 
 def test_the_page_holds_everything_itself(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
-    from gstk.report import write_report
+    from gstk.evaluation.report import write_report
 
     (folder / "PET_<b>.npz").write_bytes(b"no case")
     found = run_cutter(folder, tmp_path / "out")
@@ -276,8 +276,8 @@ def test_the_page_holds_everything_itself(folder: Path, tmp_path: Path) -> None:
 
 def test_what_was_expected_stands_beside_what_was_spent(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
-    from gstk.plots import plot_expected
-    from gstk.report import write_report
+    from gstk.evaluation.plots import plot_expected
+    from gstk.evaluation.report import write_report
 
     said: list[float] = []
 

@@ -19,11 +19,11 @@ onnx_ir = pytest.importorskip("onnx_ir")
 from typer.testing import CliRunner  # noqa: E402
 
 from gstk.cli import app  # noqa: E402
+from gstk.core.bundle import Bundle, write_bundle  # noqa: E402
 from gstk.engines import available, open_engine  # noqa: E402
 from gstk.errors import BundleError, CheckpointError, ExportError, GstkError  # noqa: E402
 from gstk.export import export as export_module  # noqa: E402
 from gstk.export import onnx_writer, parity, tolerances  # noqa: E402
-from gstk.export.bundle import Bundle, write_bundle  # noqa: E402
 from gstk.export.export import Options, export_bundle, roi_rules  # noqa: E402
 from gstk.export.graphs import CLEAN_OPS, encoder_graph  # noqa: E402
 from gstk.export.parity import ParityCase, default_cases, measure_parity, reference_logits  # noqa: E402

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from gstk.core.files import atomic_path, make_folder
 from gstk.errors import OutputError
-from gstk.files import atomic_path, make_folder
 
 
 def names(folder: Path) -> list[str]:

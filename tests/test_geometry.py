@@ -7,8 +7,8 @@ import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gstk.core.geometry import Geometry
 from gstk.errors import GeometryError
-from gstk.geometry import Geometry
 
 spacings = st.tuples(*[st.floats(0.01, 50)] * 3)
 origins = st.tuples(*[st.floats(-1000, 1000)] * 3)

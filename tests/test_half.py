@@ -12,11 +12,11 @@ pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 ir = pytest.importorskip("onnx_ir")
 
+from gstk.core.bundle import Bundle  # noqa: E402
 from gstk.engines import available, open_engine  # noqa: E402
 from gstk.engines.base import Sample  # noqa: E402
 from gstk.errors import ExportError  # noqa: E402
 from gstk.export import export as export_module  # noqa: E402
-from gstk.export.bundle import Bundle  # noqa: E402
 from gstk.export.check import check_graph  # noqa: E402
 from gstk.export.export import Options, export_bundle  # noqa: E402
 from gstk.export.graphs import encoder_graph, prompt_decoder_graph  # noqa: E402

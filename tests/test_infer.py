@@ -10,12 +10,12 @@ import SimpleITK
 from flood import FRAMING, FloodEngine
 from numpy.typing import NDArray
 
-from gstk.cases import Case, save_case
+from gstk.batch.infer import InferResult, infer, parse_point_option
+from gstk.cases.npz import Case, save_case
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.errors import CaseError, OutputError, PromptError
-from gstk.geometry import Geometry
-from gstk.inference import InferResult, infer, parse_point_option
-from gstk.prompts import Box, ObjectPrompts, Point
-from gstk.session import Session
+from gstk.session.session import Session
 
 
 @pytest.fixture

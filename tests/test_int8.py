@@ -14,20 +14,20 @@ pytest.importorskip("nncf")
 onnx = pytest.importorskip("onnx")
 ir = pytest.importorskip("onnx_ir")
 
-from gstk.cases import save_case  # noqa: E402
-from gstk.demo import phantom_case  # noqa: E402
+from gstk.cases.npz import save_case  # noqa: E402
+from gstk.cases.phantom_case import phantom_case  # noqa: E402
+from gstk.core.manifest import RoiRules  # noqa: E402
 from gstk.engines import available, open_engine  # noqa: E402
 from gstk.engines.base import Sample  # noqa: E402
 from gstk.errors import ExportError  # noqa: E402
+from gstk.evaluation.click_trial import Trial  # noqa: E402
 from gstk.export import export as export_module  # noqa: E402
 from gstk.export.check import check_graph  # noqa: E402
 from gstk.export.export import Options, export_bundle  # noqa: E402
 from gstk.export.graphs import encoder_graph  # noqa: E402
 from gstk.export.int8 import Int8Report, _run, quantise, restore_until  # noqa: E402
-from gstk.export.manifest import RoiRules  # noqa: E402
 from gstk.export.onnx_writer import trace_graph  # noqa: E402
 from gstk.export.parity import ParityCase  # noqa: E402
-from gstk.trial import Trial  # noqa: E402
 
 INSTALLED = [backend.name for backend in available() if backend.version and backend.name != "torch"]
 IMAGES = [ParityCase((32, 32, 32), 1, 1, seed).inputs()[0] for seed in range(3)]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gstk.masks import Reach, change_near, clicked_components
-from gstk.prompts import Point
+from gstk.core.prompts import Point
+from gstk.session.click_update import Reach, change_near, clicked_components
 
 STEPS = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
 

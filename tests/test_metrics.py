@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstk.cases import load_case
-from gstk.metrics import dice, score_labels, surface_dice
-from gstk.prompts import Voxel
+from gstk.cases.npz import load_case
+from gstk.core.prompts import Voxel
+from gstk.evaluation.metrics import dice, score_labels, surface_dice
 
 pytest.importorskip("skimage", reason="the NSD needs scikit-image")
 

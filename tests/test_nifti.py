@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from gstk.cases.nifti_check import check_nifti_is_whole
 from gstk.errors import CaseError
-from gstk.nifti import check_nifti_is_whole
 
 
 @pytest.fixture

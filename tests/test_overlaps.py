@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gstk.overlaps import Claim, label_map
+from gstk.session.label_fusion import Claim, label_map
 
 SHAPE = (12, 12, 12)
 MM = (1.0, 1.0, 1.0)

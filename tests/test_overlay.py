@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gstk.errors import OutputError
-from gstk.geometry import Geometry
-from gstk.overlay import (
+from gstk.cases.overlay import (
     CAPTION_PIXELS,
     GAP_PIXELS,
     MAX_ROWS,
@@ -19,7 +17,9 @@ from gstk.overlay import (
     object_colour,
     save_overlay,
 )
-from gstk.prompts import Box, ObjectPrompts, Point
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import Box, ObjectPrompts, Point
+from gstk.errors import OutputError
 
 GREEN, RED, WHITE = (60, 230, 90), (255, 70, 70), (255, 255, 255)
 NOTHING = ObjectPrompts()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from gstk.cases.phantoms import KINDS, Phantom, generate_phantom, smooth_noise
 from gstk.errors import CaseError, TrainingError
-from gstk.training.phantoms import KINDS, Phantom, generate_phantom, smooth_noise
 
 SHAPE = (32, 40, 24)
 
@@ -144,7 +144,7 @@ def test_noise_of_a_line() -> None:
 
 
 def test_a_demonstration_case() -> None:
-    from gstk.demo import phantom_case
+    from gstk.cases.phantom_case import phantom_case
 
     case = phantom_case(3, side=40, objects=2)
     again = phantom_case(3, side=40, objects=2)
@@ -163,8 +163,8 @@ def test_a_demonstration_case() -> None:
 
 
 def test_a_demonstration_of_many_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    import gstk.training.phantoms as home
-    from gstk.demo import phantom_case
+    import gstk.cases.phantoms as home
+    from gstk.cases.phantom_case import phantom_case
 
     labels = np.arange(1, 7**3 + 1, dtype=np.int32).reshape(7, 7, 7)
     many = Phantom(np.zeros((7, 7, 7), np.uint8), labels, (1.0, 1.0, 1.0), "cells")
@@ -185,7 +185,7 @@ def test_a_demonstration_of_many_objects(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_what_is_no_demonstration(arguments: dict, kind: type[Exception], message: str) -> None:
-    from gstk.demo import phantom_case
+    from gstk.cases.phantom_case import phantom_case
 
     with pytest.raises(kind, match=message):
         phantom_case(**({"side": 16} | arguments))

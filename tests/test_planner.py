@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from latency import a_model
 
-from gstk.geometry import Geometry
-from gstk.planner import MEMORY_SHARE, Plan, first_said, listed, make_plan, sizes
-from gstk.prompts import Box, ObjectPrompts, Point
-from gstk.window import Framing
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import Box, ObjectPrompts, Point
+from gstk.core.window import Framing
+from gstk.session.planner import MEMORY_SHARE, Plan, first_said, listed, make_plan, sizes
 
 FRAMING = Framing(voxels=96**3, multiple=16, minimum=32)
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from typer.testing import CliRunner
 
-from gstk.cases import Case, load_case, save_case
+from gstk.cases.npz import Case, load_case, save_case
+from gstk.cases.prepare import boxes_of, prepare, prepare_case, relabel, rescale
+from gstk.cases.volumes import read_volume
 from gstk.cli.prepare import prepare_command
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import ObjectPrompts, Point
 from gstk.errors import CaseError, OutputError
-from gstk.geometry import Geometry
-from gstk.prepare import boxes_of, prepare, prepare_case, relabel, rescale
-from gstk.prompts import ObjectPrompts, Point
-from gstk.volumes import read_volume
 
 SHAPE = (4, 5, 6)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
-from gstk import preprocess
-from gstk.preprocess import axis_weights, intensity_range, normalise, resample, sample
+from gstk.core import resampling as preprocess
+from gstk.core.resampling import axis_weights, intensity_range, normalise, resample, sample
 
 REAL_DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8"]
 sides = st.integers(1, 9)

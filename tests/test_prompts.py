@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import Box, ObjectPrompts, Point, list_prompts, parse_prompts
 from gstk.errors import PromptError
-from gstk.geometry import Geometry
-from gstk.prompts import Box, ObjectPrompts, Point, list_prompts, parse_prompts
 
 GEOMETRY = Geometry((10, 20, 30), (5, 1, 1))
 BOX = {

@@ -11,10 +11,10 @@ from flood import FRAMING, FloodEngine
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gstk.cases import load_case
-from gstk.prompts import Box, ObjectPrompts
-from gstk.protocol import Segmenter, SessionSegmenter, Step, click_by_click, run_steps
-from gstk.session import Session
+from gstk.cases.npz import load_case
+from gstk.core.prompts import Box, ObjectPrompts
+from gstk.evaluation.protocol import Segmenter, SessionSegmenter, Step, click_by_click, run_steps
+from gstk.session.session import Session
 
 
 class Stained(Segmenter):

@@ -11,10 +11,10 @@ pytest.importorskip("onnxscript", reason="weights are found by an export")
 import torch
 from conftest import SmallExport
 
+from gstk.core.bundle import Bundle
+from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.errors import ExportError
-from gstk.export.bundle import Bundle
 from gstk.export.weights import network_of_bundle
-from gstk.prompts import Box, ObjectPrompts, Point
 from gstk.training.reference import ReferenceSegmenter
 
 

@@ -12,16 +12,17 @@ from latency import a_model
 from numpy.typing import NDArray
 
 import gstk
-from gstk import placing, refine
-from gstk.deadline import Budget
-from gstk.demo import phantom_case
-from gstk.geometry import Geometry
-from gstk.looking import SECOND_LOOK
-from gstk.prompts import Box, ObjectPrompts, Point
-from gstk.protocol import click_by_click
-from gstk.refine import Hints, fine_part, refine_logits
-from gstk.session import Session
-from gstk.window import Window
+from gstk.cases.phantom_case import phantom_case
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import Box, ObjectPrompts, Point
+from gstk.core.window import Window
+from gstk.evaluation.protocol import click_by_click
+from gstk.session import image_refiner as refine
+from gstk.session import projection as placing
+from gstk.session.deadline import Budget
+from gstk.session.image_refiner import Hints, fine_part, refine_logits
+from gstk.session.segmenter import SECOND_LOOK
+from gstk.session.session import Session
 
 SHAPE = (24, 28, 32)
 CENTRE = np.array([[12.0, 14.0, 16.0]])

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstk import safe_pickle
+from gstk.cases import safe_npz as safe_pickle
+from gstk.cases.safe_npz import npz_keys, read_npz, unpickle
 from gstk.errors import CaseError
-from gstk.safe_pickle import npz_keys, read_npz, unpickle
 
 
 def objects(*items: object) -> np.ndarray:

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
-from gstk.clicks import component_centre, next_click
+from gstk.core.click_rule import component_centre, next_click
 from gstk.errors import TrainingError
 from gstk.training.sampling import (
     SAMPLERS,

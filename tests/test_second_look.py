@@ -11,13 +11,13 @@ from latency import a_model
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gstk import looking
-from gstk.deadline import Budget
-from gstk.looking import SECOND_LOOK
-from gstk.prompts import Box
-from gstk.refine import Hints
-from gstk.second_look import FEWER, OFF, ON, is_wanted, own_points
-from gstk.session import Session
+from gstk.core.prompts import Box
+from gstk.session import segmenter as looking
+from gstk.session.deadline import Budget
+from gstk.session.image_refiner import Hints
+from gstk.session.reprompting import FEWER, OFF, ON, is_wanted, own_points
+from gstk.session.segmenter import SECOND_LOOK
+from gstk.session.session import Session
 
 NOTHING = np.zeros((0, 3))
 BOX = np.array([[4.0, 5, 6], [19, 20, 24]])

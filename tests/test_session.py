@@ -9,9 +9,9 @@ import pytest
 from flood import FRAMING, FloodEngine
 from numpy.typing import NDArray
 
+from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.errors import GstkError, PromptError
-from gstk.prompts import Box, ObjectPrompts, Point
-from gstk.session import Session
+from gstk.session.session import Session
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def test_other_misuse_is_refused_in_one_line(session: Session, engine: FloodEngi
 def test_the_tiny_bundle_sees_the_image() -> None:
     """One click on generated volumes that it was not trained on, and the same click where there is nothing to see."""
     import gstk
-    from gstk.demo import phantom_case
+    from gstk.cases.phantom_case import phantom_case
 
     seen, blind = [], []
     with gstk.open("tiny", threads=2) as opened:

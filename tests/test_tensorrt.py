@@ -17,6 +17,7 @@ from fake_cuda import cudaError_t
 from fake_tensorrt import Fake, installed
 from test_engines import prompts, region
 
+from gstk.core.manifest import RoiRules
 from gstk.engines import failures, open_engine, probe
 from gstk.engines import select as select_module
 from gstk.engines.base import BundleEngine
@@ -24,7 +25,6 @@ from gstk.engines.devices import Device
 from gstk.engines.tensorrt_build import build_plans
 from gstk.engines.tensorrt_profiles import Profile, Profiles, buckets
 from gstk.errors import BackendMissing, DeviceError, DriverMissing, EngineError, OutOfMemory, PlanError
-from gstk.export.manifest import RoiRules
 
 pytest.importorskip("onnxruntime", reason="the stand-in computes with ONNX Runtime")
 

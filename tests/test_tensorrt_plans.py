@@ -18,6 +18,7 @@ from cli_runs import Run
 from fake_tensorrt import GPU, MAGIC, Fake, installed
 from test_engines import prompts, region
 
+from gstk.core.bundle import Bundle, builtin, write_bundle
 from gstk.engines import open_engine
 from gstk.engines.devices import Device
 from gstk.engines.tensorrt_build import BuildStep, build_plans
@@ -25,7 +26,6 @@ from gstk.engines.tensorrt_layers import count_types, require_types
 from gstk.engines.tensorrt_plans import find_plans, plan_folder, search_folders
 from gstk.engines.tensorrt_record import Host, PlanRecord, Settings
 from gstk.errors import BackendMissing, EngineError, PlanError, WrongArchitecture
-from gstk.export.bundle import Bundle, builtin, write_bundle
 
 pytest.importorskip("onnxruntime", reason="the stand-in computes with ONNX Runtime")
 SMALL: dict[str, Any] = {"regions": [(8, 8, 8)], "wide": None, "objects": 2, "points": 4}
@@ -194,7 +194,7 @@ def test_plans_of_others_are_refused(
         build_plans(small_export.bundle, plans=folder, **SMALL)
     folder.chmod(0o700)
     owner = folder.stat().st_uid
-    monkeypatch.setattr("gstk.engines.private_files._ROOT", -1)
+    monkeypatch.setattr("gstk.core.private_files._ROOT", -1)
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     with pytest.raises(PlanError, match=f"belongs to user {owner}, and a plan is a program"):
         open_engine(small_export.bundle, "tensorrt", options={"plans": folder})

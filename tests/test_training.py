@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from gstk.cases import Case, save_case
+from gstk.cases.npz import Case, save_case
+from gstk.cases.phantoms import generate_phantom
+from gstk.core.geometry import Geometry
 from gstk.errors import CheckpointError, TrainingError
-from gstk.geometry import Geometry
 from gstk.training.checkpoint import load_checkpoint, save_checkpoint
 from gstk.training.estimate import estimate_stage
 from gstk.training.loop import Progress, Trainer, stage_steps, warmup_cosine
 from gstk.training.network import build_network
-from gstk.training.phantoms import generate_phantom
 from gstk.training.recipe import DataRecipe, LoopRecipe, Recipe, StageRecipe, ValidationRecipe
 from gstk.training.spec import VISTA3DSpec
 from gstk.training.train import Interrupted, Report, train

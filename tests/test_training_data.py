@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from gstk.cases.phantoms import generate_phantom
+from gstk.core.resampling import intensity_range, normalise
 from gstk.errors import GstkError, TrainingError
-from gstk.preprocess import intensity_range, normalise
 from gstk.training.augment import augment
 from gstk.training.coreset import choose_coreset, write_list
 from gstk.training.cutting import Patch, Volume, cut_patches
 from gstk.training.data import Lane, find_cases, make_loader, read_list, read_volume
-from gstk.training.phantoms import generate_phantom
 from gstk.training.recipe import DataRecipe
 
 RNG = np.random.default_rng

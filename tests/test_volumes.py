@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from gstk.cases import CaseWarning
+from gstk.cases.npz import CaseWarning
+from gstk.cases.volumes import VOLUME_SUFFIXES, case_name, find_cases, is_volume, read_any, read_volume, write_mask
+from gstk.core.geometry import Geometry
 from gstk.errors import CaseError, OutputError
-from gstk.geometry import Geometry
-from gstk.volumes import VOLUME_SUFFIXES, case_name, find_cases, is_volume, read_any, read_volume, write_mask
 
 ROTATED = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 GEOMETRY = Geometry((4, 5, 6), (2.5, 0.75, 0.5), (-10, 20.5, 30), ROTATED)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstk.geometry import Geometry
-from gstk.preprocess import normalise, resample
-from gstk.window import Framing, Window, bounding_faces, frame
+from gstk.core.geometry import Geometry
+from gstk.core.resampling import normalise, resample
+from gstk.core.window import Framing, Window, bounding_faces, frame
 
 framings = st.builds(
     lambda multiple, least, more, margin, finest: Framing(

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from gstk._version import __version__
 
 if TYPE_CHECKING:
-    from gstk.cases import Case, load_case
+    from gstk.batch.infer import infer
+    from gstk.cases.npz import Case, load_case
+    from gstk.core.geometry import Geometry
+    from gstk.core.prompts import Box, ObjectPrompts, Point
     from gstk.errors import GstkError
-    from gstk.geometry import Geometry
-    from gstk.inference import infer
-    from gstk.opening import open
-    from gstk.prompts import Box, ObjectPrompts, Point
-    from gstk.session import Session
+    from gstk.session.factory import open
+    from gstk.session.session import Session
 
 __all__ = [
     "Box",
@@ -38,16 +38,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Box": "prompts",
-    "Case": "cases",
-    "Geometry": "geometry",
+    "Box": "core.prompts",
+    "Case": "cases.npz",
+    "Geometry": "core.geometry",
     "GstkError": "errors",
-    "ObjectPrompts": "prompts",
-    "Point": "prompts",
-    "Session": "session",
-    "infer": "inference",
-    "load_case": "cases",
-    "open": "opening",
+    "ObjectPrompts": "core.prompts",
+    "Point": "core.prompts",
+    "Session": "session.session",
+    "infer": "batch.infer",
+    "load_case": "cases.npz",
+    "open": "session.factory",
 }
 
 

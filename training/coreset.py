@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gstk.core.files import atomic_path
 from gstk.errors import TrainingError
-from gstk.files import atomic_path
 from gstk.training.data import find_cases
 
 __all__ = ["choose_coreset", "write_list"]

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gstk.preprocess import intensity_range, normalise
+from gstk.core.resampling import intensity_range, normalise
+from gstk.core.window import Window
 from gstk.training.recipe import DataRecipe
-from gstk.window import Window
 
 __all__ = ["Patch", "Volume", "cut_patches"]
 
@@ -149,7 +149,7 @@ def _zoom_shape(recipe: DataRecipe, rng: np.random.Generator, growth: float) -> 
 def _zoom_window(
     volume: Volume, target: int, box: Box, shape: Shape, recipe: DataRecipe, rng: np.random.Generator
 ) -> tuple[Triple, Triple]:
-    """First face and step of a window that holds a voxel of the object, as in `gstk.preprocess.axis_weights`.
+    """First face and step of a window that holds a voxel of the object, as in `gstk.core.resampling.axis_weights`.
 
     Its voxels are isotropic in millimetres, but for a little stretch.
     """

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from gstk.cases import check_image, to_label_map
+from gstk.cases.npz import check_image, to_label_map
+from gstk.cases.phantoms import generate_phantom
+from gstk.cases.safe_npz import read_npz
 from gstk.errors import CaseError, GstkError, TrainingError
-from gstk.safe_pickle import read_npz
 from gstk.training.augment import augment
 from gstk.training.cutting import Patch, Volume, cut_patches
-from gstk.training.phantoms import generate_phantom
 from gstk.training.recipe import DataRecipe
 
 __all__ = ["Item", "Lane", "find_cases", "make_loader", "read_list", "read_volume"]

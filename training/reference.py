@@ -17,8 +17,8 @@ from monai.networks.nets.vista3d import VISTA3D
 from monai.transforms import ScaleIntensityRangePercentiles
 from numpy.typing import NDArray
 
-from gstk.prompts import ObjectPrompts
-from gstk.protocol import Segmenter
+from gstk.core.prompts import ObjectPrompts
+from gstk.evaluation.protocol import Segmenter
 
 __all__ = ["ReferenceSegmenter"]
 

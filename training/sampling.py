@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gstk.clicks import Click, component_centre, next_click
+from gstk.core.click_rule import Click, component_centre, next_click
 from gstk.errors import TrainingError
 
 __all__ = [
@@ -213,7 +213,7 @@ def error_point(prediction: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.
 
 
 def random_choice(rng: np.random.Generator) -> Callable[[int], int]:
-    """A tie-break for `gstk.clicks` that draws from `rng`."""
+    """A tie-break for `gstk.core.click_rule` that draws from `rng`."""
     return lambda count: int(rng.integers(count))
 
 

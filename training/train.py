@@ -25,8 +25,8 @@ import torch
 from monai.networks.nets.vista3d import VISTA3D
 from torch import nn
 
+from gstk.core.files import atomic_path, make_folder
 from gstk.errors import CheckpointError, TrainingError
-from gstk.files import atomic_path, make_folder
 from gstk.training.checkpoint import load_checkpoint, load_extra, load_network, save_checkpoint
 from gstk.training.cutting import Volume
 from gstk.training.distributed import Processes

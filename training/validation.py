@@ -11,18 +11,18 @@ import torch
 from monai.networks.nets.vista3d import VISTA3D
 from numpy.typing import NDArray
 
+from gstk.cases.overlay import draw_overlay
+from gstk.cases.phantoms import generate_phantom
+from gstk.core.geometry import Geometry
+from gstk.core.window import Framing
 from gstk.engines.base import Device, Engine
 from gstk.errors import GstkError
-from gstk.geometry import Geometry
-from gstk.overlay import draw_overlay
-from gstk.protocol import click_by_click
-from gstk.session import Session
+from gstk.evaluation.protocol import click_by_click
+from gstk.session.session import Session
 from gstk.training.cutting import Volume
 from gstk.training.data import read_volume
 from gstk.training.network import Encoder, PromptDecoder
-from gstk.training.phantoms import generate_phantom
 from gstk.training.recipe import Recipe
-from gstk.window import Framing
 
 __all__ = ["NetworkEngine", "Score", "validate", "validation_phantoms"]
 

@@ -6,7 +6,7 @@ python main.py BUNDLE VOLUME MASK Z Y X        (a case .npz, and an .npz to writ
 import sys
 
 import gstk
-from gstk.cases import load_case, save_segs
+from gstk.cases.npz import load_case, save_segs
 
 
 def main(bundle: str, volume: str, mask: str, *click: str) -> None:

@@ -35,8 +35,8 @@ def calibrate_command(
     from gstk.calibration import measure, save_model
     from gstk.calibration.measure import FULL_S, QUICK_S
     from gstk.calibration.plot import plot_fit
+    from gstk.core.bundle import Bundle, find_bundle
     from gstk.engines.options import parse_assignments
-    from gstk.export.bundle import Bundle, find_bundle
 
     opened = Bundle.open(find_bundle(bundle))
     with Progress(console=Console(stderr=True), transient=True) as bar:

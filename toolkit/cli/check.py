@@ -21,7 +21,7 @@ def check_command(
     from rich.text import Text
 
     from gstk.cli.options import needing
-    from gstk.export.bundle import find_bundle
+    from gstk.core.bundle import find_bundle
 
     with needing("check"):
         from gstk.export.check import check_bundle

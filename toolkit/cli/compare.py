@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from gstk.compare import Comparison
+    from gstk.evaluation.compare import Comparison
 
 __all__ = ["compare_command"]
 
@@ -23,8 +23,8 @@ def compare_command(
     """Compare two evaluations case by case, with 95 % intervals and Wilcoxon's signed-rank test."""
     import json
 
-    from gstk.compare import compare
-    from gstk.files import atomic_path
+    from gstk.core.files import atomic_path
+    from gstk.evaluation.compare import compare
 
     found = compare(first, second, seed, timed)
     _show(found)
@@ -37,7 +37,7 @@ def _show(found: "Comparison") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from gstk.summary import RANKED
+    from gstk.evaluation.summary import RANKED
 
     console = Console()
     typer.echo(f"{len(found.cases)} cases, A: {found.method_a}, B: {found.method_b}")

@@ -21,7 +21,7 @@ def coreset_command(
 
     with needing("train"):
         from gstk.training.coreset import choose_coreset, write_list
-    from gstk.files import make_folder
+    from gstk.core.files import make_folder
 
     chosen = choose_coreset(folder, fraction, seed)
     make_folder(output.parent)

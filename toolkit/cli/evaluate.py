@@ -22,8 +22,8 @@ from gstk.cli.options import (
 from gstk.cli.pipelines import Pipeline, PipelineName
 
 if TYPE_CHECKING:
-    from gstk.evaluation import Evaluation
-    from gstk.scoring import CaseScores
+    from gstk.evaluation.case_scores import CaseScores
+    from gstk.evaluation.runner import Evaluation
 
 __all__ = ["evaluate_command"]
 
@@ -68,7 +68,7 @@ def evaluate_command(
 ) -> None:
     """Score a pipeline by the rules of the CVPR 2025 challenge: a box, five clicks, DSC, NSD and time."""
     from gstk.cli.options import needing
-    from gstk.evaluation import evaluate
+    from gstk.evaluation.runner import evaluate
 
     with needing("evaluate"):
         import skimage  # noqa: F401 - said before hours of work, not after
@@ -111,7 +111,7 @@ def evaluate_command(
         )
     _show(found)
     if report:
-        from gstk.report import write_report
+        from gstk.evaluation.report import write_report
 
         typer.echo(f"report   {write_report(found)}")
     if found.failed:
@@ -148,7 +148,7 @@ def _show(found: "Evaluation") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from gstk.summary import RANKED
+    from gstk.evaluation.summary import RANKED
 
     table = Table("modality", *RANKED, "cases", "s a case", title=found.method, title_justify="left")
     for m in found.means:

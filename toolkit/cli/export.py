@@ -66,8 +66,8 @@ def export_command(
     from rich.console import Console
     from rich.table import Table
 
-    from gstk.trial import Trial
-    from gstk.volumes import find_cases
+    from gstk.cases.volumes import find_cases
+    from gstk.evaluation.click_trial import Trial
 
     console = Console(stderr=True)
     with console.status("starting") as status:

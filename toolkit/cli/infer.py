@@ -26,8 +26,8 @@ from gstk.cli.options import (
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from gstk.inference import InferResult
-    from gstk.prompts import ObjectPrompts
+    from gstk.batch.infer import InferResult
+    from gstk.core.prompts import ObjectPrompts
 
 __all__ = ["infer_command", "read_prompts", "say_probe"]
 
@@ -76,9 +76,9 @@ def infer_command(
     from functools import partial
 
     import gstk
-    from gstk.deadline import Budget, process_age_s
+    from gstk.batch.infer import infer
     from gstk.engines.options import parse_assignments
-    from gstk.inference import infer
+    from gstk.session.deadline import Budget, process_age_s
 
     cluster = ray_workers(ray, workers, worker_cpus, worker_gpus)
     if cluster is not None and threads is None and not worker_gpus:
@@ -177,9 +177,9 @@ def read_prompts(points: list[str], background: list[str], boxes: list[str]) -> 
     """The prompts of the command line's options, by object id."""
     from dataclasses import replace
 
+    from gstk.batch.infer import parse_point_option
+    from gstk.core.prompts import Box, ObjectPrompts, Point
     from gstk.errors import PromptError
-    from gstk.inference import parse_point_option
-    from gstk.prompts import Box, ObjectPrompts, Point
 
     found: dict[int, ObjectPrompts] = {}
     for texts, foreground in ((points, True), (background, False)):

@@ -17,7 +17,7 @@ def inspect_command(
     from rich.table import Table
 
     from gstk.cli.export import report_lines
-    from gstk.export.bundle import Bundle, find_bundle
+    from gstk.core.bundle import Bundle, find_bundle
 
     opened = Bundle.open(find_bundle(bundle))
     manifest, roi, shape = opened.manifest, opened.manifest.roi, opened.manifest.architecture

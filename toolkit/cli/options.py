@@ -10,8 +10,8 @@ import typer
 from gstk.errors import BackendMissing, EvaluationError
 
 if TYPE_CHECKING:
-    from gstk.cases import SpacingOrder
-    from gstk.cluster import Workers
+    from gstk.batch.ray_pool import Workers
+    from gstk.cases.npz import SpacingOrder
 
 __all__ = [
     "BackendOption",
@@ -83,7 +83,7 @@ def ray_workers(address: str | None, count: int | None, cpus: float | None, gpus
         if count is not None or cpus is not None or gpus is not None:
             raise EvaluationError("got --workers, --worker-cpus or --worker-gpus without --ray; add --ray local")
         return None
-    from gstk.cluster import Workers
+    from gstk.batch.ray_pool import Workers
 
     return Workers(address, count, 1.0 if cpus is None else cpus, gpus or 0.0)
 

@@ -18,10 +18,10 @@ def phantom_command(
     objects: Annotated[int, typer.Option(min=1, help="Objects to click on, the largest first.")] = 3,
 ) -> None:
     """Make a generated case with clicks and true masks, for a first run without data."""
-    from gstk.cases import save_case
-    from gstk.demo import phantom_case
+    from gstk.cases.npz import save_case
+    from gstk.cases.phantom_case import phantom_case
+    from gstk.core.files import make_folder
     from gstk.errors import CaseError
-    from gstk.files import make_folder
 
     if output.suffix.lower() != ".npz":
         raise CaseError(f"got {output}, expected a name that ends in .npz")

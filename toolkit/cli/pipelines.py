@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gstk.errors import EvaluationError
 
 if TYPE_CHECKING:
-    from gstk.protocol import Segmenter
+    from gstk.evaluation.protocol import Segmenter
 
 __all__ = ["Pipeline", "PipelineName", "open_pipeline"]
 
@@ -87,7 +87,7 @@ class Pipeline:
             return found
         if self.name == "command":
             return {**found, "command": self.program}
-        from gstk.export.bundle import MANIFEST_NAME, Bundle, find_bundle
+        from gstk.core.bundle import MANIFEST_NAME, Bundle, find_bundle
 
         if self.name == "gstk":
             found |= {"backend": self.backend, "precision": self.precision, "device": self.device}
@@ -109,7 +109,7 @@ class Pipeline:
             return shlex.split(self.program)
         if self.name != "gstk":
             return [sys.executable, "-m", "gstk.cli.once", json.dumps(asdict(self)), "{inputs}", "{outputs}"]
-        from gstk.scoring import STEPS
+        from gstk.evaluation.case_scores import STEPS
 
         options = ["--bundle", self.bundle, "--backend", self.backend, "--precision", self.precision]
         options += ["--device", self.device, *(text for setting in self.engine for text in ("--engine", setting))]
@@ -136,8 +136,8 @@ def open_pipeline(pipeline: Pipeline) -> "Segmenter":
             import gstk
             from gstk.cli.infer import say_probe
             from gstk.engines.options import parse_assignments
-            from gstk.protocol import SessionSegmenter
-            from gstk.scoring import STEPS
+            from gstk.evaluation.case_scores import STEPS
+            from gstk.evaluation.protocol import SessionSegmenter
 
             session = gstk.open(
                 pipeline.bundle,
@@ -152,8 +152,8 @@ def open_pipeline(pipeline: Pipeline) -> "Segmenter":
             )
             return SessionSegmenter(session)
         case "classical":
-            from gstk.classical import open_classical
-            from gstk.protocol import SessionSegmenter
+            from gstk.evaluation.protocol import SessionSegmenter
+            from gstk.evaluation.watershed import open_classical
 
             return SessionSegmenter(open_classical())
         case "reference":
@@ -168,7 +168,7 @@ def _open_reference(pipeline: Pipeline) -> "Segmenter":
     with needing("export"):
         import torch
 
-        from gstk.export.bundle import Bundle, find_bundle
+        from gstk.core.bundle import Bundle, find_bundle
         from gstk.export.weights import network_of_bundle
         from gstk.training.checkpoint import load_network
         from gstk.training.reference import ReferenceSegmenter
@@ -182,7 +182,7 @@ def _open_reference(pipeline: Pipeline) -> "Segmenter":
 
 
 def _open_cold(command: list[str]) -> "Segmenter":
-    from gstk.cold import ColdSegmenter
+    from gstk.evaluation.subprocess_segmenter import ColdSegmenter
 
     return ColdSegmenter(command)
 

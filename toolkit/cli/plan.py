@@ -20,8 +20,8 @@ from gstk.cli.options import (
 
 if TYPE_CHECKING:
     from gstk.calibration import LatencyModel
-    from gstk.geometry import Geometry
-    from gstk.planner import Plan
+    from gstk.core.geometry import Geometry
+    from gstk.session.planner import Plan
 
 __all__ = ["plan_command"]
 
@@ -47,11 +47,11 @@ def plan_command(
 ) -> None:
     """Show the windows that a case would be looked at through, what they are expected to take, and what is given up."""
     import gstk
+    from gstk.batch.infer import read_case
     from gstk.cli.infer import read_prompts, say_probe
-    from gstk.deadline import Budget
     from gstk.engines.options import parse_assignments
-    from gstk.inference import read_case
-    from gstk.planner import can_start
+    from gstk.session.deadline import Budget
+    from gstk.session.planner import can_start
 
     found = read_case(case, "auto", spacing_order.order)
     prompts = {**found.prompts, **read_prompts(point or [], [], box or [])}
@@ -83,7 +83,7 @@ def _show(plan: "Plan", geometry: "Geometry", model: "LatencyModel") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from gstk.planner import listed
+    from gstk.session.planner import listed
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("objects", "window", "voxel mm", "encode", "clicks", "95th percentile", "memory"):

@@ -33,7 +33,7 @@ def prepare_command(
     ] = SpacingOrderOption.zyx,
 ) -> None:
     """Make .npz cases from volumes: intensities to 0..255, label maps to classes and boxes."""
-    from gstk.prepare import prepare
+    from gstk.cases.prepare import prepare
 
     results = prepare(sources, out_dir, window, labels, spacing_order.order, progress=True)
     for result in results:

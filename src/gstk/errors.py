@@ -1,0 +1,1 @@
+../../toolkit/errors.py

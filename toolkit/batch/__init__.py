@@ -1,0 +1,1 @@
+"""Many cases: inference over files and folders, in one process or on a Ray cluster."""

@@ -1,0 +1,285 @@
+"""The main job: cases in, masks out, one after the other."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.batch.ray_pool import Workers, map_on_ray
+from gstk.cases.npz import Case, SpacingOrder, load_case, save_segs
+from gstk.cases.volumes import VOLUME_SUFFIXES, case_name, find_cases, write_mask
+from gstk.core.files import StrPath, make_folder
+from gstk.core.prompts import ObjectPrompts
+from gstk.errors import GstkError, OutputError, PromptError
+from gstk.session.deadline import Budget
+from gstk.session.planner import can_start
+from gstk.session.session import CallReport, Session
+
+__all__ = ["InferResult", "ObjectResult", "infer", "parse_point_option", "read_case", "segment_case"]
+
+_WRITE_S = 3e-8
+"""Seconds a voxel to write a label map."""
+
+
+class _Options(NamedTuple):
+    prompts: dict[int, ObjectPrompts]
+    overlay: bool
+    window: str
+    spacing_order: SpacingOrder
+    budget: Budget | None
+    started_s: float
+
+
+@dataclass(frozen=True)
+class ObjectResult:
+    """One object's mask in numbers.
+
+    Attributes:
+        object_id: its label.
+        voxels: size of its mask.
+        volume_ml: the same in millilitres.
+        seconds: wall time.
+    """
+
+    object_id: int
+    voxels: int
+    volume_ml: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class InferResult:
+    """What became of one case.
+
+    Attributes:
+        source: the file or folder that was read.
+        output, overlay: what was written; None where nothing was.
+        objects: one entry an object, in the order of their ids.
+        seconds: wall time of the case, reading and writing included.
+        warnings: what was odd about it.
+        report: what its masks were expected to take and took.
+        error: why it failed, one line; None where it did not.
+    """
+
+    source: Path
+    output: Path | None = None
+    overlay: Path | None = None
+    objects: tuple[ObjectResult, ...] = ()
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = field(default=())
+    report: CallReport | None = None
+    error: str | None = None
+
+
+def segment_case(
+    session: Session, case: Case, within_s: float | None = None
+) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...], tuple[str, ...]]:
+    """Segments every object of a case that has prompts.
+
+    Args:
+        session: with a latency model where there is a limit.
+        case: with its previous mask, if any, which is gone on from where there is no time to do all clicks again.
+        within_s: seconds for all of it; None is the session's own budget.
+
+    Returns:
+        The label map, uint16 (z,y,x); the objects in numbers; and a warning for each class without prompts, which
+        stays empty.
+
+    Raises:
+        PromptError: no class has a prompt, or one lies outside the volume.
+    """
+    began = time.perf_counter()
+    if not any(said.points or said.box for said in case.prompts.values()):
+        raise PromptError(f"{case.name} has no clicks and no boxes; give some in the file, or by --point or --box")
+    session.set_image(case.image, case.geometry.spacing_mm)
+    notes = []
+    for object_id, said in sorted(case.prompts.items()):
+        if not can_start(said):
+            what = "background clicks only" if said.points else "no prompt"
+            notes.append(f"class {object_id} has {what}: its mask is empty")
+    if within_s is not None:
+        within_s = max(within_s / 2, within_s - (time.perf_counter() - began))
+    session.set_all(case.prompts, case.prev_mask, within_s)
+    mask = session.mask
+    sizes = np.bincount(mask.ravel(), minlength=max(case.prompts) + 1)
+    voxel_ml = case.geometry.volume_mm3 / 1000
+    seconds = session.report.object_s
+    objects = tuple(
+        ObjectResult(k, int(sizes[k]), float(sizes[k] * voxel_ml), seconds.get(k, 0.0)) for k in sorted(case.prompts)
+    )
+    return mask, objects, tuple(notes)
+
+
+def infer(
+    session: Session | Callable[[], Session],
+    sources: StrPath | Iterable[StrPath],
+    out_dir: StrPath,
+    *,
+    prompts: Mapping[int, ObjectPrompts] | None = None,
+    overlay: bool = False,
+    window: str = "auto",
+    spacing_order: SpacingOrder = "zyx",
+    budget: Budget | None = None,
+    started_s: float = 0.0,
+    workers: Workers | None = None,
+    on_result: Callable[[InferResult, int], None] | None = None,
+) -> list[InferResult]:
+    """Segments cases; one that fails does not stop the others.
+
+    Args:
+        session: from `gstk.open`, or what opens one; workers need the latter, picklable.
+        sources: .npz cases, NIfTI, NRRD or MetaImage files, DICOM folders, or folders of such.
+        out_dir: created where it is missing. An .npz case gives an .npz with `segs`, a volume a mask of its own format
+            and geometry (DICOM: .nii.gz), under the case's name.
+        prompts: by object id, for every source; they replace those of an .npz case for the same object.
+        overlay: also write `<name>_overlay.png`.
+        window: intensities of volumes that are not .npz, as in `gstk.cases.prepare.prepare_case`.
+        spacing_order: axis order of the `spacing` of .npz cases.
+        budget: time for each object of a case, reading and writing included. Give the session a latency model.
+        started_s: seconds of the first case's budget that are gone already, such as the start of the process; opening
+            the session is added.
+        workers: of a Ray cluster, which share the cases; sources and `out_dir` must lie where all of them find them.
+            None takes one case after the other in this process.
+        on_result: called after each case with its result and the number of cases.
+
+    Returns:
+        One result a case, in order.
+
+    Raises:
+        CaseError: a source does not exist or is of no known format.
+        OutputError: the folder cannot be made, or a result would overwrite a source or another result.
+        EvaluationError: see `gstk.batch.ray_pool.map_on_ray`.
+    """
+    paths = find_cases(sources)
+    folder = make_folder(out_dir)
+    outputs = [folder / _result_name(path) for path in paths]
+    taken = {path.resolve() for path in paths}
+    for path, output in zip(paths, outputs, strict=True):
+        if output.resolve() in taken:
+            raise OutputError(
+                f"the result of {path} would overwrite {output}; give another --out folder, or one run each"
+            )
+        taken.add(output.resolve())
+    options = _Options(dict(prompts or {}), overlay, window, spacing_order, budget, started_s)
+    tasks = list(zip(paths, outputs, strict=True))
+    if workers is not None:  # their working folder is another
+        tasks = [(path.absolute(), output.absolute()) for path, output in tasks]
+    results = {}
+    for result in _run(session, options, tasks, workers):
+        results[result.source] = result
+        if on_result:
+            on_result(result, len(paths))
+    return [results[path] for path, _ in tasks]
+
+
+def parse_point_option(text: str, numbers: int = 3) -> tuple[int, tuple[float, ...]]:
+    """Reads `[ID:]a,b,c`, the form of the command line's clicks and boxes.
+
+    Returns:
+        The object id (1 where none is given) and the numbers.
+
+    Raises:
+        PromptError: the text is not of that form.
+    """
+    head, colon, tail = text.rpartition(":")
+    try:
+        object_id = int(head) if colon else 1
+        values = tuple(float(v) for v in tail.split(","))
+    except ValueError:
+        object_id, values = 0, ()
+    if object_id < 1 or len(values) != numbers:
+        form, example = ("z,y,x", "40,128,96") if numbers == 3 else ("z0,y0,x0,z1,y1,x1", "30,100,80,50,150,120")
+        raise PromptError(f"got {text!r}, expected {form} or ID:{form}, as in {example} or 2:{example}")
+    return object_id, values
+
+
+def _result_name(path: Path) -> str:
+    name = case_name(path)
+    if path.suffix.lower() == ".npz":
+        return path.stem + ".npz"
+    suffix = next((s for s in VOLUME_SUFFIXES if path.name.lower().endswith(s)), ".nii.gz")
+    return name + suffix
+
+
+def _run(
+    session: Session | Callable[[], Session],
+    options: _Options,
+    tasks: Sequence[tuple[Path, Path]],
+    workers: Workers | None,
+) -> Iterator[InferResult]:
+    """The results of the tasks, in order or as they come."""
+    if workers is not None:
+        if isinstance(session, Session):
+            raise TypeError("got a session with workers, expected a function that opens one in each of them")
+        yield from map_on_ray(workers, partial(_open_worker, session, options), tasks, _lost)
+    elif isinstance(session, Session):
+        for index, task in enumerate(tasks):
+            yield _infer_one(session, options if index == 0 else options._replace(started_s=0.0), task)
+    else:
+        began = time.perf_counter()
+        with session() as opened:
+            started_s = options.started_s + time.perf_counter() - began
+            yield from _run(opened, options._replace(started_s=started_s), tasks, None)
+
+
+def _open_worker(open_session: Callable[[], Session], options: _Options) -> Callable[[tuple[Path, Path]], InferResult]:
+    return partial(_infer_one, open_session(), options)
+
+
+def _lost(task: tuple[Path, Path], why: str) -> InferResult:
+    return InferResult(task[0], error=why)
+
+
+def _infer_one(session: Session, options: _Options, task: tuple[Path, Path]) -> InferResult:
+    path, output = task
+    began = time.perf_counter()
+    notes: list[str] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            case = read_case(path, options.window, options.spacing_order)
+        notes += [str(w.message) for w in caught]
+        case = replace(case, prompts={**case.prompts, **options.prompts})
+        within_s = None
+        if options.budget is not None:
+            spent_s = options.started_s + time.perf_counter() - began + _WRITE_S * case.image.size
+            within_s = options.budget.left_s(len(case.prompts), spent_s)
+        mask, objects, said = segment_case(session, case, within_s)
+        notes += said
+        if output.suffix == ".npz":
+            save_segs(output, mask)
+        else:
+            write_mask(output, mask, case.geometry)
+        picture = None
+        if options.overlay:
+            from gstk.cases.overlay import save_overlay
+
+            target = output.with_name(f"{case_name(path)}_overlay.png")
+            picture = save_overlay(target, case.image, case.geometry, mask, case.prompts)
+    except (GstkError, MemoryError) as error:
+        reason = str(error) or "it does not fit into memory"
+        return InferResult(path, seconds=time.perf_counter() - began, warnings=tuple(notes), error=reason)
+    return InferResult(path, output, picture, objects, time.perf_counter() - began, tuple(notes), report=session.report)
+
+
+def read_case(path: Path, window: str, spacing_order: SpacingOrder) -> Case:
+    """A case from an .npz, or from a volume; see `infer` for the arguments."""
+    if path.suffix.lower() == ".npz":
+        if window != "auto":
+            said = f"window {window} is not applied: the intensities of an .npz are taken as they are"
+            warnings.warn(said, stacklevel=2)
+        return load_case(path, spacing_order)
+    if spacing_order != "zyx":
+        said = f"spacing order {spacing_order} is not applied: the file itself says which axis is which"
+        warnings.warn(said, stacklevel=2)
+    from gstk.cases.prepare import prepare_case
+
+    return prepare_case(path, window)

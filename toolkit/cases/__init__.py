@@ -1,0 +1,1 @@
+"""Volumes and cases: reading, writing and preparing them; phantoms; overlays."""

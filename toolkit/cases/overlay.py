@@ -1,0 +1,217 @@
+"""A picture of a result: three orthogonal slices through each object's prompt, with mask, clicks and box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import permutations
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from gstk.core.files import StrPath, atomic_path
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import Box, ObjectPrompts, Point, Voxel
+from gstk.core.resampling import intensity_range, normalise
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+__all__ = ["draw_overlay", "object_colour", "save_overlay"]
+
+PANEL_PIXELS = 300
+GAP_PIXELS = 8
+CAPTION_PIXELS = 20
+MIN_PANEL_PIXELS = 24
+"""A slice smaller than this, such as one across two voxels, lies in the middle of a panel of this size."""
+MAX_ROWS = 8
+_VIEWS = (("axial", 0), ("coronal", 1), ("sagittal", 2))
+_COLOURS = ((255, 176, 0), (100, 143, 255), (220, 38, 127), (0, 190, 150), (254, 97, 0), (150, 110, 255))
+_FOREGROUND, _BACKGROUND = (60, 230, 90), (255, 70, 70)
+_BOX, _AROUND = (255, 255, 255), (18, 18, 22)
+
+
+def object_colour(object_id: int) -> tuple[int, int, int]:
+    """RGB of an object; neighbours in number differ, also to the colour-blind."""
+    return _COLOURS[(object_id - 1) % len(_COLOURS)]
+
+
+def save_overlay(
+    path: StrPath,
+    volume: NDArray[np.generic],
+    geometry: Geometry,
+    mask: NDArray[np.integer],
+    prompts: Mapping[int, ObjectPrompts],
+) -> Path:
+    """Writes `draw_overlay`'s picture as a PNG, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    picture = draw_overlay(volume, geometry, mask, prompts)
+    with atomic_path(path) as partial:
+        picture.save(partial, format="PNG", optimize=True)
+    return Path(path)
+
+
+def draw_overlay(
+    volume: NDArray[np.generic],
+    geometry: Geometry,
+    mask: NDArray[np.integer],
+    prompts: Mapping[int, ObjectPrompts],
+) -> Image:
+    """Draws one row an object (the first `MAX_ROWS` that have prompts): axial, coronal and sagittal.
+
+    Slices are named and turned by the geometry's direction, whatever the order of storage: the patient's left on the
+    right, anterior up in the axial slice, superior up in the others. An oblique volume is shown along its own axes.
+
+    Args:
+        volume: (z,y,x), any real dtype.
+        geometry: the volume's; pixels are made square in millimetres.
+        mask: integer (z,y,x), object ids.
+        prompts: by object id. Clicks and the box are drawn where they lie in the slice shown.
+
+    Returns:
+        An RGB `PIL.Image`.
+    """
+    from PIL import Image, ImageDraw
+
+    said_of = [(k, p) for k, p in sorted(prompts.items()) if p.points or p.box]
+    shown, left_out = said_of[:MAX_ROWS], len(said_of[MAX_ROWS:])
+    low, high = intensity_range(volume)
+    font = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    axes, flipped = _upright(geometry)
+    backwards = tuple(k for k in range(3) if flipped[k])
+    volume, mask = np.flip(volume.transpose(axes), backwards), np.flip(mask.transpose(axes), backwards)
+    spacing_mm = [geometry.spacing_mm[axis] for axis in axes]
+
+    def turn(zyx: Voxel) -> Voxel:
+        z, y, x = (geometry.shape[a] - 1 - zyx[a] if flip else zyx[a] for a, flip in zip(axes, flipped, strict=True))
+        return z, y, x
+
+    rows = []
+    for _, said in shown:
+        there, centre = _turned(said, turn), turn(_centre(said))
+        rows.append([_panel(volume, mask, spacing_mm, there, centre, axis, low, high) for _, axis in _VIEWS])
+    captions = [
+        [f"object {object_id}   {name} {'zyx'[axes[k]]} = {_centre(said)[axes[k]]}" for name, k in _VIEWS]
+        for object_id, said in shown
+    ]
+    if left_out:
+        captions[-1][-1] += f"   ({left_out} more not shown)"
+    text_widths = [[2 + ceil(font.textlength(text)) for text in texts] for texts in captions]
+    panel_widths = [[panel.width for panel in row] for row in rows]
+    widths = [max(column) for column in zip(*text_widths, *panel_widths, strict=True)]
+    heights = [max(panel.height for panel in row) + CAPTION_PIXELS for row in rows]
+    size = (sum(widths) + 4 * GAP_PIXELS, sum(heights) + (len(rows) + 1) * GAP_PIXELS)
+    picture = Image.new("RGB", size, _AROUND)
+    pen = ImageDraw.Draw(picture)
+    top = GAP_PIXELS
+    for (object_id, _), row, texts, height in zip(shown, rows, captions, heights, strict=True):
+        left = GAP_PIXELS
+        for text, panel, width in zip(texts, row, widths, strict=True):
+            pen.text((left + 2, top + 3), text, fill=object_colour(object_id))
+            picture.paste(panel, (left, top + CAPTION_PIXELS))
+            left += width + GAP_PIXELS
+        top += height + GAP_PIXELS
+    return picture
+
+
+def _centre(prompts: ObjectPrompts) -> Voxel:
+    """Where the slices cross: the first foreground click, else the box's middle, else any click."""
+    for point in sorted(prompts.points, key=lambda p: not p.foreground):
+        if point.foreground or prompts.box is None:
+            return point.zyx
+    box = prompts.box
+    assert box is not None, "rows are drawn for objects with prompts"
+    return box.centre()
+
+
+def _upright(geometry: Geometry) -> tuple[list[int], list[bool]]:
+    """Which array axis runs along the patient's z, y and x (LPS), and whether backwards."""
+    # Rows z, y, x of the patient; columns z, y, x of the array.
+    along = np.reshape(geometry.direction, (3, 3))[::-1, ::-1]
+    axes = max(permutations(range(3)), key=lambda order: sum(abs(along[k, order[k]]) for k in range(3)))
+    return list(axes), [bool(along[k, axes[k]] < 0) for k in range(3)]
+
+
+def _turned(prompts: ObjectPrompts, turn: Callable[[Voxel], Voxel]) -> ObjectPrompts:
+    points = tuple(Point(turn(point.zyx), point.foreground) for point in prompts.points)
+    if prompts.box is None:
+        return ObjectPrompts(points)
+    corners = np.sort([turn(corner) for corner in prompts.box.corners()], axis=0).tolist()
+    return ObjectPrompts(points, Box.from_corners(corners))
+
+
+def _panel(
+    volume: NDArray[np.generic],
+    mask: NDArray[np.generic],
+    spacing: Sequence[float],
+    prompts: ObjectPrompts,
+    centre: Voxel,
+    axis: int,
+    low: float,
+    high: float,
+) -> Image:
+    from PIL import Image, ImageDraw
+
+    rows, columns = (a for a in range(3) if a != axis)
+    grey = np.rint(255 * normalise(np.take(volume, centre[axis], axis), low, high)).astype(np.uint8)
+    labels = np.take(mask, centre[axis], axis)
+    height_mm, width_mm = grey.shape[0] * spacing[rows], grey.shape[1] * spacing[columns]
+    scale = PANEL_PIXELS / max(height_mm, width_mm)
+    size = (max(1, round(width_mm * scale)), max(1, round(height_mm * scale)))
+    pixels = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB")).astype(np.float32)
+    for object_id in np.unique(labels[labels > 0]):
+        inside = Image.fromarray((labels == object_id).astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
+        covered = np.asarray(inside) > 127
+        rim = covered & ~ndimage.binary_erosion(covered, iterations=2)
+        colour = np.array(object_colour(int(object_id)), np.float32)
+        pixels[covered] = 0.75 * pixels[covered] + 0.25 * colour
+        pixels[rim] = colour
+    flip = axis != 0  # coronal and sagittal slices stand upright: the last slice is on top
+    if flip:
+        pixels = pixels[::-1]
+    panel = Image.new("RGB", (max(MIN_PANEL_PIXELS, size[0]), max(MIN_PANEL_PIXELS, size[1])), _AROUND)
+    left, top = (panel.width - size[0]) // 2, (panel.height - size[1]) // 2
+    panel.paste(Image.fromarray(np.rint(pixels).astype(np.uint8)), (left, top))
+
+    def to_pixel(row: float, column: float) -> tuple[float, float]:
+        x, y = (column + 0.5) * size[0] / grey.shape[1], (row + 0.5) * size[1] / grey.shape[0]
+        return left + x, top + (size[1] - y if flip else y)
+
+    _draw_prompts(ImageDraw.Draw(panel), prompts, centre, axis, to_pixel)
+    return panel
+
+
+def _draw_prompts(
+    pen: ImageDraw,
+    prompts: ObjectPrompts,
+    centre: Voxel,
+    axis: int,
+    to_pixel: Callable[[float, float], tuple[float, float]],
+) -> None:
+    rows, columns = (a for a in range(3) if a != axis)
+    if prompts.box is not None:
+        low, high = prompts.box.corners()
+        if low[axis] <= centre[axis] <= high[axis]:
+            (x0, y0), (x1, y1) = (
+                to_pixel(low[rows] - 0.5, low[columns] - 0.5),
+                to_pixel(high[rows] + 0.5, high[columns] + 0.5),
+            )
+            y0, y1 = sorted((y0, y1))
+            # The last pixel inside: a box that ends where the volume does would lie outside the panel.
+            pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=_BOX)
+    for point in prompts.points:
+        if point.zyx[axis] != centre[axis]:
+            continue
+        x, y = to_pixel(point.zyx[rows], point.zyx[columns])
+        colour = _FOREGROUND if point.foreground else _BACKGROUND
+        pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour, outline=(0, 0, 0))
+        pen.line((x - 3, y, x + 3, y), fill=(0, 0, 0))
+        if point.foreground:
+            pen.line((x, y - 3, x, y + 3), fill=(0, 0, 0))

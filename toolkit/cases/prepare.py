@@ -1,0 +1,313 @@
+"""Making .npz cases from clinical and research volumes: intensities to 0..255, label maps to classes and boxes.
+
+The intensity rule is the paper's. CT goes through a window. Everything else is clipped to the 0.5th and 99.5th
+percentile; as in MedSAM, which the paper follows, these are of the non-zero voxels where the image's minimum is 0, for
+there 0 is the empty background, and it stays 0. Integer images that lie in 0..255 are left as they are.
+"""
+
+import itertools
+import logging
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from gstk.cases.npz import Case, CaseWarning, LabelMap, SpacingOrder, save_case, to_label_map
+from gstk.cases.volumes import case_name, find_cases, is_volume, read_any
+from gstk.core.files import StrPath, make_folder
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import Box, ObjectPrompts
+from gstk.errors import CaseError, GstkError
+
+__all__ = ["CT_WINDOWS", "PrepareResult", "Window", "boxes_of", "prepare", "prepare_case", "relabel", "rescale"]
+
+CT_WINDOWS = {"soft": (400.0, 40.0), "lung": (1500.0, -160.0), "brain": (80.0, 40.0), "bone": (1800.0, 400.0)}
+"""Width and level in Hounsfield units (the paper, section 3.2)."""
+
+Window: TypeAlias = str | tuple[float, float] | None
+"""A key of CT_WINDOWS, "percentile", "auto" (None is the same), a (width, level), or such a pair as "width,level"."""
+
+_PERCENTILES = (0.5, 99.5)
+_AIR_HU = -900
+_LOG = logging.getLogger("gstk")
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """What became of one source.
+
+    Attributes:
+        source: the file or folder that was read.
+        output: the .npz that was written; None where that failed.
+        intensities: what was done to the intensities, in words.
+        label_ids: from the ids of the label map to those of the case, where there was one.
+        warnings: what was odd about the source.
+        error: why it failed, one line; None where it did not.
+    """
+
+    source: Path
+    output: Path | None = None
+    intensities: str = ""
+    label_ids: dict[int, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+
+
+def prepare_case(
+    source: StrPath, window: Window = None, labels: StrPath | None = None, spacing_order: SpacingOrder = "zyx"
+) -> Case:
+    """Make a case of one volume; what was chosen for it goes to the `gstk` logger.
+
+    Args:
+        source: an .npz or volume file, or a folder of DICOM slices.
+        window: how intensities become 0..255. "auto" takes the soft-tissue window where DICOM says CT or the minimum
+            is at most -900 (air in Hounsfield units), leaves integer images within 0..255 alone, and takes the
+            percentiles otherwise. Any other choice is applied whatever the image looks like.
+        labels: a label map of the same grid, in any format that `source` may have. Its ids become 1..K without gaps,
+            in their order, and each class gets a box. Without one, an .npz keeps the labels and prompts it has.
+        spacing_order: axis order of an .npz file's `spacing`.
+
+    Returns:
+        A case with a uint8 image (z, y, x) 0..255 and the source's geometry.
+
+    Raises:
+        CaseError: a file cannot be read, the image has one value only, the window is unknown, or the label map lies on
+            another grid.
+        GeometryError, PromptError: see `gstk.cases.npz.load_case`.
+    """
+    case, intensities, label_ids = _build(Path(source), window, labels, spacing_order)
+    _LOG.info("%s: %s", case.name, intensities)
+    if label_ids:
+        _LOG.info("%s: labels %s", case.name, ", ".join(f"{old} -> {new}" for old, new in label_ids.items()))
+    return case
+
+
+def prepare(
+    sources: StrPath | Iterable[StrPath],
+    out_dir: StrPath,
+    window: Window = None,
+    labels: StrPath | None = None,
+    spacing_order: SpacingOrder = "zyx",
+    progress: bool = False,
+) -> list[PrepareResult]:
+    """Make a case of every volume found, written to `out_dir`/<name>.npz. One that fails does not stop the others.
+
+    Args:
+        sources: files and folders, see `gstk.cases.volumes.find_cases`.
+        out_dir: created where it is missing.
+        window: see `prepare_case`.
+        labels: a label map where there is one source, or a folder with one label map a source, of the same name.
+        spacing_order: axis order of the `spacing` of .npz sources.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        One result a source, in the order found.
+
+    Raises:
+        CaseError: a source does not exist, the window is unknown, or `labels` does not fit the sources.
+        OutputError: `out_dir` cannot be created.
+    """
+    _parse_window(window)
+    paths = find_cases(sources)
+    label_of = _match_labels(paths, labels)
+    folder = make_folder(out_dir)
+    results: list[PrepareResult] = []
+    kept = {path.resolve() for path in paths}
+    for path in _track(paths) if progress else paths:
+        output = folder / f"{case_name(path)}.npz"
+        if output.resolve() in kept:
+            error = f"{output} is a source or was just written from another one; rename it or give another folder"
+            results.append(PrepareResult(path, error=error))
+        elif labels is not None and path not in label_of:
+            error = f"got no label map named {case_name(path)} in {labels}, expected one for each source"
+            results.append(PrepareResult(path, error=error))
+        else:
+            results.append(_prepare_one(path, output, window, label_of.get(path), spacing_order))
+            kept.add(output.resolve())
+    return results
+
+
+def rescale(image: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
+    """Clip an image to low..high and map that to 0..255, rounded.
+
+    Args:
+        image: (z, y, x), any integer or float dtype.
+        low, high: in the image's units, low < high.
+
+    Returns:
+        uint8 (z, y, x), 0..255.
+    """
+    scaled = np.empty(image.shape, np.uint8)
+    for index, image_slice in enumerate(image):  # a slice at a time: float64 copies of whole volumes are large
+        scaled[index] = np.rint((np.clip(image_slice.astype(np.float64), low, high) - low) / (high - low) * 255)
+    return scaled
+
+
+def relabel(labels: LabelMap) -> tuple[LabelMap, dict[int, int]]:
+    """Number the ids of a label map 1..K without gaps, in their order.
+
+    Args:
+        labels: uint8 or uint16 (z, y, x); 0 is background and stays 0.
+
+    Returns:
+        The new label map, and the new id of each old one.
+    """
+    ids = [int(i) for i in np.flatnonzero(np.bincount(labels.ravel())) if i]
+    new_ids = {old: new for new, old in enumerate(ids, start=1)}
+    table = np.zeros(max(ids, default=0) + 1, np.uint16)
+    table[list(new_ids)] = list(new_ids.values())
+    return to_label_map(table[labels], labels.shape, "the label map"), new_ids
+
+
+def boxes_of(labels: LabelMap) -> dict[int, Box]:
+    """The box of each class, as the challenge makes them but for its random widening in the plane.
+
+    Args:
+        labels: uint8 or uint16 (z, y, x).
+
+    Returns:
+        By label id: first and last slice of the object, the middle one of the slices it is on, and its extent there.
+        Ids without a voxel are left out.
+    """
+    from scipy import ndimage
+
+    boxes = {}
+    for label, region in enumerate(ndimage.find_objects(labels), start=1):
+        if region is None:
+            continue
+        mask = labels[region] == label
+        z0, y0, x0 = (int(axis.start) for axis in region)
+        slices = np.flatnonzero(mask.any(axis=(1, 2)))
+        middle = int(slices[len(slices) // 2])
+        rows, columns = np.flatnonzero(mask[middle].any(axis=1)), np.flatnonzero(mask[middle].any(axis=0))
+        boxes[label] = Box(
+            z_min=z0 + int(slices[0]),
+            z_max=z0 + int(slices[-1]),
+            z_mid=z0 + middle,
+            z_mid_x_min=x0 + int(columns[0]),
+            z_mid_y_min=y0 + int(rows[0]),
+            z_mid_x_max=x0 + int(columns[-1]),
+            z_mid_y_max=y0 + int(rows[-1]),
+        )
+    return boxes
+
+
+def _prepare_one(
+    path: Path, output: Path, window: Window, labels: Path | None, spacing_order: SpacingOrder
+) -> PrepareResult:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CaseWarning)
+        try:
+            case, intensities, label_ids = _build(path, window, labels, spacing_order)
+            save_case(output, case)
+            result = PrepareResult(path, output, intensities, label_ids)
+        except GstkError as error:
+            result = PrepareResult(path, error=str(error))
+    return replace(result, warnings=tuple(str(w.message) for w in caught))
+
+
+def _build(
+    source: Path, window: Window, labels: StrPath | None, spacing_order: SpacingOrder
+) -> tuple[Case, str, dict[int, int]]:
+    case = read_any(source, spacing_order)
+    limits, intensities = _choose_limits(case, window)
+    if limits is None:
+        image = case.image.astype(np.uint8, copy=False)
+    else:
+        image = rescale(case.image, *limits)
+    label_map = case.labels if labels is None else _read_labels(labels, case)
+    if label_map is None or (labels is None and case.prompts):
+        return replace(case, image=image), intensities, {}
+    label_map, label_ids = relabel(label_map)
+    if not label_ids:
+        warnings.warn(f"the label map of {case.name} is empty: the case has no classes", CaseWarning, stacklevel=3)
+    prompts = {label: ObjectPrompts(box=box) for label, box in boxes_of(label_map).items()}
+    return replace(case, image=image, labels=label_map, prompts=prompts, prev_mask=None), intensities, label_ids
+
+
+def _choose_limits(case: Case, window: Window) -> tuple[tuple[float, float] | None, str]:
+    """The intensities that become 0 and 255, None for an image to be left alone; and the choice in words."""
+    image = case.image
+    low, high = image.min(), image.max()
+    choice = _parse_window(window)
+    reason = ""
+    if choice == "auto":
+        if case.modality == "CT" or (case.modality is None and low <= _AIR_HU):
+            choice = "soft"
+            reason = ", for DICOM says CT" if case.modality else f", for the minimum of {low:g} looks like air in CT"
+        elif image.dtype.kind in "iu" and low >= 0 and high <= 255:
+            return None, f"left as they are, integers from {low} to {high}"
+        else:
+            choice = "percentile"
+    if choice != "percentile":
+        width, level = CT_WINDOWS[choice] if isinstance(choice, str) else choice
+        name = f"{choice} " if isinstance(choice, str) else ""
+        return (level - width / 2, level + width / 2), f"CT window {name}W{width:g} L{level:g}{reason}"
+    if low == high:
+        raise CaseError(f"got an image of {case.name} with the one value {low}, expected some contrast")
+    inside = image[image != 0] if low == 0 else image
+    lower, upper = (float(v) for v in np.percentile(inside, _PERCENTILES))
+    if lower == upper:
+        lower, upper = float(low), float(high)
+    of_what = "non-zero voxels" if low == 0 else "all voxels"
+    return (lower, upper), f"percentiles 0.5 and 99.5 of {of_what}: {lower:g} to {upper:g}"
+
+
+def _parse_window(window: Window) -> str | tuple[float, float]:
+    if window is None:
+        return "auto"
+    if isinstance(window, str) and (window in CT_WINDOWS or window in ("auto", "percentile")):
+        return window
+    parts = window.split(",") if isinstance(window, str) else window
+    try:
+        width, level = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        width, level = math.nan, math.nan
+    if not (0 < width < math.inf and math.isfinite(level)):
+        names = ", ".join(CT_WINDOWS)
+        raise CaseError(
+            f"got the window {window!r}, expected auto, percentile, {names}, or a width > 0 and a level: 400,40"
+        )
+    return width, level
+
+
+def _read_labels(labels: StrPath, case: Case) -> LabelMap:
+    other = read_any(labels)
+    what = f"the label map {Path(labels).name}"
+    array = other.image if other.labels is None else other.labels
+    label_map = to_label_map(array, case.geometry.shape, f"{what} of {case.name}")
+    # An .npz has no origin, so there only the shape can be compared.
+    if not any(str(path).lower().endswith(".npz") for path in (labels, case.path)):
+        off_mm = _largest_offset_mm(case.geometry, other.geometry)
+        if off_mm > 0.1 * min(case.geometry.spacing_mm):
+            raise CaseError(f"{what} lies up to {off_mm:.3g} mm away from {case.name}; resample it to the image's grid")
+    return label_map
+
+
+def _largest_offset_mm(first: Geometry, second: Geometry) -> float:
+    corners = list(itertools.product(*((0, n - 1) for n in first.shape)))
+    return float(np.linalg.norm(first.voxel_to_mm(corners) - second.voxel_to_mm(corners), axis=1).max())
+
+
+def _match_labels(paths: list[Path], labels: StrPath | None) -> dict[Path, Path]:
+    if labels is None:
+        return {}
+    start = Path(labels)
+    if not start.is_dir() or is_volume(start):
+        if len(paths) > 1:
+            raise CaseError(f"got one label map {start} for {len(paths)} sources, expected a folder of label maps")
+        return {paths[0]: find_cases(start)[0]}
+    by_name = {case_name(path): path for path in find_cases(start)}
+    return {path: by_name[case_name(path)] for path in paths if case_name(path) in by_name}
+
+
+def _track(paths: list[Path]) -> Iterable[Path]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(paths, description="Preparing", console=Console(stderr=True))

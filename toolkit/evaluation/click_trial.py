@@ -1,0 +1,110 @@
+"""Official clicks on labelled cases, to compare what two engines make of them, and to see what an engine is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.cases.npz import SpacingOrder, load_case
+from gstk.core.manifest import RoiRules
+from gstk.core.window import Framing
+from gstk.engines.base import Engine, Sample
+from gstk.errors import CaseError
+from gstk.evaluation.protocol import click_by_click
+from gstk.session.session import Session
+
+__all__ = ["Trial"]
+
+MOST_SAMPLES = 32
+"""Regions that are kept: enough for the scales of INT8, and few enough to hold."""
+
+
+class Trial:
+    """Labelled cases that are clicked through by the official rule.
+
+    Attributes:
+        names: the cases.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        rounds: int = 5,
+        spacing_order: SpacingOrder = "zyx",
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Reads the cases.
+
+        Args:
+            paths: `.npz` cases with labels.
+            rounds: clicks on each class.
+            spacing_order: of the files.
+            say: called with a few words before each case.
+
+        Raises:
+            CaseError: a case cannot be read or has no labels, or there is none.
+        """
+        self._cases = [load_case(path, spacing_order=spacing_order) for path in paths]
+        for case in self._cases:
+            if case.labels is None or not case.labels.any():
+                raise CaseError(f"got {case.name} without labels, expected `gts`: masks are scored against them")
+        if not self._cases:
+            raise CaseError("got no cases, expected one or more with labels")
+        self.names = [case.name for case in self._cases]
+        self._rounds, self._say = rounds, say
+
+    def scores(self, engine: Engine, roi: RoiRules) -> dict[str, list[float]]:
+        """Clicks through every case.
+
+        Returns:
+            Case → Dice after each click, a mean over the classes.
+        """
+        z, y, x = roi.default
+        session = Session(engine, Framing(z * y * x, roi.multiple, roi.minimum))
+        found = {}
+        for number, case in enumerate(self._cases, start=1):
+            self._say(f"{engine.name} {engine.precision}: clicks on case {number}/{len(self._cases)}, {case.name}")
+            assert case.labels is not None
+            scored = click_by_click(session, case.image, case.geometry.spacing_mm, case.labels, self._rounds)
+            found[case.name] = scored.means
+        return found
+
+    def scores_and_samples(self, engine: Engine, roi: RoiRules) -> tuple[dict[str, list[float]], list[Sample]]:
+        """As `scores`, with a random choice of what the engine was run on, the same for the same cases and masks."""
+        recorder = _Recorder(engine, roi)
+        scores = self.scores(recorder, roi)
+        return scores, recorder.samples
+
+
+class _Recorder(Engine):
+    """Hands everything to another engine and keeps some of it."""
+
+    def __init__(self, engine: Engine, roi: RoiRules) -> None:
+        super().__init__(roi.multiple, roi.minimum, roi.max_voxels)
+        self.name, self.precision = engine.name, engine.precision  # type: ignore[misc]
+        self.samples: list[Sample] = []
+        self._engine, self._rng, self._seen = engine, np.random.default_rng(0), 0
+
+    def _encode(self, image: NDArray[np.float32]) -> tuple[Any, int]:
+        embedding = self._engine.encode(image)
+        return (image, embedding), embedding.size_bytes
+
+    def _decode(self, handle: Any, coords: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+        image, embedding = handle
+        self._keep(Sample(image, coords, labels))
+        return self._engine.decode(embedding, coords, labels)
+
+    def _keep(self, sample: Sample) -> None:
+        """Each sample seen so far stays with the same chance (Vitter's algorithm R)."""
+        self._seen += 1
+        if len(self.samples) < MOST_SAMPLES:
+            self.samples.append(sample)
+        elif (place := int(self._rng.integers(self._seen))) < MOST_SAMPLES:
+            self.samples[place] = sample
+
+    def _release(self) -> None:
+        pass

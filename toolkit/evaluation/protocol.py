@@ -1,0 +1,218 @@
+"""The official way to click: in each round every object gets one click at the centre of its largest error."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.core.click_rule import Click, next_click, seeded_choice
+from gstk.core.prompts import ObjectPrompts, Point
+from gstk.evaluation.metrics import dice, label_boxes
+from gstk.session.click_update import ChangedBox, union
+from gstk.session.session import Session
+
+__all__ = ["ClickScores", "Segmenter", "SessionSegmenter", "Step", "click_by_click", "run_steps"]
+
+
+class Segmenter(ABC):
+    """Whatever makes a label map of an image and of all that was said about its objects so far.
+
+    Attributes:
+        seconds: wall time that the protocol counts, of all calls so far.
+        expected_seconds: what it expected them to take; 0 where it expects nothing.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = self.expected_seconds = 0.0
+
+    @abstractmethod
+    def set_image(self, volume: NDArray[np.generic], spacing_mm: Sequence[float]) -> None:
+        """Takes an image; see `Session.set_image`."""
+
+    @abstractmethod
+    def segment(self, prompts: Mapping[int, ObjectPrompts]) -> NDArray[np.integer]:
+        """The label map, integer (z,y,x), a fresh array. `prompts` go on from those of the call before."""
+
+    def close(self) -> None:  # noqa: B027 - most hold nothing
+        """Frees what it holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Adds the time that the block takes to `seconds`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+class SessionSegmenter(Segmenter):
+    """A session behind the interface of segmenters."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+
+    def set_image(self, volume: NDArray[np.generic], spacing_mm: Sequence[float]) -> None:
+        """Takes an image; see `Session.set_image`."""
+        with self._counted():
+            self._session.set_image(volume, spacing_mm)
+
+    def segment(self, prompts: Mapping[int, ObjectPrompts]) -> NDArray[np.integer]:
+        """The session's mask; only objects about which something new is said are looked at again."""
+        with self._counted():
+            self._session.set_all(prompts)
+            self.expected_seconds += self._session.report.expected_s
+            return self._session.mask
+
+    def close(self) -> None:
+        """Closes the session."""
+        self._session.close()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the protocol.
+
+    Attributes:
+        number: 0 is the prompts that were there before the first click, such as boxes.
+        prompts: all that was said so far, by object id.
+        mask: integer (z,y,x), what the segmenter made of it.
+        seconds: time of the segmenter in this step; in the first one, taking the image is part of it.
+        expected_seconds: what the segmenter expected; 0 where it expects nothing.
+        click_seconds: time that it took to find the clicks.
+    """
+
+    number: int
+    prompts: dict[int, ObjectPrompts]
+    mask: NDArray[np.integer]
+    seconds: float
+    expected_seconds: float
+    click_seconds: float
+
+
+@dataclass(frozen=True)
+class ClickScores:
+    """What clicking made of one image.
+
+    Attributes:
+        classes: object ids.
+        start: Dice of each class before the first click, from the prompts that were there; None where none were.
+        rounds: Dice of each class after each round.
+        prompts: all that was said, by object id.
+        mask: uint16 (z,y,x), after the last round.
+    """
+
+    classes: tuple[int, ...]
+    start: list[float] | None
+    rounds: list[list[float]]
+    prompts: dict[int, ObjectPrompts]
+    mask: NDArray[np.integer]
+
+    @property
+    def means(self) -> list[float]:
+        """Mean Dice over the classes after each round."""
+        return [float(np.mean(scores)) for scores in self.rounds]
+
+
+def run_steps(
+    segmenter: Segmenter,
+    volume: NDArray[np.generic],
+    spacing_mm: Sequence[float],
+    truth: NDArray[np.integer],
+    rounds: int = 5,
+    classes: Sequence[int] | None = None,
+    start: Mapping[int, ObjectPrompts] | None = None,
+    choose: Callable[[int], int] = seeded_choice,
+) -> Iterator[Step]:
+    """Segments and clicks in turn, by the official rule (`gstk.core.click_rule.next_click`).
+
+    Args:
+        segmenter: takes the image.
+        volume, spacing_mm: see `Session.set_image`.
+        truth: integer (z,y,x), object ids.
+        rounds: how often every class is clicked; a class that is right already gets no click.
+        classes: ids to segment; None takes all of `truth`.
+        start: prompts to begin from, such as boxes; with some there is a step 0.
+        choose: picks among that many equally central voxels.
+
+    Yields:
+        The steps in order. Nothing is computed before the next one is asked for.
+    """
+    classes = [int(k) for k in np.unique(truth) if k] if classes is None else list(classes)
+    prompts = {k: (start or {}).get(k, ObjectPrompts()) for k in classes}
+    counted, expected = segmenter.seconds, segmenter.expected_seconds
+    segmenter.set_image(volume, spacing_mm)
+    there = label_boxes(truth)
+    mask: NDArray[np.integer] = np.zeros(truth.shape, np.uint16)
+    for number in range(0 if start else 1, rounds + 1):
+        began = time.perf_counter()
+        if number:
+            found = label_boxes(mask)
+            for k in classes:
+                click = _click_within(mask, truth, k, union(there.get(k), found.get(k)), choose)
+                if click is not None:
+                    prompts[k] = replace(prompts[k], points=(*prompts[k].points, Point(*click)))
+        click_seconds = time.perf_counter() - began
+        mask = segmenter.segment(prompts)
+        yield Step(
+            number,
+            dict(prompts),
+            mask,
+            segmenter.seconds - counted,
+            segmenter.expected_seconds - expected,
+            click_seconds,
+        )
+        counted, expected = segmenter.seconds, segmenter.expected_seconds
+
+
+def click_by_click(
+    session: Session,
+    volume: NDArray[np.generic],
+    spacing_mm: Sequence[float],
+    truth: NDArray[np.integer],
+    rounds: int = 5,
+    classes: Sequence[int] | None = None,
+    start: Mapping[int, ObjectPrompts] | None = None,
+) -> ClickScores:
+    """Clicks through an image with `run_steps` and takes the Dice of each step; for the arguments see there."""
+    classes = [int(k) for k in np.unique(truth) if k] if classes is None else list(classes)
+    before: list[float] | None = None
+    scores: list[list[float]] = []
+    prompts: dict[int, ObjectPrompts] = {}
+    mask: NDArray[np.integer] = np.zeros(truth.shape, np.uint16)
+    for step in run_steps(SessionSegmenter(session), volume, spacing_mm, truth, rounds, classes, start):
+        prompts, mask = step.prompts, step.mask
+        found = [dice(mask == k, truth == k) for k in classes]
+        if step.number:
+            scores.append(found)
+        else:
+            before = found
+    return ClickScores(tuple(classes), before, scores, prompts, mask)
+
+
+def _click_within(
+    mask: NDArray[np.integer], truth: NDArray[np.integer], k: int, box: ChangedBox, choose: Callable[[int], int]
+) -> Click | None:
+    """The next click on a class, sought in the box that holds it in both maps: beyond there is no error."""
+    click = next_click(mask[box] == k, truth[box] == k, choose)
+    if click is None:
+        return None
+    z, y, x = (i + axis.start for i, axis in zip(click.zyx, box, strict=True))
+    return Click((z, y, x), click.foreground)

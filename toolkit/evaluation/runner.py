@@ -1,0 +1,253 @@
+"""`gstk evaluate`: many cases through the official protocol, into a folder that can be gone on with.
+
+OUT/
+├── run.json         what was evaluated, and on which machine
+├── metrics.csv      a row a case, with the official columns
+├── summary.csv      means by modality
+├── cases/NAME.json  all that was measured on a case
+└── segs/NAME.npz    `segs`, and `all_segs` of the six steps
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk._version import __version__
+from gstk.batch.ray_pool import Workers, map_on_ray
+from gstk.cases.npz import SpacingOrder
+from gstk.core.click_rule import OFFICIAL_SEED
+from gstk.core.files import StrPath, atomic_path, make_folder
+from gstk.core.prompts import ObjectPrompts
+from gstk.errors import CaseError, EvaluationError
+from gstk.evaluation.case_scores import CaseScores, score_file
+from gstk.evaluation.protocol import Segmenter
+from gstk.evaluation.summary import RANKED, ModalityMeans, by_modality, write_csv, write_metrics
+
+__all__ = ["Evaluation", "evaluate", "load_evaluation"]
+
+_Task: TypeAlias = tuple[Path, Path | None]
+_Work: TypeAlias = Callable[[Segmenter, _Task], CaseScores]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluated folder of cases.
+
+    Attributes:
+        folder: where the results lie.
+        method: what was evaluated, in words.
+        settings: with what.
+        scores: of each case, in the order of their names.
+    """
+
+    folder: Path
+    method: str
+    settings: Mapping[str, Any]
+    scores: tuple[CaseScores, ...]
+
+    @property
+    def scored(self) -> list[CaseScores]:
+        """The cases that have a reference."""
+        return [one for one in self.scores if one.classes]
+
+    @property
+    def failed(self) -> list[CaseScores]:
+        """The cases that could not be read, or in which a step failed."""
+        return [one for one in self.scores if one.failures]
+
+    @property
+    def means(self) -> list[ModalityMeans]:
+        """By modality, then of all."""
+        return by_modality(one.official() for one in self.scored)
+
+
+def evaluate(
+    cases: StrPath | Iterable[StrPath],
+    out_dir: StrPath,
+    open_segmenter: Callable[[], Segmenter],
+    *,
+    method: str,
+    settings: Mapping[str, Any] | None = None,
+    gts: StrPath | None = None,
+    seed: int = OFFICIAL_SEED,
+    spacing_order: SpacingOrder = "zyx",
+    limit: int | None = None,
+    workers: Workers | None = None,
+    on_result: Callable[[CaseScores, int, int], None] | None = None,
+) -> Evaluation:
+    """Takes cases through the official protocol; what was done before is not done again.
+
+    Args:
+        cases: .npz cases, or folders of them.
+        out_dir: created where it is missing. One that holds an evaluation is gone on with.
+        open_segmenter: makes what is evaluated; called once, and not at all where nothing is left to do.
+        method: a name for it, in tables.
+        settings: what it depends on, JSON-ready; an evaluation goes on only with the same.
+        gts: folder with a file of each case's name that holds its `gts`; None takes the cases' own.
+        seed: of the choice among equally central voxels.
+        spacing_order: axis order of the cases' spacing.
+        limit: how many cases to take, the first by name.
+        workers: of a Ray cluster, which share the cases; cases and results must lie where all of them find them, and
+            `open_segmenter` must be picklable. None takes one case after the other in this process.
+        on_result: called with each case's scores, its number and how many there are; for those done before, at once.
+
+    Raises:
+        CaseError: there is no case, or two have the same name, or one has no file in `gts`.
+        EvaluationError: the folder holds an evaluation of something else.
+        OutputError: the folder cannot be written to.
+    """
+    sources = _sources(cases, limit)
+    references = {name: _reference(Path(gts), path) if gts is not None else None for name, path in sources.items()}
+    folder = make_folder(out_dir)
+    said = {**(settings or {}), "seed": seed, "spacing_order": spacing_order, "gts": gts is not None}
+    _begin(folder, method, said)
+    results, segs = make_folder(folder / "cases"), make_folder(folder / "segs")
+    found = {name: one for name, path in sources.items() if (one := _done(results, segs, name, path)) is not None}
+    waiting = [name for name in sources if name not in found]
+    folders = (results.absolute(), segs.absolute())
+    work = partial(_score, folders=folders, seed=seed, spacing_order=spacing_order)
+    if on_result:
+        for number, one in enumerate(found.values(), start=1):
+            on_result(one, number, len(sources))
+    tasks = [(sources[name], references[name]) for name in waiting]
+    if workers is None:
+        scored = _one_by_one(open_segmenter, work, tasks)
+    else:
+        scored = map_on_ray(workers, partial(_open_worker, open_segmenter, work), tasks, partial(_lost, work))
+    for one in scored:
+        found[one.case] = one
+        if on_result:
+            on_result(one, len(found), len(sources))
+    done = Evaluation(folder, method, said, tuple(found[name] for name in sources))
+    write_metrics(folder / "metrics.csv", done.scored)
+    header = ("Modality", "Method", "Cases", *RANKED, "Seconds", "SecondsPerClass")
+    rows = [(m.modality, method, m.cases, *m.means.values(), m.seconds, m.seconds_per_class) for m in done.means]
+    write_csv(folder / "summary.csv", header, rows)
+    return done
+
+
+def load_evaluation(folder: StrPath) -> Evaluation:
+    """Reads an evaluated folder.
+
+    Raises:
+        EvaluationError: it is none, or a file in it is damaged.
+    """
+    root = Path(folder)
+    run = _read_run(root)
+    if run is None:
+        raise EvaluationError(f"got {root}, expected a folder that gstk evaluate wrote: it has no run.json")
+    scores = tuple(CaseScores.load(path) for path in sorted((root / "cases").glob("*.json")))
+    return Evaluation(root, run["method"], run["settings"], scores)
+
+
+def _score(
+    segmenter: Segmenter, task: _Task, folders: tuple[Path, Path], seed: int, spacing_order: SpacingOrder
+) -> CaseScores:
+    (source, reference), (results, segs) = task, folders
+    out = segs / f"{source.stem}.npz"
+    one = score_file(segmenter, source, gts=reference, segs=out, seed=seed, spacing_order=spacing_order)
+    one.save(results / f"{source.stem}.json")
+    return one
+
+
+def _open_worker(open_segmenter: Callable[[], Segmenter], work: _Work) -> Callable[[_Task], CaseScores]:
+    """What a worker of a cluster does, with a segmenter of its own."""
+    return partial(work, open_segmenter())
+
+
+def _lost(work: _Work, task: _Task, why: str) -> CaseScores:
+    """Scores of a case that no worker survived: as of a segmenter that always fails."""
+    return work(_Failing(why), task)
+
+
+class _Failing(Segmenter):
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self._why = why
+
+    def set_image(self, volume: NDArray[np.generic], spacing_mm: Sequence[float]) -> None:
+        raise EvaluationError(self._why)
+
+    def segment(self, prompts: Mapping[int, ObjectPrompts]) -> NDArray[np.integer]:
+        raise EvaluationError(self._why)
+
+
+def _one_by_one(open_segmenter: Callable[[], Segmenter], work: _Work, tasks: Sequence[_Task]) -> Iterator[CaseScores]:
+    if not tasks:
+        return
+    with closing(open_segmenter()) as segmenter:
+        for task in tasks:
+            yield work(segmenter, task)
+
+
+def _sources(cases: StrPath | Iterable[StrPath], limit: int | None) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in map(Path, [cases] if isinstance(cases, str | os.PathLike) else cases):
+        if not path.exists():
+            raise CaseError(f"{path} does not exist; check the path")
+        files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+        if not files or any(file.suffix != ".npz" for file in files):
+            raise CaseError(f"got {path}, expected .npz cases or a folder of them; gstk prepare makes some")
+        for file in files:
+            if file.stem in found:
+                raise CaseError(f"got {file} and {found[file.stem]}, expected one case of a name; rename one")
+            found[file.stem] = file
+    return {name: found[name].absolute() for name in sorted(found)[:limit]}
+
+
+def _reference(folder: Path, source: Path) -> Path:
+    file = (folder / source.name).absolute()
+    if not file.is_file():
+        raise CaseError(f"got no {file}, expected a file with 'gts' for each case")
+    return file
+
+
+def _done(results: Path, segs: Path, name: str, source: Path) -> CaseScores | None:
+    """What was measured on a case before, unless it failed or was of another file."""
+    file = results / f"{name}.json"
+    if not file.is_file() or not (segs / f"{name}.npz").is_file():
+        return None
+    one = CaseScores.load(file)
+    return one if not one.failures and one.source_bytes == source.stat().st_size else None
+
+
+def _begin(folder: Path, method: str, settings: Mapping[str, Any]) -> None:
+    """Writes what is about to be evaluated, or checks that it is what was evaluated here before."""
+    before = _read_run(folder)
+    if before is not None:
+        old = {"method": before["method"], **before["settings"]}
+        new = {"method": method, **settings}
+        other = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
+        if other:
+            what = f"{other[0]} {old.get(other[0])!r}, now {new.get(other[0])!r}"
+            raise EvaluationError(f"{folder} holds an evaluation with {what}; give another output folder")
+        return
+    run = {"gstk": __version__, "method": method, "settings": dict(settings), "machine": _machine()}
+    with atomic_path(folder / "run.json") as path:
+        path.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_run(folder: Path) -> dict[str, Any] | None:
+    file = folder / "run.json"
+    if not file.is_file():
+        return None
+    try:
+        run = json.loads(file.read_text(encoding="utf-8"))
+        return {"method": str(run["method"]), "settings": dict(run["settings"]), "machine": run["machine"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(f"{file} is not what gstk evaluate writes ({error}); give another folder") from None
+
+
+def _machine() -> dict[str, Any]:
+    return {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}

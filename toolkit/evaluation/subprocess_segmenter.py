@@ -1,0 +1,84 @@
+"""A process for each call, as the official evaluator runs a container: start and model load are part of the time."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.cases.npz import Case, save_case, to_label_map
+from gstk.cases.safe_npz import read_npz
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import ObjectPrompts
+from gstk.errors import EvaluationError
+from gstk.evaluation.protocol import Segmenter
+
+__all__ = ["ColdSegmenter"]
+
+_NAME = "case"
+
+
+class ColdSegmenter(Segmenter):
+    """Runs a command that reads `{inputs}/case.npz` and writes `{outputs}/case.npz` with `segs`.
+
+    The input holds the image, its spacing, boxes, all clicks so far with their order, and `prev_pred`. Only the
+    command's wall time counts, not the writing of its input.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Takes the command.
+
+        Args:
+            command: its words; `{inputs}` and `{outputs}` in them become folders.
+
+        Raises:
+            EvaluationError: one of the two is not in it.
+        """
+        super().__init__()
+        for folder in ("{inputs}", "{outputs}"):
+            if not any(folder in word for word in command):
+                raise EvaluationError(f"got the command {' '.join(command)!r}, expected {folder} in it")
+        self._command = list(command)
+        self._case: Case | None = None
+
+    def set_image(self, volume: NDArray[np.generic], spacing_mm: Sequence[float]) -> None:
+        """Takes an image; nothing runs yet."""
+        z, y, x = (float(s) for s in spacing_mm)
+        self._case = Case(_NAME, volume, Geometry((volume.shape[0], volume.shape[1], volume.shape[2]), (z, y, x)))
+
+    def segment(self, prompts: Mapping[int, ObjectPrompts]) -> NDArray[np.integer]:
+        """Runs the command.
+
+        Raises:
+            EvaluationError: it failed, or wrote no mask.
+        """
+        if self._case is None:
+            raise EvaluationError("got segment before an image, expected set_image first")
+        with tempfile.TemporaryDirectory(prefix="gstk-cold-") as scratch:
+            folders = {name: Path(scratch) / name for name in ("inputs", "outputs")}
+            for folder in folders.values():
+                folder.mkdir()
+            case = self._case
+            save_case(folders["inputs"] / f"{_NAME}.npz", replace(case, prompts=dict(prompts)))
+            words = [w.replace("{inputs}", str(folders["inputs"])) for w in self._command]
+            words = [w.replace("{outputs}", str(folders["outputs"])) for w in words]
+            with self._counted():
+                try:
+                    run = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
+                except OSError as error:
+                    raise EvaluationError(f"cannot run {words[0]}: {error.strerror}") from None
+            result = folders["outputs"] / f"{_NAME}.npz"
+            if run.returncode or not result.is_file():
+                last = (run.stderr.strip() or run.stdout.strip() or "no message").splitlines()[-1]
+                raise EvaluationError(f"the command ended with {run.returncode} and wrote no mask: {last[:300]}")
+            segs = read_npz(result, ("segs",)).get("segs")
+        if segs is None:
+            raise EvaluationError("the command wrote a file without 'segs'")
+        mask = to_label_map(segs, case.geometry.shape, "'segs' that the command wrote")
+        self._case = replace(case, prev_mask=mask)
+        return mask

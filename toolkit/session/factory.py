@@ -1,0 +1,84 @@
+"""`gstk.open`: a bundle, the best backend that is here, and a session on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from gstk.calibration.host import Host
+from gstk.calibration.model import LatencyModel
+from gstk.calibration.probe import PROBE_S, probe
+from gstk.calibration.store import find_model, save_model
+from gstk.core.bundle import Bundle, find_bundle
+from gstk.core.files import StrPath
+from gstk.core.window import Framing
+from gstk.engines.base import BundleEngine
+from gstk.engines.select import open_engine
+from gstk.session.deadline import Budget, process_age_s
+from gstk.session.session import Session
+
+__all__ = ["open"]
+
+_PROBE_SHARE = 0.05
+"""Of a call's time, for a probe."""
+
+
+def open(
+    bundle: StrPath = "tiny",
+    backend: str = "auto",
+    threads: int | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    options: Mapping[str, object] | None = None,
+    budget_s: float | None = None,
+    calls: int = 1,
+    refine: bool | None = None,
+    on_probe: Callable[[str], None] = lambda reason: None,
+) -> Session:
+    """Opens a bundle for interactive use.
+
+    Args:
+        bundle: a bundle's folder, or the name of one that ships inside the package.
+        backend: a name that `gstk engines` lists, or "auto" for the best that is here.
+        threads: processor threads to use; None leaves it to the backend.
+        precision: `fp32`, or another that the bundle holds, such as `int8`; "auto" is `fp16` on a GPU where the bundle
+            has it, and `fp32` otherwise.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        options: settings of the backend that is named, such as `{"cache": folder}` for OpenVINO.
+        budget_s: seconds for an object in all its calls; None is any time. What calls cost is what `gstk calibrate`
+            left for this bundle and host; without it up to two seconds go into a probe, which is kept.
+        calls: how many calls share the budget of an object.
+        on_probe: called with the reason before there is a probe.
+        refine: whether the image corrects the network's logits (`session.image_refiner`); None leaves it to the bundle.
+
+    Raises:
+        GstkError: `budget_s` is not above 0, or `calls` below 1.
+        BundleError: the bundle is not there, is not what its manifest says, or has no graphs of that precision.
+        BackendMissing: the backend is not installed or its device not there; the message names the remedy.
+    """
+    budget = None if budget_s is None else Budget(budget_s, calls)
+    opened = Bundle.open(find_bundle(bundle))
+    roi = opened.manifest.roi
+    z, y, x = roi.default
+    framing = Framing(voxels=z * y * x, multiple=roi.multiple, minimum=roi.minimum)
+    began = time.perf_counter()
+    engine = open_engine(opened, backend, precision, threads, device, options)
+    try:
+        load_s = time.perf_counter() - began
+        model = None if budget is None else _latency_model(engine, load_s, budget.left_s(1, 0.0), on_probe)
+        refine = opened.manifest.refine if refine is None else refine
+        return Session(engine, framing, refine=refine, model=model, budget=budget)
+    except BaseException:
+        engine.close()
+        raise
+
+
+def _latency_model(engine: BundleEngine, load_s: float, call_s: float, on_probe: Callable[[str], None]) -> LatencyModel:
+    model, reason = find_model(engine.bundle, Host.of(engine))
+    if model is None:
+        on_probe(reason)
+        model = probe(engine, load_s, process_age_s(), min(PROBE_S, _PROBE_SHARE * call_s))
+        with suppress(OSError):  # a cache that cannot be written costs the probe again, nothing else
+            save_model(model)
+    return model

@@ -1,0 +1,147 @@
+"""From the network's answer to a mask on the volume: what the image corrects, and what a click may change."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.core.prompts import ObjectPrompts, Point
+from gstk.core.resampling import resample
+from gstk.core.window import Window
+from gstk.session.click_update import ChangedBox, Reach, change_near, clean, hold
+from gstk.session.deadline import Deadline
+from gstk.session.image_refiner import Hints, fine_part, refine_logits
+from gstk.session.state import ImageState, ObjectState
+from gstk.session.tiling import Chain
+
+__all__ = ["Placer", "hints_on", "voxels_of"]
+
+_BACK_S = 1.5e-7
+"""Seconds that a voxel of the volume takes on the mask's way back, until that was measured."""
+_REFINE_S = 2e-7
+"""Seconds that a voxel takes to refine, image included, until that was measured."""
+_MEASURED_VOXELS = 10**5
+
+
+class Placer:
+    """Takes the network's answers in windows to the volume, and learns how long that takes.
+
+    Attributes:
+        refines: whether the image corrects the answers.
+        back_s, refine_s: seconds a voxel, on the way back and to refine.
+    """
+
+    def __init__(self, seen: Callable[[ImageState, Window], NDArray[np.float32]], refines: bool) -> None:
+        self._seen = seen
+        self.refines = refines
+        self.back_s, self.refine_s = _BACK_S, _REFINE_S
+
+    def place(
+        self,
+        image: ImageState,
+        known: ObjectState,
+        click: Point | None,
+        window: Window,
+        logits: NDArray[np.float32],
+        chain: Chain | None,
+        deadline: Deadline,
+        notes: list[str],
+    ) -> ObjectState:
+        """The network's answer on the volume's voxels, where the click asked for it."""
+        shape = image.geometry.shape
+        held = None  # voxels that must be in the region, be the network's answer there or not
+        grid = window
+        if self.refines:
+            grid, logits = self._refined(image, window, known.prompts, logits, chain, deadline, notes)
+            held = known.prompts.clicked(foreground_only=True)
+        elif chain is not None:
+            grid, logits = chain.grid, chain.blended(window, shape)
+        began = time.perf_counter()
+        part, values = grid.above_zero(logits, held)
+        region = part.inside(shape)
+        if deadline.is_set and self.back_s * voxels_of(region) > deadline.left_s:
+            notes.append("smooth borders: the mask is as coarse as its window")
+            return ObjectState(known.prompts, window, region, part.nearest(values, shape), chain=chain)
+        placed = clean(part.back(values, shape), region, known.prompts)
+        if self.refines:
+            hold(placed, region, known.prompts)
+        if click is not None and known.region is not None and known.logits is not None:
+            opposite = [p.zyx for p in known.prompts.points if p.foreground != click.foreground]
+            if known.prompts.box is not None and not click.foreground:
+                opposite.append(known.prompts.box.centre())
+            # Without a box, a first mask is often far too large, and a click has to change all of it.
+            weighed = self.refines and known.prompts.box is not None
+            reach = Reach(click, opposite, image.geometry.spacing_mm, weighed)
+            region, placed = change_near(reach, known.region, known.logits, region, placed)
+            if self.refines:
+                hold(placed, region, known.prompts)  # a click on a voxel that said the opposite before
+        if placed.size >= _MEASURED_VOXELS:
+            self.back_s = (time.perf_counter() - began) / placed.size
+        return ObjectState(known.prompts, window, region, placed, chain=chain)
+
+    def _refined(
+        self,
+        image: ImageState,
+        window: Window,
+        prompts: ObjectPrompts,
+        logits: NDArray[np.float32],
+        chain: Chain | None,
+        deadline: Deadline,
+        notes: list[str],
+    ) -> tuple[Window, NDArray[np.float32]]:
+        """Logits that heed the image; on a finer grid around the object where the window is coarser than the volume."""
+        hints = hints_on(window, prompts)
+        low, high, finer = fine_part(image.geometry, window, hints)
+        grid = window.part(low, high, finer) if chain is None else chain.grid
+        if grid != window and deadline.is_set and self.refine_s * math.prod(grid.shape) > deadline.left_s:
+            notes.append("borders at the volume's resolution")
+            grid = window
+        if grid != window and chain is not None:
+            logits, hints = chain.blended(window, image.geometry.shape), hints_on(grid, prompts)
+        elif grid != window:
+            inner = logits[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+            logits = resample(inner, (0, 0, 0), (1 / finer,) * 3, grid.shape, outside="edge")
+            hints = hints_on(grid, prompts)
+        began = time.perf_counter()
+        refined = refine_logits(self._seen(image, grid)[0, 0], logits, hints)
+        if refined.size >= _MEASURED_VOXELS:
+            self.refine_s = (time.perf_counter() - began) / refined.size
+        return grid, refined
+
+    def seconds(self, image: ImageState, window: Window, prompts: ObjectPrompts, known: ObjectState) -> float:
+        """Seconds from the network's answer to a mask on the volume, about: its refinement, and the way back.
+
+        Args:
+            known: the object so far.
+        """
+        region, refined = known.region, 0
+        if self.refines and known.chain is not None:
+            refined = math.prod(known.chain.grid.shape)
+        elif self.refines:
+            refined = math.prod(window.part(*fine_part(image.geometry, window, hints_on(window, prompts))).shape)
+        if region is not None:
+            voxels = float(voxels_of(region))
+        elif prompts.box is not None:
+            low, high = prompts.box.corners()
+            voxels = math.prod(b - a + 1.0 for a, b in zip(low, high, strict=True))
+        else:
+            voxels = voxels_of(window.inside(image.geometry.shape)) / (1 + 2 * image.framing.margin) ** 3
+        return self.refine_s * refined + self.back_s * voxels
+
+
+def hints_on(window: Window, prompts: ObjectPrompts) -> Hints:
+    """What was said, in voxel coordinates of a window."""
+    faces = None
+    if prompts.box is not None:
+        low, high = np.array(prompts.box.corners(), np.float64)
+        faces = window.to_window(np.stack([low - 0.5, high + 0.5])).astype(np.float64)
+    foreground = np.array([p.foreground for p in prompts.points], bool)
+    return Hints(window.to_window(prompts.clicked()).astype(np.float64), foreground, faces)
+
+
+def voxels_of(region: ChangedBox) -> int:
+    return math.prod(axis.stop - axis.start for axis in region)

@@ -1,0 +1,345 @@
+"""From prompts to a mask: which window, an encode where none was made, a decode, and what the click asked for of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.core.prompts import ObjectPrompts, Point
+from gstk.core.window import Window, frame
+from gstk.engines.base import Embedding
+from gstk.session.click_update import prompt_shape
+from gstk.session.deadline import Deadline, TimedEngine, TimeUp
+from gstk.session.embedding_cache import EmbeddingCache
+from gstk.session.image_refiner import refine_logits
+from gstk.session.planner import can_start, first_said, sizes
+from gstk.session.projection import Placer, hints_on, voxels_of
+from gstk.session.reprompting import is_wanted, own_points
+from gstk.session.state import ImageState, ObjectState
+from gstk.session.tiling import Chain, Link, grid_of, links_of
+from gstk.session.window_selection import better_window, first_faces, network_points
+
+__all__ = ["Looker"]
+
+MAX_WINDOWS = 3
+"""Windows that one prompt may try: the first, and wider or narrower ones where the mask does not sit well in it."""
+_NEAREST_S = 5e-9
+"""Seconds that a voxel of the volume takes on the mask's way back where there is no time for smooth borders; this much
+is always kept."""
+FINER_PARTS = "finer windows along the object"
+SECOND_LOOK = "a second look with points of the first mask"
+
+
+class Looker:
+    """Looks at images through an engine, and keeps the embeddings of one of them.
+
+    Attributes:
+        engine: encodes and decodes.
+        embeddings: of the image.
+        encodes, decodes: runs of the network's halves so far.
+        placer: takes the network's answers to the volume.
+    """
+
+    def __init__(self, engine: TimedEngine, cache_bytes: int, refine: bool) -> None:
+        self.engine = engine
+        self.embeddings = EmbeddingCache(cache_bytes)
+        self.placer = Placer(self._seen, refine)
+        self._latest: tuple[Window, NDArray[np.float32]] | None = None
+        self.encodes = self.decodes = 0
+
+    def look_ahead(self, image: ImageState, voxel: tuple[int, int, int]) -> None:
+        """Encodes the window that a first click would have, in the background."""
+        window = _first_window(image, ObjectPrompts((Point(voxel, True),)))
+        image.ahead = window, self.engine.ahead(lambda: self.engine.engine.encode(self._seen(image, window)))
+
+    def forget(self, image: ImageState | None) -> None:
+        """Drops what is held of an image, and ends what runs for it in the background."""
+        if image is not None:
+            self._make_way(image)
+        self.embeddings.clear()
+        self._latest = None
+
+    def follow(
+        self,
+        image: ImageState,
+        known: ObjectState,
+        prompts: ObjectPrompts,
+        first_look: Window | None,
+        deadline: Deadline,
+        notes: list[str],
+        chained: bool = True,
+    ) -> ObjectState:
+        """An object after its prompts; where they go on from those before, its mask does too.
+
+        Args:
+            first_look: the window that was planned for it.
+            chained: whether a chain of windows may be made where one is too coarse.
+        """
+        following = known if known.goes_on_to(prompts) else ObjectState(ObjectPrompts(box=prompts.box))
+        if following.window is None:
+            following = replace(following, window=_prepared(image, prompts) or first_look)
+        first = len(following.prompts.points)
+        try:
+            if prompts.box is not None and following.region is None:
+                kept = self._less(deadline, following, len(prompts.points))
+                following = self._segment(image, following, None, kept, notes, chained)
+            # One click after the other, so that a mask does not depend on whether they were given at once.
+            for end in range(first + 1, len(prompts.points) + 1):
+                said = ObjectPrompts(prompts.points[:end], prompts.box)
+                if end < len(prompts.points) and not self._has_time_for(following, len(prompts.points) - end, deadline):
+                    notes.append("one click after the other: all were taken at once")
+                    at_once = ObjectState(prompts, following.window)
+                    return self._segment(image, at_once, None, deadline, notes, chained)
+                kept = self._less(deadline, following, len(prompts.points) - end)
+                said_now = replace(following, prompts=said)
+                following = self._segment(image, said_now, prompts.points[end - 1], kept, notes, chained)
+        except TimeUp:
+            unanswered = "the network's answer" if following.region is None else "its answer to the latest prompts"
+            notes.append(f"{unanswered}: the mask is made from the prompts alone")
+            unsaid = replace(prompts, points=prompts.points[len(following.prompts.points) :])
+            region, values = prompt_shape(unsaid, image.geometry, following.region, following.logits)
+            following = replace(following, region=region, logits=values, guessed=True)
+        return replace(following, prompts=prompts)
+
+    def _segment(
+        self,
+        image: ImageState,
+        known: ObjectState,
+        click: Point | None,
+        deadline: Deadline,
+        notes: list[str],
+        chained: bool,
+    ) -> ObjectState:
+        """The object's mask from all that was said about it: a fitting window, one embedding, one decode.
+
+        Where one window is too coarse, a chain of them follows. Where there was a mask before, a `click` changes only
+        what is connected to it; in a chain, only the windows that show it are looked at again.
+
+        Raises:
+            TimeUp: there is not even a first answer.
+        """
+        if not can_start(known.prompts):
+            return ObjectState(known.prompts)  # nothing says where the object is
+        coords, labels = network_points(known.prompts)
+        window, chain = known.window, known.chain
+        if window is None or not window.holds(coords).all():
+            window, chain = _first_window(image, known.prompts), None
+        if deadline.is_set:
+            deadline = deadline.sooner(deadline.left_s - _NEAREST_S * voxels_of(window.inside(image.geometry.shape)))
+        if chain is not None and click is not None:
+            chain = self._corrected(image, chain, known.prompts, click, deadline)
+            if chain is not None:
+                return self.placer.place(image, known, click, window, chain.coarse, chain, deadline, notes)
+        if deadline.is_set:
+            window = self._affordable(image, window, deadline, notes)
+        logits = self._look(image, window, coords, labels, deadline)
+        for _ in range(MAX_WINDOWS - 1):
+            better = better_window(image.geometry, window, logits, known.prompts, image.framing)
+            if better is None:
+                break
+            if deadline.is_set and self._cautious_s(better) > deadline.left_s:
+                notes.append("a window that suits the mask better")
+                break
+            try:
+                logits = self._look(image, better, coords, labels, deadline)
+            except TimeUp:
+                notes.append("a window that suits the mask better")
+                break
+            window = better
+        chain = self._chain(image, window, known.prompts, logits, deadline, notes) if chained else None
+        if chain is None:
+            logits = self._second_look(image, window, known.prompts, logits, deadline, notes)
+        return self.placer.place(image, known, click, window, logits, chain, deadline, notes)
+
+    def _second_look(
+        self,
+        image: ImageState,
+        window: Window,
+        prompts: ObjectPrompts,
+        logits: NDArray[np.float32],
+        deadline: Deadline,
+        notes: list[str],
+    ) -> NDArray[np.float32]:
+        """The network's answer when it is told points of its first one too, where that helps and there is time."""
+        if not self._looks_again(len(prompts.points), prompts):
+            return logits
+        if deadline.is_set and self._again_s(window, cautious=True) > deadline.left_s:
+            notes.append(SECOND_LOOK)
+            return logits
+        hints = hints_on(window, prompts)
+        mask = refine_logits(self._seen(image, window)[0, 0], logits, hints) > 0
+        coords, labels = network_points(prompts)
+        points, labels = own_points(mask, hints, window.to_window(coords).astype(np.float64), labels)
+        if len(points) == len(coords):
+            return logits
+        own = (points[len(coords) :] + 0.5) * window.step + window.start - 0.5
+        try:
+            return self._look(image, window, np.concatenate([coords, own]), labels, deadline)
+        except TimeUp:
+            notes.append(SECOND_LOOK)
+            return logits
+
+    def _looks_again(self, clicks: int, prompts: ObjectPrompts) -> bool:
+        """Whether there is a second look after so many of the clicks."""
+        return self.placer.refines and is_wanted(clicks, prompts.box is not None)
+
+    def _again_s(self, window: Window, cautious: bool = False) -> float:
+        """Seconds of a second look."""
+        refine_s = self.placer.refine_s * math.prod(window.shape)
+        return refine_s + self.engine.decode_s(window.shape, cautious=cautious)
+
+    def second_looks_s(self, window: Window, prompts: ObjectPrompts, known: ObjectState) -> float:
+        """Seconds of all second looks until an object, as known so far, answers its prompts."""
+        end = len(prompts.points) + 1
+        looks = range(end - known.looks_for(prompts), end)
+        return self._again_s(window) * sum(self._looks_again(clicks, prompts) for clicks in looks)
+
+    def _chain(
+        self,
+        image: ImageState,
+        window: Window,
+        prompts: ObjectPrompts,
+        logits: NDArray[np.float32],
+        deadline: Deadline,
+        notes: list[str],
+    ) -> Chain | None:
+        """Answers in finer windows along the object, after the coarse one in `window`; as many as there is time for."""
+        links = links_of(image.geometry, window, logits, prompts, image.framing)
+        if not links:
+            return None
+        grid = grid_of(image.geometry, window, links)
+        after_s = (
+            2 * self.placer.back_s * voxels_of(grid.inside(image.geometry.shape))
+        )  # blending takes as long as the way back
+        if self.placer.refines:
+            after_s += self.placer.refine_s * math.prod(grid.shape)
+        if deadline.is_set:
+            deadline = deadline.sooner(deadline.left_s - after_s)
+        done: list[Link] = []
+        for link in links:
+            coords, labels = link.points(prompts, image.geometry)
+            if not (labels == 1).any():
+                continue
+            if deadline.is_set and self._cautious_s(link.window) > deadline.left_s:
+                notes.append(FINER_PARTS)
+                break
+            try:
+                answer = self._look(image, link.window, coords, labels, deadline)
+            except TimeUp:
+                notes.append(FINER_PARTS)
+                break
+            done.append(replace(link, logits=answer))
+        return Chain(logits, tuple(done), grid) if done else None
+
+    def _corrected(
+        self, image: ImageState, chain: Chain, prompts: ObjectPrompts, click: Point, deadline: Deadline
+    ) -> Chain | None:
+        """A chain after a click, the latest of the prompts; None where its windows do not show the click well."""
+        shape = image.geometry.shape
+        if chain.weight(click.zyx, shape) < 0.5:
+            return None
+        links = []
+        for link in chain.links:
+            if link.weight(click.zyx, shape) > 0:
+                coords, labels = link.points(prompts, image.geometry)
+                if not (labels == 1).any():
+                    return None  # the click says that nothing of the object is there: the whole is looked at again
+                link = replace(link, logits=self._look(image, link.window, coords, labels, deadline))
+            links.append(link)
+        return replace(chain, links=tuple(links))
+
+    def _affordable(self, image: ImageState, window: Window, deadline: Deadline, notes: list[str]) -> Window:
+        """The window, or one of the same field and fewer voxels that there is time for."""
+        whole = replace(image.framing, margin=0.0)
+        faces = np.maximum(window.start, 0.0), np.minimum(window.stop, image.geometry.shape)
+        coarser = [window, *(frame(image.geometry, *faces, replace(whole, voxels=n)) for n in sizes(whole)[1:])]
+        found = next((w for w in coarser if self._cautious_s(w) <= deadline.left_s), coarser[-1])
+        if found is not window:
+            notes.append("a finer window")
+        return found
+
+    def _cautious_s(self, window: Window) -> float:
+        """Seconds of a look into a window, at the 95th percentile."""
+        encode_s = 0.0 if window in self.embeddings else self.engine.encode_s(window.shape, cautious=True)
+        return encode_s + self.engine.decode_s(window.shape, cautious=True)
+
+    def _has_time_for(self, known: ObjectState, clicks: int, deadline: Deadline) -> bool:
+        return not deadline.is_set or self._clicks_s(known, clicks) <= deadline.left_s
+
+    def _less(self, deadline: Deadline, known: ObjectState, clicks: int) -> Deadline:
+        """What of the time is left for now, with so many clicks to come."""
+        return deadline.sooner(deadline.left_s - self._clicks_s(known, clicks)) if deadline.is_set else deadline
+
+    def _clicks_s(self, known: ObjectState, clicks: int) -> float:
+        """Seconds of further clicks in an object's window, at the 95th percentile."""
+        if known.window is None:
+            return 0.0
+        back_s = 0.0 if known.region is None else self.placer.back_s * voxels_of(known.region)
+        return clicks * (known.decodes_a_click * self.engine.decode_s(known.window.shape, cautious=True) + back_s)
+
+    def _look(
+        self,
+        image: ImageState,
+        window: Window,
+        coords: NDArray[np.float64],
+        labels: NDArray[np.int64],
+        deadline: Deadline,
+    ) -> NDArray[np.float32]:
+        """Logits (z,y,x) on the window's grid."""
+        embedding = self._embedding(image, window, deadline)
+        points = np.clip(window.to_window(coords), 0, np.array(window.shape, np.float32) - 1)
+        self.decodes += 1
+        logits: NDArray[np.float32] = self.engine.decode(embedding, points[None], labels[None], deadline)[0, 0]
+        return logits
+
+    def _embedding(self, image: ImageState, window: Window, deadline: Deadline) -> Embedding:
+        found = self.embeddings.get(window)
+        if found is None:
+            found = self._ahead(image, window, deadline)
+            if found is None:
+                found = self.engine.encode(self._seen(image, window), deadline)
+            self.embeddings.put(window, found)
+            self.encodes += 1
+        return found
+
+    def _seen(self, image: ImageState, window: Window) -> NDArray[np.float32]:
+        """The image on the window's grid, float32 [1,1,z,y,x], 0–1; of the window before it is kept."""
+        latest = self._latest
+        if latest is None or latest[0] != window:
+            latest = self._latest = window, window.sample(image.volume, image.low, image.high)[None, None]
+        return latest[1]
+
+    def _ahead(self, image: ImageState, window: Window, deadline: Deadline) -> Embedding | None:
+        """What is encoded in the background, where it is this window; else the background makes way."""
+        if image.ahead is None or image.ahead[0] != window:
+            self._make_way(image)
+            return None
+        (_, future), image.ahead = image.ahead, None
+        return self.engine.wait(future, deadline)
+
+    def _make_way(self, image: ImageState) -> None:
+        if image.ahead is not None and not image.ahead[1].cancel():
+            self.engine.engine.interrupt()
+        image.ahead = None
+
+
+def _first_window(image: ImageState, prompts: ObjectPrompts) -> Window:
+    """Around all that says where the object is."""
+    return frame(image.geometry, *first_faces(image.geometry, prompts, image.framing), image.framing)
+
+
+def _prepared(image: ImageState, prompts: ObjectPrompts) -> Window | None:
+    """The window that was encoded ahead, where the first clicks lie well inside it."""
+    if image.ahead is None or prompts.box is not None or not can_start(prompts):
+        return None
+    prepared = image.ahead[0]
+    coords, _ = network_points(first_said(prompts))
+    quarter = np.array(prepared.shape) * prepared.step / 4
+    low, high = np.array(prepared.start), np.array(prepared.stop)
+    # At the volume's ends there is nothing beyond the window that could be missing.
+    low = np.where(low <= 0, -np.inf, low + quarter)
+    high = np.where(high >= image.geometry.shape, np.inf, high - quarter)
+    return prepared if ((coords >= low) & (coords < high)).all() else None

@@ -1,0 +1,407 @@
+"""An interactive session: an image, clicks and boxes on its objects, and a mask after each of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.calibration import memory
+from gstk.calibration.model import LatencyModel
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import Box, ObjectPrompts, Point
+from gstk.core.resampling import intensity_range
+from gstk.core.window import Framing, Window
+from gstk.engines.base import Engine
+from gstk.errors import GeometryError, GstkError, PromptError
+from gstk.session.click_update import ChangedBox, union
+from gstk.session.deadline import Budget, Deadline, TimedEngine
+from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES
+from gstk.session.planner import Plan, can_start, make_plan
+from gstk.session.segmenter import Looker
+from gstk.session.state import ImageState, ObjectState, gone_on_from
+
+__all__ = ["CallReport", "ChangedBox", "Session"]
+
+_MARGIN = 0.02
+"""Share of a call's time that is kept for what comes after the network, besides the mask's way back."""
+_AFTER_S = 1.5e-8
+"""Seconds a voxel of the volume that are kept besides, to put objects into one label map."""
+
+
+@dataclass(frozen=True)
+class CallReport:
+    """What the latest call was expected to take, what it took, and what was done for want of time.
+
+    Attributes:
+        budget_s: what it was given; None is any time.
+        expected_s: what the plan said; 0 without a latency model.
+        spent_s: wall time.
+        encodes, decodes: runs of the network's halves.
+        given_up: what a larger budget would have allowed, a sentence each.
+        object_s: wall time of each object.
+    """
+
+    budget_s: float | None = None
+    expected_s: float = 0.0
+    spent_s: float = 0.0
+    encodes: int = 0
+    decodes: int = 0
+    given_up: tuple[str, ...] = ()
+    object_s: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Draft:
+    """What a call finds out for its report."""
+
+    expected_s: float = 0.0
+    given_up: list[str] = field(default_factory=list)
+    object_s: dict[int, float] = field(default_factory=dict)
+
+
+class Session:
+    """Segments the objects of one image at a time, click by click. Safe to call from several threads, one at a time.
+
+    Use `gstk.open` to make one. Voxel indices are (z,y,x) of the image as given; object ids are 1 to 65535.
+
+    Attributes:
+        report: of the latest call that made a mask.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        framing: Framing,
+        cache_bytes: int = DEFAULT_LIMIT_BYTES,
+        refine: bool = False,
+        model: LatencyModel | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        """Begins without an image.
+
+        Args:
+            engine: encodes and decodes; closed with the session.
+            framing: how windows are made where there is time.
+            cache_bytes: memory for embeddings, so that going back to a window costs no encode.
+            refine: whether the image and the clicks correct the network's logits (`image_refiner`); clicked voxels then
+                are as they were clicked.
+            model: what the engine's calls cost; without one a budget is kept by the clock alone.
+            budget: of each object; None is any time.
+        """
+        self._looker = Looker(TimedEngine(engine, model), cache_bytes, refine)
+        self._framing = framing
+        self._budget = budget
+        self._image: ImageState | None = None
+        self._lock = threading.RLock()
+        self.report = CallReport()
+
+    def set_image(
+        self,
+        volume: NDArray[np.generic],
+        spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+        look_at: Sequence[float] | Literal["centre"] | None = None,
+    ) -> None:
+        """Takes an image; whatever was said about the one before is forgotten.
+
+        Args:
+            volume: (z,y,x), any real dtype, finite. It is read as needed and must not change meanwhile.
+            spacing_mm: (z,y,x).
+            look_at: the voxel (z,y,x) where the first click is expected, or "centre": a window around it is encoded in
+                the background, and a first click near it needs no other. None waits for the click.
+
+        Raises:
+            GstkError: the volume is not three-dimensional, is empty or holds NaN or infinity; the spacing is not > 0.
+            PromptError: `look_at` lies outside the image.
+        """
+        volume = np.asarray(volume)
+        if volume.ndim != 3 or volume.size == 0 or volume.dtype.kind not in "buif":
+            raise GstkError(f"got an image {volume.shape} of {volume.dtype}, expected real numbers (z, y, x)")
+        if volume.dtype.kind == "f" and not np.isfinite(volume).all():
+            raise GstkError("got an image with NaN or infinity, expected finite numbers; replace them first")
+        geometry = Geometry((volume.shape[0], volume.shape[1], volume.shape[2]), spacing_mm)  # type: ignore[arg-type]
+        low, high = intensity_range(volume)
+        with self._lock:
+            self._looker.forget(self._image)
+            self._image = None
+            image = self._image = ImageState(volume, geometry, low, high, self._framing)
+            if look_at is not None:
+                centre = [(n - 1) / 2 for n in geometry.shape] if look_at == "centre" else look_at
+                self._looker.look_ahead(image, self._voxel(centre))
+
+    def add_point(self, zyx: Sequence[float], foreground: bool = True, object_id: int = 1) -> ChangedBox:
+        """Adds a click and updates the mask.
+
+        Args:
+            zyx: voxel index, rounded to the nearest voxel.
+            foreground: whether the object is there.
+
+        Returns:
+            The slices (z,y,x) of the volume outside which the mask did not change.
+
+        Raises:
+            PromptError: the point lies outside the image.
+            Interrupted: by `cancel`; nothing has changed.
+        """
+        with self._lock:
+            voxel = self._voxel(zyx)
+            before = self._object(object_id).prompts
+            return self.set_prompts(replace(before, points=(*before.points, Point(voxel, foreground))), object_id)
+
+    def add_box(self, box: Box | Sequence[Sequence[float]], object_id: int = 1) -> ChangedBox:
+        """Sets the object's box and updates the mask.
+
+        Args:
+            box: a `gstk.core.prompts.Box`, or its two corner voxels ((z,y,x), (z,y,x)), both inside it.
+
+        Returns, raises: as `add_point`.
+        """
+        with self._lock:
+            if not isinstance(box, Box):
+                box = Box.from_corners(box)
+            return self.set_prompts(replace(self._object(object_id).prompts, box=box), object_id)
+
+    def set_prompts(self, prompts: ObjectPrompts, object_id: int = 1) -> ChangedBox:
+        """Replaces all that was said about an object, in one step; returns and raises as `add_point`."""
+        return self.set_all({object_id: prompts})
+
+    def set_all(
+        self,
+        prompts: Mapping[int, ObjectPrompts],
+        previous: NDArray[np.integer] | None = None,
+        within_s: float | None = None,
+    ) -> ChangedBox:
+        """Replaces all that was said about several objects; those that lie together share a window.
+
+        Args:
+            prompts: by object id.
+            previous: integer (z,y,x), object ids: what another session made of all but the last click on each object.
+                It is gone on from where there is no time to do all of them again.
+            within_s: seconds for all of them; None is the session's budget.
+
+        Returns, raises: as `add_point`.
+        """
+        with self._lock:
+            image = self._current()
+            for said in prompts.values():
+                self._check(said)
+            prompts = {k: said for k, said in prompts.items() if said != self._object(k).prompts}
+            if previous is not None and previous.shape != image.geometry.shape:
+                raise PromptError(f"got a previous mask {previous.shape}, expected {image.geometry.shape}")
+            if within_s is None and self._budget is not None:
+                within_s = self._budget.left_s(len(prompts), 0.0)
+            with self._reporting(within_s) as (deadline, draft):
+                notes = draft.given_up
+                plan = self._plan(image, prompts, within_s)
+                starts = {k: image.objects.get(k, ObjectState()) for k in prompts}
+                if plan.given_up and previous is not None:
+                    gone_on = {k: gone_on_from(previous, k, prompts[k], image) for k in plan.windows}
+                    starts |= {k: known for k, known in gone_on.items() if known.region is not None}
+                    if any(known.region is not None for known in gone_on.values()):
+                        notes.append("the clicks before the last: their mask is gone on from")
+                        plan = self._plan(image, prompts, within_s, once=True)
+                draft.expected_s = self._expected_s(plan, prompts)
+                notes += plan.given_up
+                if plan.looks:
+                    image.framing = plan.framing
+                # Objects of one window follow each other, so that it is encoded once however small the cache is.
+                order = [k for look in plan.looks for k in look.objects]
+                order += [k for k in prompts if k not in order]
+                done: dict[int, ObjectState] = {}
+                for index, k in enumerate(order):
+                    share = deadline.sooner(deadline.left_s / (len(order) - index)) if deadline.is_set else deadline
+                    began = time.perf_counter()
+                    done[k] = self._looker.follow(
+                        image, starts[k], prompts[k], plan.windows.get(k), share, notes, k not in plan.unchained
+                    )
+                    draft.object_s[k] = time.perf_counter() - began
+                changed: ChangedBox | None = None
+                for k, known in done.items():
+                    before = image.objects.get(k, ObjectState())
+                    image.remember(k, before)
+                    image.objects[k] = known
+                    for region in (before.region, known.region):
+                        changed = union(changed, region) if region is not None else changed
+                image.labels = None
+            return union(changed, None)
+
+    def plan(self, prompts: Mapping[int, ObjectPrompts], within_s: float | None = None) -> Plan:
+        """What `set_all` would begin with, and what that is expected to take; nothing runs."""
+        with self._lock:
+            image = self._current()
+            for said in prompts.values():
+                self._check(said)
+            return self._plan(image, prompts, within_s)
+
+    def undo(self) -> ChangedBox:
+        """Takes back the latest prompt of any object.
+
+        Raises:
+            PromptError: nothing was said yet.
+        """
+        with self._lock:
+            image = self._current()
+            if not image.history:
+                raise PromptError("got undo, expected a click or box before it")
+            object_id, before = image.history[-1]
+            after = image.objects.get(object_id, ObjectState())
+            if before.region is None and can_start(before.prompts):  # its mask was forgotten for want of memory
+                before = self._looker.follow(image, ObjectState(), before.prompts, None, Deadline(), [])
+            image.history.pop()
+            image.objects[object_id] = before
+            image.labels = None
+            return union(before.region, after.region)
+
+    def cancel(self) -> None:
+        """Ends the call that another thread waits for: it raises `Interrupted`, and all is as it was before it."""
+        self._looker.engine.cancel()
+
+    def reset(self, object_id: int | None = None) -> None:
+        """Forgets an object, or all of them."""
+        with self._lock:
+            image = self._current()
+            for key in list(image.objects) if object_id is None else [object_id]:
+                image.objects.pop(key, None)
+            image.history = [entry for entry in image.history if entry[0] in image.objects]
+            image.labels = None
+
+    @property
+    def mask(self) -> NDArray[np.uint16]:
+        """uint16 (z,y,x): object ids, 0 elsewhere; where objects overlap, see `gstk.session.label_fusion.label_map`."""
+        with self._lock:
+            image = self._current()
+            if image.labels is None:
+                image.labels = image.merge()
+            return image.labels
+
+    def window(self, object_id: int = 1) -> Window | None:
+        """The part of the volume that the network saw for an object; None before its first prompt."""
+        with self._lock:
+            known = self._current().objects.get(object_id)
+            return known.window if known else None
+
+    def close(self) -> None:
+        """Closes the engine; the session cannot be used afterwards."""
+        with self._lock:
+            self._looker.forget(self._image)
+            self._image = None
+            self._looker.engine.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _current(self) -> ImageState:
+        if self._image is None:
+            raise GstkError("got a call on a session without an image, expected set_image first")
+        return self._image
+
+    def _object(self, object_id: int) -> ObjectState:
+        if not 1 <= object_id <= np.iinfo(np.uint16).max:
+            raise PromptError(f"got object id {object_id}, expected 1 to {np.iinfo(np.uint16).max}")
+        return self._current().objects.get(object_id, ObjectState())
+
+    def _is_seen(self, object_id: int) -> bool:
+        known = self._object(object_id)
+        return known.window is not None and not known.guessed
+
+    def _voxel(self, zyx: Sequence[float]) -> tuple[int, int, int]:
+        geometry = self._current().geometry
+        try:
+            voxel = geometry.nearest_voxel(zyx)
+        except GeometryError:
+            voxel = None
+        if voxel is None:
+            raise PromptError(f"got a click at {zyx!r:.80}, expected (z, y, x) inside the image of {geometry.shape}")
+        return voxel
+
+    def _check(self, prompts: ObjectPrompts) -> None:
+        geometry = self._current().geometry
+        corners = prompts.box.corners() if prompts.box else ()
+        if not all(geometry.contains(corner) for corner in corners):
+            raise PromptError(f"got a box of corners {corners}, expected it inside the image of {geometry.shape}")
+        for point in prompts.points:
+            if not geometry.contains(point.zyx):
+                raise PromptError(f"got a click at {point.zyx}, expected it inside the image of {geometry.shape}")
+
+    @property
+    def model(self) -> LatencyModel | None:
+        """What calls cost on this host; None where nobody asked."""
+        return self._looker.engine.model
+
+    @property
+    def encodes(self) -> int:
+        """Runs of the encoder so far."""
+        return self._looker.encodes
+
+    @property
+    def decodes(self) -> int:
+        """Runs of the prompt decoder so far."""
+        return self._looker.decodes
+
+    @contextmanager
+    def _reporting(self, within_s: float | None) -> Iterator[tuple[Deadline, _Draft]]:
+        """A deadline for the block, and what the block fills in for the report."""
+        began, counted = time.perf_counter(), (self.encodes, self.decodes)
+        draft = _Draft()
+        self._looker.engine.begin()
+        if within_s is None:
+            deadline = Deadline()
+        else:
+            after_s = _MARGIN * within_s + _AFTER_S * self._current().volume.size
+            deadline = Deadline(max(within_s / 2, within_s - after_s))
+        yield deadline, draft
+        self.report = CallReport(
+            within_s,
+            draft.expected_s,
+            time.perf_counter() - began,
+            self.encodes - counted[0],
+            self.decodes - counted[1],
+            tuple(dict.fromkeys(draft.given_up)),
+            draft.object_s,
+        )
+
+    def _plan(
+        self, image: ImageState, prompts: Mapping[int, ObjectPrompts], within_s: float | None, once: bool = False
+    ) -> Plan:
+        """Of the objects that have no window yet."""
+        engine = self._looker.engine
+        fresh = {k: said for k, said in prompts.items() if can_start(said) and not self._is_seen(k)}
+        return make_plan(
+            image.geometry,
+            fresh,
+            self._framing,
+            engine.model,
+            budget_s=within_s,
+            memory_bytes=None if engine.model is None else engine.model.base_bytes + memory.free_bytes(),
+            pace=engine.pace,
+            once=once,
+        )
+
+    def _expected_s(self, plan: Plan, prompts: Mapping[int, ObjectPrompts]) -> float:
+        """Seconds of a plan, of a decode for each click on what has its window already, and of what comes after."""
+        looker, planned = self._looker, plan.windows
+        if looker.engine.model is None:
+            return 0.0
+        expected_s = plan.expected_s
+        for k, said in prompts.items():
+            known = self._object(k)
+            window = planned.get(k, known.window)
+            looks = known.looks_for(said)
+            if window is None or not looks:
+                continue
+            decode_s = 0.0 if k in planned else known.decodes_a_click * looker.engine.decode_s(window.shape)
+            expected_s += looks * (decode_s + looker.placer.seconds(self._current(), window, said, known))
+            expected_s += looker.second_looks_s(window, said, known)
+        return expected_s

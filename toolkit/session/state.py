@@ -1,0 +1,118 @@
+"""What a session knows of an image: its objects, what was said about them, and their masks."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import ObjectPrompts
+from gstk.core.regions import bounds
+from gstk.core.window import Framing, Window, frame
+from gstk.engines.base import Embedding
+from gstk.session.click_update import ChangedBox
+from gstk.session.label_fusion import Claim, label_map
+from gstk.session.tiling import Chain
+
+__all__ = ["ImageState", "ObjectState", "gone_on_from"]
+
+_HISTORY_BYTES = 2**29
+"""Memory for masks to go back to; those before them are made again when somebody does."""
+
+
+@dataclass
+class ObjectState:
+    """One object: what was said about it, and what the network last made of that.
+
+    Attributes:
+        prompts: all that was said.
+        window: what the network saw.
+        region, logits: float32 at the volume's voxels of the region, above 0 inside the object.
+        guessed: the mask is not the network's answer to all that was said.
+        chain: its answers in finer windows along the object, where one window is too coarse.
+    """
+
+    prompts: ObjectPrompts = field(default_factory=ObjectPrompts)
+    window: Window | None = None
+    region: ChangedBox | None = None
+    logits: NDArray[np.float32] | None = None
+    guessed: bool = False
+    chain: Chain | None = None
+
+    @property
+    def decodes_a_click(self) -> int:
+        """In how many windows a click is looked at: in a chain, mostly in two that overlap."""
+        return 1 if self.chain is None else 2
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of what the network made of it."""
+        held = 0 if self.logits is None else self.logits.nbytes
+        return held if self.chain is None else held + self.chain.size_bytes
+
+    def goes_on_to(self, prompts: ObjectPrompts) -> bool:
+        """Whether its mask stays, and clicks that are new change it one after the other."""
+        said = prompts.box == self.prompts.box and prompts.points[: len(self.prompts.points)] == self.prompts.points
+        return said and self.region is not None and not self.guessed
+
+    def looks_for(self, prompts: ObjectPrompts) -> int:
+        """How often it is looked at until it answers `prompts`."""
+        if self.goes_on_to(prompts):
+            return len(prompts.points) - len(self.prompts.points)
+        return len(prompts.points) + (prompts.box is not None)
+
+
+@dataclass
+class ImageState:
+    """Everything that belongs to one image; `set_image` replaces it whole."""
+
+    volume: NDArray[np.generic]
+    geometry: Geometry
+    low: float
+    high: float
+    framing: Framing
+    objects: dict[int, ObjectState] = field(default_factory=dict)
+    history: list[tuple[int, ObjectState]] = field(default_factory=list)
+    labels: NDArray[np.uint16] | None = None
+    ahead: tuple[Window, Future[Embedding]] | None = None
+
+    def remember(self, object_id: int, known: ObjectState) -> None:
+        """Adds what `undo` goes back to; masks that are too many are dropped, the oldest first."""
+        self.history.append((object_id, known))
+        held = 0
+        for index in reversed(range(len(self.history))):
+            key, entry = self.history[index]
+            held += entry.size_bytes
+            if held > _HISTORY_BYTES and entry.logits is not None:
+                self.history[index] = key, ObjectState(entry.prompts)
+                held -= entry.size_bytes
+
+    def merge(self) -> NDArray[np.uint16]:
+        """Object ids, uint16 (z,y,x); see `label_map`."""
+        claims = {}
+        for object_id, known in self.objects.items():
+            if known.region is None or known.logits is None:
+                continue
+            box = known.prompts.box
+            clicks = tuple(p.zyx for p in known.prompts.points if p.foreground)
+            claims[object_id] = Claim(known.region, known.logits, clicks, None if box is None else box.centre())
+        return label_map(self.geometry.shape, self.geometry.spacing_mm, claims)
+
+
+def gone_on_from(
+    previous: NDArray[np.integer], object_id: int, prompts: ObjectPrompts, image: ImageState
+) -> ObjectState:
+    """An object as another session left it, before its last click; without a mask where that was empty."""
+    before = replace(prompts, points=prompts.points[:-1])
+    found = previous == object_id
+    region = bounds(found)
+    if region is None or not prompts.points:
+        return ObjectState()
+    low, high = (np.array([getattr(axis, end) for axis in region], np.float64) for end in ("start", "stop"))
+    points = prompts.clicked()
+    low, high = np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0) + 1)
+    window = frame(image.geometry, low, high, image.framing)
+    return ObjectState(before, window, region, np.where(found[region], np.float32(1), np.float32(-1)))

@@ -1,0 +1,69 @@
+"""Which window suits an object: from what was said about it, and from its mask."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import ObjectPrompts
+from gstk.core.regions import bounds
+from gstk.core.window import Faces, Framing, Window, bounding_faces, frame
+from gstk.session.click_update import clicked_components
+
+__all__ = ["better_window", "first_faces", "network_points"]
+
+FIRST_FIELD = 2.0
+"""Side of the first window around a lone click, over the side that the window has at the volume's finest spacing."""
+
+
+def network_points(prompts: ObjectPrompts) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Clicks as the network takes them; a box says where the object is, so its centre is a click before the others."""
+    points = [(p.zyx, int(p.foreground)) for p in prompts.points]
+    if prompts.box is not None:
+        points.insert(0, (prompts.box.centre(), 1))
+    return np.array([zyx for zyx, _ in points], np.float64), np.array([label for _, label in points], np.int64)
+
+
+def first_faces(geometry: Geometry, prompts: ObjectPrompts, framing: Framing) -> Faces:
+    """First and last faces, (3,) voxels, of where the object may be: its box, or what is around clicks."""
+    coords, labels = network_points(prompts)
+    low, high = bounding_faces(coords[labels == 1])
+    if prompts.box is not None:
+        corners = np.array(prompts.box.corners(), np.float64)
+        return np.minimum(low, corners[0]), np.maximum(high, corners[1] + 1)
+    # A lone click says nothing about the object's size: begin with a window of the volume's finest spacing.
+    side_mm = FIRST_FIELD * min(geometry.spacing_mm) * framing.voxels ** (1 / 3) / (1 + 2 * framing.margin)
+    half = side_mm / np.array(geometry.spacing_mm) / 2
+    centre = (low + high) / 2
+    return np.minimum(low, centre - half), np.maximum(high, centre + half)
+
+
+def better_window(
+    geometry: Geometry, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts, framing: Framing
+) -> Window | None:
+    """A window that suits the mask better: wider where the mask runs out of it, narrower where it is lost in it."""
+    mask = clicked_components(logits > 0, window.to_window(prompts.clicked(foreground_only=True)))
+    box = bounds(mask)
+    if box is None:
+        return None
+    low = np.array([axis.start for axis in box]) * window.step + window.start
+    high = np.array([axis.stop for axis in box]) * window.step + window.start
+    extent = high - low
+    shape = np.array(geometry.shape, float)
+    cut_low = np.array([axis.start == 0 for axis in box]) & (np.array(window.start) > 0.5)
+    cut_high = np.array([axis.stop == n for axis, n in zip(box, window.shape, strict=True)])
+    cut_high &= np.array(window.stop) < shape - 0.5
+    points = prompts.clicked()
+    if prompts.box is not None:
+        points = np.concatenate([points, np.array(prompts.box.corners(), np.float64)])
+    if len(points):
+        low, high = np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0) + 1)
+    if cut_low.any() or cut_high.any():
+        grown = 0.5 * extent.max()
+        low = np.maximum(np.where(cut_low, low - grown, low), 0)
+        high = np.minimum(np.where(cut_high, high + grown, high), shape)
+        better = frame(geometry, low, high, framing)
+        return better if np.prod(np.array(better.step)) > 1.1 * np.prod(np.array(window.step)) else None
+    better = frame(geometry, low, high, framing)
+    return better if np.prod(np.array(better.step)) < 0.4 * np.prod(np.array(window.step)) else None
