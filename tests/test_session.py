@@ -247,3 +247,106 @@ def test_the_tiny_bundle_sees_the_image() -> None:
                 scores.append(dice(opened.mask == object_id, case.labels == object_id))
     assert np.mean(seen) > 0.45
     assert np.mean(seen) > np.mean(blind) + 0.15
+
+
+def test_redo_does_again_what_was_undone_until_something_new_is_said(session: Session) -> None:
+    image, _, _ = two_balls()
+    session.set_image(image)
+    masks = [session.mask.copy()]
+    session.add_point((20, 20, 20))
+    masks.append(session.mask.copy())
+    session.add_point((20, 44, 40), object_id=2)
+    masks.append(session.mask.copy())
+    session.undo()
+    session.undo()
+    for expected in masks[1:]:
+        session.redo()
+        np.testing.assert_array_equal(session.mask, expected)
+    with pytest.raises(PromptError, match="redo"):
+        session.redo()
+    session.undo()
+    session.undo()
+    session.redo()
+    session.add_point((20, 20, 26), foreground=False)
+    with pytest.raises(PromptError, match="redo"):
+        session.redo()
+    session.undo()
+    session.reset()
+    with pytest.raises(PromptError, match="redo"):
+        session.redo()
+
+
+def test_a_given_mask_stays_but_for_what_is_near_later_clicks(session: Session) -> None:
+    image, first, second = two_balls()
+    given = first.copy()
+    given[20, 20, 13:24] = False  # a cut through the object
+    given[4:7, 4:7, 4:7] = True  # far away, and nothing in the image says so
+    session.set_image(image)
+    changed = session.set_mask(given)
+    np.testing.assert_array_equal(session.mask == 1, given)
+    assert all(axis.start <= 4 for axis in changed)
+    session.add_point((20, 20, 20))
+    assert session.mask[20, 20, 20] == 1
+    assert session.mask[4:7, 4:7, 4:7].all()
+    assert not (session.mask == 1)[second].any()
+    session.undo()
+    np.testing.assert_array_equal(session.mask == 1, given)
+    session.undo()
+    assert not session.mask.any()
+    session.redo()
+    np.testing.assert_array_equal(session.mask == 1, given)
+
+
+def test_a_background_click_alone_corrects_a_given_mask(session: Session) -> None:
+    image, first, second = two_balls()
+    session.set_image(image)
+    session.set_mask(first | second)  # the second is no part of it
+    session.add_point((20, 44, 40), foreground=False)
+    assert session.mask[20, 44, 40] == 0
+    assert (session.mask == 1)[first].mean() > 0.9
+
+
+def test_a_given_mask_is_gone_on_from_after_its_history_was_forgotten(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gstk.session.state._HISTORY_BYTES", 0)
+    image, first, second = two_balls()
+    given = first.copy()
+    given[4:7, 4:7, 4:7] = True
+    session.set_image(image)
+    session.set_mask(given)
+    session.add_point((20, 44, 40))
+    assert (session.mask == 1)[second].any()
+    session.add_point((20, 20, 27), foreground=False)
+    session.undo()
+    assert session.mask[4:7, 4:7, 4:7].all()
+    assert (session.mask == 1)[second].any()
+    session.undo()
+    np.testing.assert_array_equal(session.mask == 1, given)
+
+
+def test_a_given_mask_of_another_shape_or_with_a_box_is_refused(session: Session) -> None:
+    image, first, _ = two_balls()
+    session.set_image(image)
+    with pytest.raises(PromptError, match=r"expected the image's \(40, 60, 60\)"):
+        session.set_mask(first[1:])
+    session.set_mask(first)
+    with pytest.raises(PromptError, match="reset it first"):
+        session.add_box(((12, 12, 12), (28, 28, 28)))
+    np.testing.assert_array_equal(session.mask == 1, first)
+
+
+def test_sessions_on_one_engine_keep_their_images_apart(session: Session, engine: FloodEngine) -> None:
+    image, first, second = two_balls()
+    session.set_image(image)
+    session.add_point((20, 20, 20))
+    other = session.sibling()
+    other.set_image(image[::-1].copy())
+    other.add_point((19, 44, 40))
+    assert dice(session.mask == 1, first) > 0.9
+    assert dice(other.mask == 1, second[::-1]) > 0.85
+    other.close()
+    assert not engine.closed
+    session.add_point((20, 44, 40), object_id=2)
+    session.close()
+    assert engine.closed

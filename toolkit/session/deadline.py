@@ -148,12 +148,16 @@ class TimedEngine:
         self._cancelled.set()
         self.engine.interrupt()
 
-    def close(self) -> None:
-        """Ends what runs, and closes the engine."""
+    def stop(self) -> None:
+        """Ends what runs in the background; the engine stays open."""
         if self._worker is not None:
             self.engine.interrupt()
             self._worker.shutdown(cancel_futures=True)
             self._worker = None
+
+    def close(self) -> None:
+        """Ends what runs, and closes the engine."""
+        self.stop()
         self.engine.close()
 
     def _modelled_encode_s(self, shape: Shape, cautious: bool = False) -> float:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from gstk.core.click_rule import component_centre
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.window import Window, frame
 from gstk.engines.base import Embedding
@@ -78,7 +79,8 @@ class Looker:
             first_look: the window that was planned for it.
             chained: whether a chain of windows may be made where one is too coarse.
         """
-        following = known if known.goes_on_to(prompts) else ObjectState(ObjectPrompts(box=prompts.box))
+        following = known if known.goes_on_to(prompts) else known.begun_anew(prompts)
+        given, inner = following.given, _inner_points(following, prompts)
         if following.window is None:
             following = replace(following, window=_prepared(image, prompts) or first_look)
         first = len(following.prompts.points)
@@ -88,7 +90,7 @@ class Looker:
                 following = self._segment(image, following, None, kept, notes, chained)
             # One click after the other, so that a mask does not depend on whether they were given at once.
             for end in range(first + 1, len(prompts.points) + 1):
-                said = ObjectPrompts(prompts.points[:end], prompts.box)
+                said = ObjectPrompts((*inner, *prompts.points[:end]), prompts.box)
                 if end < len(prompts.points) and not self._has_time_for(following, len(prompts.points) - end, deadline):
                     notes.append("one click after the other: all were taken at once")
                     at_once = ObjectState(prompts, following.window)
@@ -102,7 +104,7 @@ class Looker:
             unsaid = replace(prompts, points=prompts.points[len(following.prompts.points) :])
             region, values = prompt_shape(unsaid, image.geometry, following.region, following.logits)
             following = replace(following, region=region, logits=values, guessed=True)
-        return replace(following, prompts=prompts)
+        return replace(following, prompts=prompts, given=given)
 
     def _segment(
         self,
@@ -324,6 +326,17 @@ class Looker:
         if image.ahead is not None and not image.ahead[1].cancel():
             self.engine.engine.interrupt()
         image.ahead = None
+
+
+def _inner_points(known: ObjectState, prompts: ObjectPrompts) -> tuple[Point, ...]:
+    """The point on a given mask that the network is told where only background clicks correct it; else none."""
+    if known.given is None or can_start(prompts) or known.logits is None or known.region is None:
+        return ()
+    mask = known.logits > 0
+    if not mask.any():
+        return ()
+    z, y, x = (i + axis.start for i, axis in zip(component_centre(mask), known.region, strict=True))
+    return (Point((z, y, x), True),)
 
 
 def _first_window(image: ImageState, prompts: ObjectPrompts) -> Window:

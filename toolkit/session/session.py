@@ -26,7 +26,7 @@ from gstk.session.deadline import Budget, Deadline, TimedEngine
 from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES
 from gstk.session.planner import Plan, can_start, make_plan
 from gstk.session.segmenter import Looker
-from gstk.session.state import ImageState, ObjectState, gone_on_from
+from gstk.session.state import ImageState, ObjectState, given_mask, gone_on_from
 
 __all__ = ["CallReport", "ChangedBox", "Session"]
 
@@ -84,24 +84,47 @@ class Session:
         refine: bool = False,
         model: LatencyModel | None = None,
         budget: Budget | None = None,
+        owns_engine: bool = True,
     ) -> None:
         """Begins without an image.
 
         Args:
-            engine: encodes and decodes; closed with the session.
+            engine: encodes and decodes.
             framing: how windows are made where there is time.
             cache_bytes: memory for embeddings, so that going back to a window costs no encode.
             refine: whether the image and the clicks correct the network's logits (`image_refiner`); clicked voxels then
                 are as they were clicked.
             model: what the engine's calls cost; without one a budget is kept by the clock alone.
             budget: of each object; None is any time.
+            owns_engine: whether the engine is closed with the session.
         """
+        self._owns_engine = owns_engine
         self._looker = Looker(TimedEngine(engine, model), cache_bytes, refine)
         self._framing = framing
         self._budget = budget
         self._image: ImageState | None = None
         self._lock = threading.RLock()
         self.report = CallReport()
+
+    def sibling(self, cache_bytes: int = DEFAULT_LIMIT_BYTES) -> Session:
+        """Another session on the same engine, with the same settings and no image.
+
+        Each of them may have an image of its own. The engine is closed with this session, so close this one last.
+        Sessions on one engine are to be called by one thread after the other: `cancel` ends whatever the engine runs.
+
+        Args:
+            cache_bytes: memory for the other session's embeddings.
+        """
+        looker = self._looker
+        return Session(
+            looker.engine.engine,
+            self._framing,
+            cache_bytes,
+            looker.placer.refines,
+            looker.engine.model,
+            self._budget,
+            owns_engine=False,
+        )
 
     def set_image(
         self,
@@ -168,6 +191,31 @@ class Session:
                 box = Box.from_corners(box)
             return self.set_prompts(replace(self._object(object_id).prompts, box=box), object_id)
 
+    def set_mask(self, mask: NDArray[np.generic], object_id: int = 1) -> ChangedBox:
+        """Starts an object from a mask, such as an earlier result; later clicks change it only near them.
+
+        What was said about the object before is forgotten; `undo` brings it back. A 3-D box cannot be given to such an
+        object, for a box starts it anew: `reset` it first.
+
+        Args:
+            mask: (z,y,x), of the image's shape; everything but 0 is the object.
+
+        Returns:
+            The slices (z,y,x) of the volume outside which the mask did not change.
+
+        Raises:
+            PromptError: the mask has another shape.
+        """
+        with self._lock:
+            image = self._current()
+            if np.shape(mask) != image.geometry.shape:
+                raise PromptError(f"got a mask {np.shape(mask)}, expected the image's {image.geometry.shape}")
+            before, after = self._object(object_id), given_mask(np.asarray(mask) != 0, image)
+            image.remember(object_id, before)
+            image.objects[object_id] = after
+            image.labels = None
+            return union(before.region, after.region)
+
     def set_prompts(self, prompts: ObjectPrompts, object_id: int = 1) -> ChangedBox:
         """Replaces all that was said about an object, in one step; returns and raises as `add_point`."""
         return self.set_all({object_id: prompts})
@@ -193,6 +241,9 @@ class Session:
             for said in prompts.values():
                 self._check(said)
             prompts = {k: said for k, said in prompts.items() if said != self._object(k).prompts}
+            for k, said in prompts.items():
+                if said.box is not None and self._object(k).given is not None:
+                    raise PromptError(f"got a box for object {k}, which began with a mask; reset it first, or click")
             if previous is not None and previous.shape != image.geometry.shape:
                 raise PromptError(f"got a previous mask {previous.shape}, expected {image.geometry.shape}")
             if within_s is None and self._budget is not None:
@@ -252,10 +303,32 @@ class Session:
                 raise PromptError("got undo, expected a click or box before it")
             object_id, before = image.history[-1]
             after = image.objects.get(object_id, ObjectState())
-            if before.region is None and can_start(before.prompts):  # its mask was forgotten for want of memory
-                before = self._looker.follow(image, ObjectState(), before.prompts, None, Deadline(), [])
+            if before.region is None and (
+                before.given is not None or can_start(before.prompts)
+            ):  # its mask was forgotten for want of memory
+                start = before.begun_anew(before.prompts)
+                before = self._looker.follow(image, start, before.prompts, None, Deadline(), [])
             image.history.pop()
+            image.undone.append((object_id, after))
             image.objects[object_id] = before
+            image.labels = None
+            return union(before.region, after.region)
+
+    def redo(self) -> ChangedBox:
+        """Does again what `undo` took back last; a new prompt, mask or reset forgets what could be done again.
+
+        Raises:
+            PromptError: nothing was taken back.
+        """
+        with self._lock:
+            image = self._current()
+            if not image.undone:
+                raise PromptError("got redo, expected an undo right before it")
+            *undone, (object_id, after) = image.undone
+            before = image.objects.get(object_id, ObjectState())
+            image.remember(object_id, before)
+            image.undone[:] = undone
+            image.objects[object_id] = after
             image.labels = None
             return union(before.region, after.region)
 
@@ -270,6 +343,7 @@ class Session:
             for key in list(image.objects) if object_id is None else [object_id]:
                 image.objects.pop(key, None)
             image.history = [entry for entry in image.history if entry[0] in image.objects]
+            image.undone.clear()
             image.labels = None
 
     @property
@@ -288,11 +362,14 @@ class Session:
             return known.window if known else None
 
     def close(self) -> None:
-        """Closes the engine; the session cannot be used afterwards."""
+        """Frees what the session holds, its engine too if it owns it; the session cannot be used afterwards."""
         with self._lock:
             self._looker.forget(self._image)
             self._image = None
-            self._looker.engine.close()
+            if self._owns_engine:
+                self._looker.engine.close()
+            else:
+                self._looker.engine.stop()
 
     def __enter__(self) -> Session:
         return self

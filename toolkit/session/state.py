@@ -17,7 +17,7 @@ from gstk.session.click_update import ChangedBox
 from gstk.session.label_fusion import Claim, label_map
 from gstk.session.tiling import Chain
 
-__all__ = ["ImageState", "ObjectState", "gone_on_from"]
+__all__ = ["ImageState", "ObjectState", "given_mask", "gone_on_from"]
 
 _HISTORY_BYTES = 2**29
 """Memory for masks to go back to; those before them are made again when somebody does."""
@@ -32,6 +32,7 @@ class ObjectState:
         window: what the network saw.
         region, logits: float32 at the volume's voxels of the region, above 0 inside the object.
         guessed: the mask is not the network's answer to all that was said.
+        given: the object as it was when it began with a mask that somebody gave; None where it began with prompts.
         chain: its answers in finer windows along the object, where one window is too coarse.
     """
 
@@ -41,6 +42,7 @@ class ObjectState:
     logits: NDArray[np.float32] | None = None
     guessed: bool = False
     chain: Chain | None = None
+    given: ObjectState | None = None
 
     @property
     def decodes_a_click(self) -> int:
@@ -52,6 +54,12 @@ class ObjectState:
         """Memory of what the network made of it."""
         held = 0 if self.logits is None else self.logits.nbytes
         return held if self.chain is None else held + self.chain.size_bytes
+
+    def begun_anew(self, prompts: ObjectPrompts) -> ObjectState:
+        """The object before its first click: with the mask that it began with, or without one."""
+        if self.given is None:
+            return ObjectState(ObjectPrompts(box=prompts.box))
+        return replace(self.given, given=self.given)
 
     def goes_on_to(self, prompts: ObjectPrompts) -> bool:
         """Whether its mask stays, and clicks that are new change it one after the other."""
@@ -76,18 +84,23 @@ class ImageState:
     framing: Framing
     objects: dict[int, ObjectState] = field(default_factory=dict)
     history: list[tuple[int, ObjectState]] = field(default_factory=list)
+    undone: list[tuple[int, ObjectState]] = field(default_factory=list)
     labels: NDArray[np.uint16] | None = None
     ahead: tuple[Window, Future[Embedding]] | None = None
 
     def remember(self, object_id: int, known: ObjectState) -> None:
-        """Adds what `undo` goes back to; masks that are too many are dropped, the oldest first."""
+        """Adds what `undo` goes back to; masks that are too many are dropped, the oldest first.
+
+        What was taken back before cannot be done again afterwards.
+        """
+        self.undone.clear()
         self.history.append((object_id, known))
         held = 0
         for index in reversed(range(len(self.history))):
             key, entry = self.history[index]
             held += entry.size_bytes
             if held > _HISTORY_BYTES and entry.logits is not None:
-                self.history[index] = key, ObjectState(entry.prompts)
+                self.history[index] = key, ObjectState(entry.prompts, given=entry.given)
                 held -= entry.size_bytes
 
     def merge(self) -> NDArray[np.uint16]:
@@ -100,6 +113,17 @@ class ImageState:
             clicks = tuple(p.zyx for p in known.prompts.points if p.foreground)
             claims[object_id] = Claim(known.region, known.logits, clicks, None if box is None else box.centre())
         return label_map(self.geometry.shape, self.geometry.spacing_mm, claims)
+
+
+def given_mask(mask: NDArray[np.bool_], image: ImageState) -> ObjectState:
+    """An object that begins with a mask, bool (z,y,x), without prompts; empty where the mask is."""
+    region = bounds(mask)
+    if region is None:
+        return ObjectState()
+    low, high = (np.array([getattr(axis, end) for axis in region], np.float64) for end in ("start", "stop"))
+    logits = np.where(mask[region], np.float32(1), np.float32(-1))
+    state = ObjectState(ObjectPrompts(), frame(image.geometry, low, high, image.framing), region, logits)
+    return replace(state, given=state)
 
 
 def gone_on_from(
