@@ -1,5 +1,5 @@
-# `make demo`: set up and run the main job. `make test`: set up and pass every check. Nothing needs to be there but
-# Python 3.11 or newer, its venv module and make.
+# `make demo`: set up and run the main job. `make test`: set up and pass every check. `make quick`: the checks that take
+# little time. Nothing needs to be there but Python 3.11 or newer, its venv module and make.
 PYTHON ?= python3
 OUT ?= out/demo
 CASE ?=
@@ -13,7 +13,7 @@ NATIVE := cmake g++ ninja-build pkg-config nlohmann-json3-dev zlib1g-dev libmini
 # Not in every Debian; without it the C++ tests with ONNX Runtime skip.
 NATIVE_WHERE_KNOWN := libonnxruntime-dev
 
-.PHONY: demo test lint types unit native format clean
+.PHONY: demo test quick lint types unit native format clean
 
 demo: $(DEMO)/.installed
 ifeq ($(CASE),)
@@ -37,7 +37,11 @@ types: $(DEV)/.installed $(STUBS)/.made
 	$(DEV)/bin/basedpyright
 
 unit: $(DEV)/.installed native
-	$(DEV)/bin/pytest -q -n 2 --dist loadfile
+	$(DEV)/bin/pytest -q -n 2 --dist loadfile --durations=10
+
+# Without what builds C++, exports or trains: under two minutes on two idle cores.
+quick: lint
+	$(DEV)/bin/pytest -q -n 2 --dist loadfile -m "not slow"
 
 # Installs what is missing where that is possible, and says what to install where it is not: those tests then skip.
 native:
@@ -61,7 +65,6 @@ format: $(DEV)/.installed
 define install
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gstk needs Python 3.11 or newer; try make PYTHON=python3.12")'
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-	rm -rf build
 	$(1)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(3) '.[$(2)]'
 	touch $(1)/.installed
 endef

@@ -22,6 +22,8 @@ from gstk.errors import EvaluationError
 from gstk.evaluation.runner import load_evaluation
 
 ray = pytest.importorskip("ray", reason="a cluster needs ray")
+
+pytestmark = pytest.mark.slow
 TWO = Workers("local", count=2, cpus=1)
 
 

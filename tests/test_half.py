@@ -25,6 +25,8 @@ from gstk.export.onnx_writer import trace_graph  # noqa: E402
 from gstk.export.parity import ParityCase  # noqa: E402
 from gstk.export.ranges import activation_ranges, check_ranges  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 INSTALLED = [backend.name for backend in available() if backend.version and backend.name != "torch"]
 EXACT = {"InstanceNormalization", "LayerNormalization", "Softmax", "Sin", "Cos", "Range"}
 

@@ -29,6 +29,8 @@ from gstk.export.int8 import Int8Report, _run, quantise, restore_until  # noqa: 
 from gstk.export.onnx_writer import trace_graph  # noqa: E402
 from gstk.export.parity import ParityCase  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 INSTALLED = [backend.name for backend in available() if backend.version and backend.name != "torch"]
 IMAGES = [ParityCase((32, 32, 32), 1, 1, seed).inputs()[0] for seed in range(3)]
 

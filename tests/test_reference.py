@@ -17,6 +17,8 @@ from gstk.errors import ExportError
 from gstk.export.weights import network_of_bundle
 from gstk.training.reference import ReferenceSegmenter
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_weights_of_a_bundle_come_back(small_export: SmallExport) -> None:
     known, network = small_export.network.state_dict(), network_of_bundle(small_export.bundle)
