@@ -32,7 +32,7 @@ from gstk.calibration.host import Host
 from gstk.calibration.probe import probe
 from gstk.core.bundle import Bundle, find_bundle
 from gstk.core.prompts import Box, ObjectPrompts, Point
-from gstk.core.window import Framing
+from gstk.core.window import WindowPolicy
 from gstk.engines import BundleEngine, Embedding, open_engine
 from gstk.errors import Interrupted
 from gstk.session.session import Session
@@ -100,10 +100,10 @@ def run_plan(seed: int, bundle_name: str, model: LatencyModel) -> dict[str, Any]
         prompts[k] = ObjectPrompts(points, box)
     budget_s = float(np.exp(rng.uniform(*np.log(BUDGETS_S))))
     times, deaf = float(np.exp(rng.uniform(0, np.log(SLOWEST)))), bool(rng.random() < 0.5)
-    framing = Framing(voxels=int(np.prod(roi.default)), multiple=roi.multiple, minimum=roi.minimum)
+    policy = WindowPolicy(max_voxels=int(np.prod(roi.default)), multiple=roi.multiple, min_side=roi.minimum)
     with open_engine(bundle, "auto", "auto", 1) as engine:
         slow = slower(model, times)
-        session = Session(UnreliableEngine(engine, slow, rng, deaf), framing, model=slow)  # type: ignore[arg-type]
+        session = Session(UnreliableEngine(engine, slow, rng, deaf), policy, model=slow)  # type: ignore[arg-type]
         began = time.perf_counter()
         session.set_image(image, spacing_mm)
         session.set_all(prompts, within_s=budget_s - (time.perf_counter() - began))
@@ -120,8 +120,8 @@ def run_plan(seed: int, bundle_name: str, model: LatencyModel) -> dict[str, Any]
         "objects_without_mask": sorted(set(prompts) - set(np.unique(mask).tolist())),
         "voxels": int(mask.size),
         "expected_s": session.report.expected_s,
-        "given_up": list(session.report.given_up),
-        "without_network": any("prompts alone" in note for note in session.report.given_up),
+        "compromises": list(session.report.compromises),
+        "without_network": any("prompts alone" in note for note in session.report.compromises),
         "empty": not mask.any(),
     }
 
@@ -134,7 +134,7 @@ def summary(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "over_2_percent": sum(o > 0.02 for o in over),
         "missing_masks": sum(plan["empty"] for plan in plans),
         "partly_without_network": sum(plan["without_network"] for plan in plans),
-        "gave_up_something": sum(bool(plan["given_up"]) for plan in plans),
+        "gave_up_something": sum(bool(plan["compromises"]) for plan in plans),
         "used_of_budget": {
             q: float(np.quantile([plan["spent_s"] / plan["budget_s"] for plan in plans], p))
             for q, p in (("median", 0.5), ("p95", 0.95))

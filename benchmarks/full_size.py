@@ -52,7 +52,9 @@ def export(checkpoint: str, output: str) -> dict[str, float]:
     from gstk.export.export import Options, export_bundle
 
     began = time.perf_counter()
-    bundle = export_bundle(checkpoint, output, options=Options(fp16=True), progress=lambda w: print(w, file=sys.stderr))
+    bundle = export_bundle(
+        checkpoint, output, options=Options(fp16=True), on_progress=lambda w: print(w, file=sys.stderr)
+    )
     precisions = bundle.manifest.parity["precisions"]
     return {
         "seconds": time.perf_counter() - began,

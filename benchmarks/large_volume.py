@@ -22,7 +22,7 @@ import gstk
 from gstk.calibration import memory
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point
-from gstk.core.window import Framing
+from gstk.core.window import WindowPolicy
 from gstk.session.planner import make_plan
 
 OBJECTS = {"small": 40, "medium": 150, "large": 400}
@@ -73,7 +73,7 @@ def planned_ms(side: int, prompts: ObjectPrompts) -> float:
     slowest = 0.0
     for _ in range(10):
         began = time.perf_counter()
-        make_plan(geometry, {1: prompts}, Framing(voxels=128**3, multiple=16, minimum=32))
+        make_plan(geometry, {1: prompts}, WindowPolicy(max_voxels=128**3, multiple=16, min_side=32))
         slowest = max(slowest, time.perf_counter() - began)
     return 1000 * slowest
 

@@ -58,7 +58,7 @@ def main() -> None:
         backend=arguments.backend,
         precision=arguments.precision,
         seconds=QUICK_S if arguments.quick else FULL_S,
-        progress=lambda share, text: print(f"{100 * share:3.0f} % {text}"),
+        on_progress=lambda share, text: print(f"{100 * share:3.0f} % {text}"),
     )
     calibration_s = time.perf_counter() - began
     rng = np.random.default_rng(3)

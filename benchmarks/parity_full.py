@@ -53,14 +53,16 @@ def measure(width: int, side: int, console: Console) -> dict[str, Any]:
         checkpoint = Path(folder) / f"vista3d_width{width}.pt"
         write_checkpoint(checkpoint, width)
 
-        def say(words: str) -> None:
+        def on_progress(words: str) -> None:
             status.update(f"width {width}: {words}")
 
-        bundle: Bundle = export_bundle(checkpoint, Path(folder) / "bundle", progress=say)
+        bundle: Bundle = export_bundle(checkpoint, Path(folder) / "bundle", on_progress=on_progress)
         network = load_network(checkpoint)
         result: dict[str, Any] = {"width": width, "bundle_bytes": bundle.size_bytes}
         for part, cases in (("main", CASES), ("large", (ParityCase((side,) * 3, 1, 5),))):
-            parity = measure_parity(bundle, cases, reference_logits(network, cases, say), say=say)
+            parity = measure_parity(
+                bundle, cases, reference_logits(network, cases, on_progress), on_on_progress=on_progress
+            )
             result[part] = {
                 "max_abs_logit": parity.max_abs_logit,
                 "cases": [case.to_json() for case in cases],

@@ -29,7 +29,7 @@ import gstk
 from gstk.cases.npz import save_case
 from gstk.core.bundle import Bundle
 from gstk.core.prompts import Box, ObjectPrompts, Point
-from gstk.core.window import Framing
+from gstk.core.window import WindowPolicy
 from gstk.engines import open_engine
 from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES
 
@@ -87,10 +87,10 @@ def five_clicks(bundle: str, precision: str, hot: bool) -> dict[str, Any]:
     """In any region, or with graphs that were compiled for this one (`hot_roi`)."""
     image = a_volume((SIDE,) * 3)
     roi = Bundle.open(bundle, verify=False).manifest.roi
-    framing = Framing(SIDE**3, roi.multiple, roi.minimum)
+    policy = WindowPolicy(SIDE**3, roi.multiple, roi.minimum)
     options = {"hot_roi": (SIDE,) * 3} if hot else None
     engine = open_engine(bundle, "openvino", precision, options=options)
-    with gstk.Session(engine, framing, DEFAULT_LIMIT_BYTES) as session:
+    with gstk.Session(engine, policy, DEFAULT_LIMIT_BYTES) as session:
         session.set_image(image)
         session.add_point(CLICKS[0].zyx)  # once for warming up, as the other has it
         session.set_image(image)

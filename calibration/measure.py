@@ -52,7 +52,7 @@ def measure(
     threads: int | None = None,
     options: Mapping[str, object] | None = None,
     seconds: float = FULL_S,
-    progress: Progress = lambda share, text: None,
+    on_progress: Progress = lambda share, text: None,
 ) -> tuple[LatencyModel, list[Measurement]]:
     """Opens a bundle and measures it.
 
@@ -60,7 +60,7 @@ def measure(
         bundle: what is measured.
         backend, precision, device, threads, options: see `gstk.engines.open_engine`.
         seconds: about how long it may take; the regions that fit are measured, two sizes at least.
-        progress: called with the share that is done, 0–1, and what is under way.
+        on_progress: called with the share that is done, 0–1, and what is under way.
 
     Raises:
         EngineError: see `open_engine`.
@@ -72,7 +72,7 @@ def measure(
     with open_engine(bundle, backend, precision, threads, device, settings) as engine:
         load_s = time.perf_counter() - opening
         base_bytes = memory.resident_bytes()
-        progress(0.02, "starting a process")
+        on_progress(0.02, "starting a process")
         startup_s = _startup_s(engine, settings)
         free_bytes = memory.free_bytes()
         found: list[Measurement] = []
@@ -85,7 +85,7 @@ def measure(
                 break
             if found and fit_memory(found, base_bytes) * math.prod(shape) > _MEMORY_SHARE * free_bytes:
                 break
-            progress(min(0.99, spent / seconds), f"region {shape[0]}×{shape[1]}×{shape[2]}")
+            on_progress(min(0.99, spent / seconds), f"region {shape[0]}×{shape[1]}×{shape[2]}")
             region_began = time.perf_counter()
             try:
                 found += measure_region(engine, shape, 2 if seconds <= 2 * QUICK_S else 4)
@@ -100,7 +100,7 @@ def measure(
             raise CalibrationError(
                 "got no region that fits into memory, expected two; free memory or take a smaller bundle"
             )
-        progress(1.0, "fitting")
+        on_progress(1.0, "fitting")
         return fit_model(engine, found, load_s, startup_s, base_bytes), found
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from gstk.errors import EngineError
 
-__all__ = ["DeviceArray", "HostArray", "read_device_array"]
+__all__ = ["DeviceArray", "ExternalDeviceArray", "read_device_array"]
 
 _KIND_CUDA = 2
 _NAME, _USED_NAME = b"dltensor", b"used_dltensor"
@@ -63,7 +63,7 @@ _lent: dict[int, tuple[Any, ...]] = {}
 
 
 @dataclass(frozen=True)
-class HostArray:
+class ExternalDeviceArray:
     """An array of a host program, as it described it.
 
     Attributes:
@@ -147,7 +147,7 @@ class DeviceArray:
         return _new(address, _NAME, ctypes.cast(_DROP_UNUSED, ctypes.c_void_p))
 
 
-def read_device_array(name: str, source: object) -> HostArray:
+def read_device_array(name: str, source: object) -> ExternalDeviceArray:
     """What a host's array says of itself.
 
     Args:
@@ -173,16 +173,18 @@ def _not_on_gpu(name: str, got: str) -> EngineError:
     return EngineError(f"got {name}: {got.splitlines()[0]}; expected an array on an NVIDIA GPU; move it there first")
 
 
-def _from_interface(name: str, source: object, interface: dict[str, Any]) -> HostArray:
+def _from_interface(name: str, source: object, interface: dict[str, Any]) -> ExternalDeviceArray:
     shape, dtype = tuple(int(side) for side in interface["shape"]), np.dtype(interface["typestr"])
     strides = interface.get("strides")
     if strides is not None and not _is_contiguous(shape, tuple(int(s) // dtype.itemsize for s in strides)):
         raise _not_contiguous(name, shape)
     stream = interface.get("stream")
-    return HostArray(int(interface["data"][0]), shape, dtype, None, None if stream is None else int(stream), source)
+    return ExternalDeviceArray(
+        int(interface["data"][0]), shape, dtype, None, None if stream is None else int(stream), source
+    )
 
 
-def _from_dlpack(name: str, source: Any) -> HostArray:
+def _from_dlpack(name: str, source: Any) -> ExternalDeviceArray:
     kind, index = (int(part) for part in source.__dlpack_device__())
     if kind != _KIND_CUDA:
         raise _not_on_gpu(name, f"an array on DLPack's device {kind}")
@@ -201,7 +203,9 @@ def _from_dlpack(name: str, source: Any) -> HostArray:
     if tensor.strides and not _is_contiguous(shape, tuple(tensor.strides[axis] for axis in range(tensor.ndim))):
         raise _not_contiguous(name, shape)
     dtype = np.dtype(f"{letter}{tensor.dtype.bits // 8}")
-    return HostArray(int(tensor.data) + tensor.byte_offset, shape, dtype, index, _LEGACY_STREAM, (source, owner))
+    return ExternalDeviceArray(
+        int(tensor.data) + tensor.byte_offset, shape, dtype, index, _LEGACY_STREAM, (source, owner)
+    )
 
 
 class _Taken:

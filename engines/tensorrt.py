@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gstk.engines.base import BundleEngine, Embedding, Shape
-from gstk.engines.device_arrays import DeviceArray, HostArray, read_device_array
+from gstk.engines.device_arrays import DeviceArray, ExternalDeviceArray, read_device_array
 from gstk.engines.devices import Device
 from gstk.engines.options import option
 from gstk.engines.tensorrt_package import require_gpu, require_tensorrt
 from gstk.engines.tensorrt_plans import find_plans, read_plan, search_folders
-from gstk.engines.tensorrt_record import Host, PlanFile
+from gstk.engines.tensorrt_record import BuildTarget, PlanFile
 from gstk.errors import EngineError
 
 if TYPE_CHECKING:
-    from gstk.engines.tensorrt_execution import Question
+    from gstk.engines.tensorrt_execution import DecodeRequest
 
 __all__ = ["TensorRTEngine", "TensorRTOptions"]
 
@@ -55,7 +55,7 @@ class TensorRTEngine(BundleEngine):
 
     def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
         self.version = require_tensorrt()
-        host = Host.here(self.device, self.version)
+        host = BuildTarget.here(self.device, self.version)
         plans = find_plans(self.bundle, self.precision, host, search_folders(self.bundle, self.options.plans))
         self.plans = plans
         record = plans["encoder"].record
@@ -96,7 +96,7 @@ class TensorRTEngine(BundleEngine):
         shape = (array.shape[2], array.shape[3], array.shape[4])
         self._check_region(shape)
         if stream is not None:
-            array = HostArray(array.address, array.shape, array.dtype, array.device, stream, array.owner)
+            array = ExternalDeviceArray(array.address, array.shape, array.dtype, array.device, stream, array.owner)
         with self._encoding, self._failing_as(f"encode a region of {shape}"):
             self._require_open()
             encoded = self._execution.encode(array, self._channels, self._profile(shape))
@@ -127,7 +127,7 @@ class TensorRTEngine(BundleEngine):
                 raise EngineError(f"got out {target.shape}, expected {(len(labels), 1, *region)}")
         with self._decoding, self._failing_as(f"decode {len(labels)} objects in a region of {region}"):
             self._require_open()
-            return self._execution.decode_to_device(self._question(embedding.handle, coords, labels), target)
+            return self._execution.decode_to_device(self._request(embedding.handle, coords, labels), target)
 
     @property
     def image_dtype(self) -> np.dtype[Any]:
@@ -152,8 +152,8 @@ class TensorRTEngine(BundleEngine):
             )
         return found
 
-    def _question(self, encoded: Any, coords: NDArray[np.float32], labels: NDArray[np.int64]) -> Question:
-        from gstk.engines.tensorrt_execution import Question
+    def _request(self, encoded: Any, coords: NDArray[np.float32], labels: NDArray[np.int64]) -> DecodeRequest:
+        from gstk.engines.tensorrt_execution import DecodeRequest
 
         if labels.shape[1] > self._profiles.points:
             raise EngineError(
@@ -161,9 +161,9 @@ class TensorRTEngine(BundleEngine):
                 f"were built; build them with gstk build --points {labels.shape[1]}"
             )
         profile = self._profile(encoded.roi_shape)
-        return Question(encoded, coords, labels, profile, self._profiles.ranges[profile].objects)
+        return DecodeRequest(encoded, coords, labels, profile, self._profiles.ranges[profile].objects)
 
-    def _checked_device_array(self, name: str, source: object, dtype: np.dtype[Any]) -> HostArray:
+    def _checked_device_array(self, name: str, source: object, dtype: np.dtype[Any]) -> ExternalDeviceArray:
         array = read_device_array(name, source)
         if array.dtype != dtype:
             raise EngineError(
@@ -179,7 +179,7 @@ class TensorRTEngine(BundleEngine):
         return encoded, encoded.block.size_bytes
 
     def _decode(self, handle: Any, coords: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._execution.decode(self._question(handle, coords, labels))
+        return self._execution.decode(self._request(handle, coords, labels))
 
     def _release(self) -> None:
         self._execution.close()

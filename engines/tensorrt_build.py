@@ -20,7 +20,7 @@ from gstk.engines.failures import failure, refuse_lost_device
 from gstk.engines.tensorrt_package import require_gpu, require_tensorrt
 from gstk.engines.tensorrt_plans import graph_hash, plan_folder, read_plan, read_record, save_plan
 from gstk.engines.tensorrt_profiles import Profiles, default_regions, default_wide
-from gstk.engines.tensorrt_record import Host, PlanFile, PlanRecord, Settings
+from gstk.engines.tensorrt_record import BuildTarget, PlanFile, PlanRecord, Settings
 from gstk.errors import GstkError, PlanError
 
 __all__ = ["BuildStep", "PlanResult", "build_plans", "choose_profiles"]
@@ -78,7 +78,7 @@ def build_plans(
     device: str = "cuda",
     plans: Path | None = None,
     rebuild: bool = False,
-    report: Callable[[BuildStep], None] = lambda step: None,
+    on_progress: Callable[[BuildStep], None] = lambda step: None,
 ) -> list[PlanResult]:
     """Builds the TensorRT plans of a bundle on this machine's GPU; takes minutes.
 
@@ -97,7 +97,7 @@ def build_plans(
         device: `cuda` or `cuda:N`.
         plans: folder for them; None for `engines` in the bundle, or the user's cache where that cannot be written to.
         rebuild: build also what is there.
-        report: told of each step.
+        on_progress: told of each step.
 
     Returns:
         Encoder and decoder.
@@ -117,7 +117,7 @@ def build_plans(
     profiles = choose_profiles(bundle, regions, wide, objects, points)
     gpu = find_device(device, require_gpu(), "tensorrt")
     refuse_lost_device()
-    host = Host.here(gpu, require_tensorrt())
+    host = BuildTarget.here(gpu, require_tensorrt())
     folder = _own_folder(plan_folder(bundle, plans))
     results = []
     for kind in GRAPH_KINDS:
@@ -138,12 +138,14 @@ def build_plans(
             size_bytes=0,
         )
         found = None if rebuild else _existing(folder, wanted)
-        plan = found or _build(folder, wanted, graphs[kind], gpu.index, report)
+        plan = found or _build(folder, wanted, graphs[kind], gpu.index, on_progress)
         results.append(PlanResult(plan, found is None))
     return results
 
 
-def _build(folder: Path, wanted: PlanRecord, onnx: Path, device: int, report: Callable[[BuildStep], None]) -> PlanFile:
+def _build(
+    folder: Path, wanted: PlanRecord, onnx: Path, device: int, on_progress: Callable[[BuildStep], None]
+) -> PlanFile:
     from gstk.engines.tensorrt_network import build_plan
 
     kind = wanted.kind
@@ -158,7 +160,7 @@ def _build(folder: Path, wanted: PlanRecord, onnx: Path, device: int, report: Ca
             wanted.settings,
             device,
             _read_own(cache),
-            lambda phase, parent, done, steps: report(BuildStep(kind, phase, parent, done, steps)),
+            lambda phase, parent, done, steps: on_progress(BuildStep(kind, phase, parent, done, steps)),
         )
     except GstkError:
         raise
@@ -209,7 +211,7 @@ def _own_folder(folder: Path) -> Path:
     return folder
 
 
-def _timing_cache(folder: Path, host: Host) -> Path:
+def _timing_cache(folder: Path, host: BuildTarget) -> Path:
     about = f"{host.gpu} {host.capability} {host.tensorrt} {host.system}"
     return folder / f"timing.{hashlib.sha256(about.encode()).hexdigest()[:16]}.cache"
 

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 
 from gstk.engines.base import Shape
 from gstk.engines.cuda import Block, CUDAError, Event, Memory, PinnedArea, Stream, copy, on_device
-from gstk.engines.device_arrays import DeviceArray, HostArray
+from gstk.engines.device_arrays import DeviceArray, ExternalDeviceArray
 from gstk.engines.failures import lost_device
 from gstk.engines.tensorrt_profiles import Dims, buckets
 from gstk.engines.tensorrt_runs import PlanRuns, Run
 from gstk.engines.tensorrt_slots import Slots
 from gstk.errors import EngineError, OutOfMemory
 
-__all__ = ["Encoded", "Execution", "LoadedPlan", "Question"]
+__all__ = ["DecodeRequest", "Encoded", "Execution", "LoadedPlan"]
 
 _log = logging.getLogger("gstk.tensorrt")
 _ALIGNMENT = 256
@@ -57,7 +57,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class DecodeRequest:
     """Prompts of B objects in a region.
 
     Attributes:
@@ -132,7 +132,7 @@ class Execution:
                 f"{self._decoder.dtypes['embedding']}; export and build again"
             )
 
-    def encode(self, image: NDArray[Any] | HostArray, channels: int, profile: int) -> Encoded:
+    def encode(self, image: NDArray[Any] | ExternalDeviceArray, channels: int, profile: int) -> Encoded:
         """Encodes a region, and waits for it.
 
         Args:
@@ -143,7 +143,7 @@ class Execution:
         shape: Dims = (1, channels, *(side // 2 for side in image.shape[2:]))
         done = self._events[0]
         with on_device(self._device):
-            if not isinstance(image, HostArray):
+            if not isinstance(image, ExternalDeviceArray):
                 pinned = self._image.array(image.shape, self.image_dtype)
                 np.copyto(pinned, image, casting="same_kind")
                 image = pinned
@@ -159,22 +159,22 @@ class Execution:
             done.synchronise()
         return Encoded(block, shape)
 
-    def decode(self, question: Question) -> NDArray[np.float32]:
+    def decode(self, request: DecodeRequest) -> NDArray[np.float32]:
         """Decodes B objects into host memory.
 
         Returns:
             logits [B,1,H,W,D], a fresh array.
         """
-        found = np.empty((len(question.labels), 1, *question.encoded.roi_shape), np.float32)
+        found = np.empty((len(request.labels), 1, *request.encoded.roi_shape), np.float32)
         with on_device(self._device):
-            for first, count in self._decoded(question, None):
+            for first, count in self._decoded(request, None):
                 part = found[first : first + count]
                 np.copyto(part, self._logits.array(part.shape, self.logits_dtype))
         return found
 
-    def decode_to_device(self, question: Question, out: HostArray | None) -> DeviceArray:
+    def decode_to_device(self, request: DecodeRequest, out: ExternalDeviceArray | None) -> DeviceArray:
         """As `decode`, into the GPU's memory: a host's, or memory of its own."""
-        shape = (len(question.labels), 1, *question.encoded.roi_shape)
+        shape = (len(request.labels), 1, *request.encoded.roi_shape)
         with on_device(self._device):
             if out is None:
                 with self._queue:
@@ -183,23 +183,23 @@ class Execution:
                 address, owner = block.address, block
             else:
                 address, owner = out.address, out.owner
-            for _ in self._decoded(question, address):
+            for _ in self._decoded(request, address):
                 pass
         return DeviceArray(address, shape, self.logits_dtype, self._device, owner)
 
-    def _decoded(self, question: Question, target: int | None) -> Iterator[tuple[int, int]]:
+    def _decoded(self, request: DecodeRequest, target: int | None) -> Iterator[tuple[int, int]]:
         """Decodes group after group; yields first object and count of each when it is where it should be.
 
         Args:
-            question: what is asked.
+            request: what is asked.
             target: address on the GPU for all logits; None for each group's in pinned memory.
         """
-        first, objects, most = 0, len(question.labels), question.most
+        first, objects, most = 0, len(request.labels), request.most
         while first < objects:
             bucket = buckets(objects - first, most)[0]
             count = min(bucket, objects - first)
             try:
-                self._decode_group(question, first, count, bucket, target)
+                self._decode_group(request, first, count, bucket, target)
             except OutOfMemory:
                 if bucket == 1:
                     raise
@@ -209,14 +209,14 @@ class Execution:
             yield first, count
             first += count
 
-    def _decode_group(self, question: Question, first: int, count: int, bucket: int, target: int | None) -> None:
+    def _decode_group(self, request: DecodeRequest, first: int, count: int, bucket: int, target: int | None) -> None:
         """Decodes some objects and waits for them."""
-        encoded, dtypes = question.encoded, self._decoder.dtypes
+        encoded, dtypes = request.encoded, self._decoder.dtypes
         # Objects do not know of each other: repeats of the last one fill the group, and what comes of them is left.
-        padded = np.minimum(np.arange(first, first + bucket), len(question.labels) - 1)
+        padded = np.minimum(np.arange(first, first + bucket), len(request.labels) - 1)
         given: dict[str, NDArray[Any]] = {
-            "point_coords": question.coords[padded],
-            "point_labels": question.labels[padded],
+            "point_coords": request.coords[padded],
+            "point_labels": request.labels[padded],
         }
         areas = {"point_coords": self._coords, "point_labels": self._labels}
         staged = {name: areas[name].array(values.shape, dtypes[name]) for name, values in given.items()}
@@ -229,8 +229,8 @@ class Execution:
             landing += first * object_bytes
         done = self._events[1]
         with self._queue:
-            own = self._decoder.own(question.profile, tuple(shapes.values())) if self._graphs else None
-            run = own or self._decoder.plain(question.profile)
+            own = self._decoder.own(request.profile, tuple(shapes.values())) if self._graphs else None
+            run = own or self._decoder.plain(request.profile)
             sizes = {name: values.nbytes for name, values in staged.items()}
             sizes |= {"scratch": run.shape(shapes), "logits": bucket * object_bytes}
             sizes["embedding"] = encoded.block.size_bytes
@@ -255,10 +255,10 @@ class Execution:
         if "embedding" in moved:
             self._in_slot = None
 
-    def _queue_image(self, image: NDArray[Any] | HostArray, size_bytes: int) -> int:
+    def _queue_image(self, image: NDArray[Any] | ExternalDeviceArray, size_bytes: int) -> int:
         """Queues what brings an image, pinned or on the GPU, to where the encoder reads it, and says where that is."""
         slot = self._slots.address("image")
-        if isinstance(image, HostArray):
+        if isinstance(image, ExternalDeviceArray):
             if image.stream is not None:
                 written = self._events[0]
                 written.record(image.stream)

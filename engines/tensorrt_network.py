@@ -55,9 +55,9 @@ class Built(NamedTuple):
 class _Progress(trt.IProgressMonitor):
     """Reports steps, and ends the build where it was cancelled. TensorRT calls it from several threads."""
 
-    def __init__(self, report: Report, cancelled: threading.Event) -> None:
+    def __init__(self, on_progress: Report, cancelled: threading.Event) -> None:
         trt.IProgressMonitor.__init__(self)
-        self._report, self._cancelled = report, cancelled
+        self._on_progress, self._cancelled = on_progress, cancelled
         self._phases: dict[str, tuple[str | None, int]] = {}
         self.error: Exception | None = None
 
@@ -76,7 +76,7 @@ class _Progress(trt.IProgressMonitor):
 
     def _tell(self, phase: str, parent: str | None, done: int, steps: int) -> None:
         try:
-            self._report(phase, parent, done, steps)
+            self._on_progress(phase, parent, done, steps)
         except Exception as error:  # it must not travel through TensorRT: the build ends, and then it is raised
             self.error = error
             self._cancelled.set()
@@ -90,7 +90,7 @@ def build_plan(
     settings: Settings,
     device: int,
     timing_cache: bytes = b"",
-    report: Report = lambda phase, parent, done, steps: None,
+    on_progress: Report = lambda phase, parent, done, steps: None,
 ) -> Built:
     """Builds the plan of a graph on a GPU; takes minutes.
 
@@ -104,7 +104,7 @@ def build_plan(
         settings: see `Settings`.
         device: index of the GPU.
         timing_cache: from an earlier build on this GPU; one of another is left aside.
-        report: told of each step.
+        on_progress: told of each step.
 
     Raises:
         PlanError: TensorRT does not take the graph, cannot build it, or built it in another precision.
@@ -116,7 +116,7 @@ def build_plan(
     def work() -> None:
         try:
             with on_device(device):
-                monitor = _Progress(report, cancelled)
+                monitor = _Progress(on_progress, cancelled)
                 found.append(_build(onnx, kind, precision, profiles, settings, timing_cache, monitor))
         except BaseException as error:  # it is raised below, in the caller's thread
             failed.append(error)

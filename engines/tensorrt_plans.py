@@ -19,7 +19,7 @@ from pathlib import Path
 from gstk.core.bundle import GRAPH_KINDS, Bundle, builtin
 from gstk.core.private_files import stranger, user_cache, write_private
 from gstk.engines.tensorrt_package import version_pair
-from gstk.engines.tensorrt_record import Host, PlanFile, PlanRecord, Settings
+from gstk.engines.tensorrt_record import BuildTarget, PlanFile, PlanRecord, Settings
 from gstk.errors import EngineError, PlanError, WrongArchitecture
 
 __all__ = [
@@ -66,7 +66,7 @@ def search_folders(bundle: Bundle, plans: Path | None) -> list[Path]:
     return [bundle.path / "engines", user_cache() / "gstk" / "plans" / own]
 
 
-def find_plans(bundle: Bundle, precision: str, host: Host, folders: Sequence[Path]) -> dict[str, PlanFile]:
+def find_plans(bundle: Bundle, precision: str, host: BuildTarget, folders: Sequence[Path]) -> dict[str, PlanFile]:
     """Encoder and decoder of one build for this host, the latest where there are several.
 
     Args:
@@ -167,7 +167,7 @@ def read_record(sidecar: Path) -> PlanFile:
     return PlanFile(sidecar.with_suffix(".plan"), record)
 
 
-def _require_fit(plan: PlanFile, bundle: Bundle, host: Host) -> None:
+def _require_fit(plan: PlanFile, bundle: Bundle, host: BuildTarget) -> None:
     """Raises where a plan is not of this bundle, or does not run here."""
     record, built = plan.record, plan.record.host
     again = f"run: {build_command(bundle, record.precision)}"
@@ -196,7 +196,7 @@ def _runs_in(settings: Settings, built: str, here: str) -> bool:
     return now >= then and (now[0] == then[0] or (then[0], now[0]) == (10, 11))
 
 
-def _runs_on(settings: Settings, built: Host, host: Host) -> bool:
+def _runs_on(settings: Settings, built: BuildTarget, host: BuildTarget) -> bool:
     if settings.hardware == "ampere-plus":
         return host.capability >= _AMPERE
     if settings.hardware == "same-capability":

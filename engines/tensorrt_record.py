@@ -17,7 +17,7 @@ from gstk.engines.devices import Device, cuda_version, driver_version
 from gstk.engines.tensorrt_profiles import Profiles
 from gstk.errors import PlanError
 
-__all__ = ["HARDWARE", "Host", "PlanFile", "PlanRecord", "Settings"]
+__all__ = ["HARDWARE", "BuildTarget", "PlanFile", "PlanRecord", "Settings"]
 
 SCHEMA = 1
 HARDWARE = ("exact", "same-capability", "ampere-plus")
@@ -55,7 +55,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Host:
+class BuildTarget:
     """Where plans are built and run.
 
     Attributes:
@@ -75,7 +75,7 @@ class Host:
     system: str
 
     @classmethod
-    def here(cls, device: Device, tensorrt: str) -> Host:
+    def here(cls, device: Device, tensorrt: str) -> BuildTarget:
         """This machine.
 
         Args:
@@ -113,7 +113,7 @@ class PlanRecord:
     graph: str
     profiles: Profiles
     settings: Settings
-    host: Host
+    host: BuildTarget
     built: str
     seconds: float
     dtypes: Mapping[str, str]
@@ -161,7 +161,7 @@ class PlanRecord:
             | {
                 "profiles": Profiles.from_json(values["profiles"]),
                 "settings": Settings(**settings),
-                "host": Host(**host | pairs),
+                "host": BuildTarget(**host | pairs),
                 "memory_bytes": tuple(int(size) for size in values["memory_bytes"]),
                 "size_bytes": int(values["size_bytes"]),
             }

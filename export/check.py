@@ -67,19 +67,21 @@ class Finding:
     detail: str = ""
 
 
-def check_bundle(path: Path, parity: bool = False, say: Callable[[str], None] = lambda _: None) -> Iterator[Finding]:
+def check_bundle(
+    path: Path, parity: bool = False, on_progress: Callable[[str], None] = lambda _: None
+) -> Iterator[Finding]:
     """Checks a bundle, one finding after the other; what cannot be gone on from is the last.
 
     Args:
         path: its folder.
         parity: run the test vectors through every installed engine in every precision as well.
-        say: called with a few words before long steps.
+        on_progress: called with a few words before long steps.
 
     Raises:
         BackendMissing: the `onnx` package, or with `parity` every engine, is not installed.
     """
     try:
-        say("hashing")
+        on_progress("hashing")
         bundle = Bundle.open(path)
     except BundleError as error:
         yield Finding("files and manifest", False, str(error))
@@ -98,10 +100,10 @@ def check_bundle(path: Path, parity: bool = False, say: Callable[[str], None] = 
         for precision, name in files.items():
             if precision == "int8" and name == files.get("fp32"):
                 continue  # INT8 is of the encoder alone
-            say(f"reading {name}")
+            on_progress(f"reading {name}")
             yield from check_graph(bundle, kind, precision)
     if parity:
-        yield from _check_parity(bundle, say)
+        yield from _check_parity(bundle, on_progress)
 
 
 def check_graph(bundle: Bundle, kind: str, precision: str) -> Iterator[Finding]:
@@ -310,7 +312,7 @@ def _sized(label: str, shapes: Mapping[str, Shape | None], region: Shape) -> Ite
     yield Finding(f"{label}: tensor sizes", most <= MOST_ELEMENTS, words + expected)
 
 
-def _check_parity(bundle: Bundle, say: Callable[[str], None]) -> Iterator[Finding]:
+def _check_parity(bundle: Bundle, on_progress: Callable[[str], None]) -> Iterator[Finding]:
     if not bundle.manifest.vectors:
         yield Finding("parity", False, "the bundle has no test vectors; export it again")
         return
@@ -326,7 +328,7 @@ def _check_parity(bundle: Bundle, say: Callable[[str], None]) -> Iterator[Findin
     for precision in [p for p in bundle.manifest.graphs["encoder"] if p in TOLERANCES]:
         tolerance = TOLERANCES[precision]
         for name in engines:
-            say(f"{name} {precision}")
+            on_progress(f"{name} {precision}")
             label = f"parity: {name} {precision}"
             try:
                 found = []

@@ -22,9 +22,9 @@ from gstk.engines import Engine, open_engine
 from gstk.engines.base import Sample
 from gstk.errors import ExportError
 from gstk.export.graphs import encoder_graph, prompt_decoder_graph
-from gstk.export.half import halve_graph
+from gstk.export.half import to_fp16_graph
 from gstk.export.int8 import MOST_DROP, Int8Report, Scores, mean_score, quantise, restore_until
-from gstk.export.onnx_writer import halve_weights, save_graph, trace_graph
+from gstk.export.onnx_writer import save_graph, store_weights_fp16, trace_graph
 from gstk.export.parity import Parity, ParityCase, default_cases, measure_parity, reference_logits
 from gstk.export.ranges import activation_ranges, check_ranges
 from gstk.export.vectors import VECTORS_NAME, save_vectors
@@ -32,7 +32,7 @@ from gstk.training.checkpoint import load_checkpoint, load_extra
 from gstk.training.network import TAPS, build_network
 from gstk.training.spec import SPECIAL_CLASSES, VISTA3DSpec
 
-__all__ = ["DEFAULT_ROI_SIDE", "UNKNOWN_LICENCE", "Judge", "Options", "export_bundle", "roi_rules"]
+__all__ = ["DEFAULT_ROI_SIDE", "UNKNOWN_LICENCE", "Options", "QualityGate", "export_bundle", "roi_rules"]
 
 DEFAULT_ROI_SIDE = 128
 """Side of the region that VISTA3D is trained on, in voxels."""
@@ -41,8 +41,8 @@ _INT32_ELEMENTS = 2**31 - 1
 _RANGE_SAMPLES = 16
 
 
-class Judge(Protocol):
-    """What INT8 and the ranges of FP16 are measured on: clicks on labelled cases (`evaluation.click_trial.Trial`)."""
+class QualityGate(Protocol):
+    """What INT8 and the ranges of FP16 are measured on: clicks on labelled cases (`ClickTrial` of evaluation)."""
 
     def scores(self, engine: Engine, roi: RoiRules) -> dict[str, list[float]]:
         """Case → mean Dice after each click."""
@@ -81,10 +81,10 @@ def export_bundle(
     licence: str | None = None,
     default_roi: Sequence[int] | None = None,
     options: Options | None = None,
-    judge: Judge | None = None,
+    quality_gate: QualityGate | None = None,
     overwrite: bool = False,
     training: Mapping[str, Any] | None = None,
-    progress: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> Bundle:
     """Exports the interactive branch of a VISTA3D checkpoint.
 
@@ -98,10 +98,10 @@ def export_bundle(
         licence: of the weights, such as an SPDX identifier; None records that it is unknown.
         default_roi: (z, y, x) sides of the region it was trained on, in voxels; None is 128 each.
         options: what goes into the bundle; None is the float32 graphs alone.
-        judge: labelled cases. INT8 needs them; the ranges of FP16 are measured on generated textures without them.
+        quality_gate: labelled cases. INT8 needs them; without them FP16's ranges are of generated textures.
         overwrite: replace an existing bundle.
         training: metadata for the manifest; None takes the `training` field that the checkpoint carries, if any.
-        progress: called with a few words before each step.
+        on_progress: called with a few words before each step.
 
     Raises:
         BundleError: the output exists.
@@ -110,12 +110,12 @@ def export_bundle(
             values come near the end of float16, INT8 costs too much, or the disk refused.
         BackendMissing: a package that the options need is not installed.
     """
-    say, options = progress or (lambda _: None), options or Options()
+    on_progress, options = on_progress or (lambda _: None), options or Options()
     checkpoint, output = Path(checkpoint), Path(os.path.abspath(output))
     refuse_existing(output, overwrite)
-    if options.int8 and judge is None:
+    if options.int8 and quality_gate is None:
         raise ExportError("got INT8 without labelled cases, expected some to take scales from and to score masks on")
-    say(f"loading {checkpoint.name}")
+    on_progress(f"loading {checkpoint.name}")
     spec, state = load_checkpoint(checkpoint)
     rules = roi_rules(spec, default_roi)
     if spec.in_channels != 1:
@@ -145,7 +145,9 @@ def export_bundle(
         output.parent.mkdir(parents=True, exist_ok=True)
         # Beside the output, so that files reach it by a link and not by another copy.
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as work:
-            return _Export(network, spec, manifest, Path(work), options, judge, say).run(output, overwrite)
+            return _Export(network, spec, manifest, Path(work), options, quality_gate, on_progress).run(
+                output, overwrite
+            )
     except OSError as error:
         raise ExportError(f"{output} cannot be written: {error}") from error
 
@@ -184,8 +186,8 @@ class _Export:
     manifest: Manifest
     work: Path
     options: Options
-    judge: Judge | None
-    say: Callable[[str], None]
+    quality_gate: QualityGate | None
+    on_progress: Callable[[str], None]
     sources: dict[str, Path] = field(default_factory=dict)
     parities: list[Parity] = field(default_factory=list)
     cases: tuple[ParityCase, ...] = ()
@@ -194,16 +196,16 @@ class _Export:
     def run(self, output: Path, overwrite: bool) -> Bundle:
         models = {}
         for graph in (encoder_graph(self.network, self.spec), prompt_decoder_graph(self.network, self.spec)):
-            self.say(f"tracing the {graph.kind}")
+            self.on_progress(f"tracing the {graph.kind}")
             models[graph.kind] = trace_graph(graph)
         for kind, model in models.items():
             stored = model
             if self.options.half_weights:
                 stored = model.clone()
-                halve_weights(stored)
+                store_weights_fp16(stored)
             self._add(kind, "fp32", stored)
         self.cases = default_cases(self.manifest.roi.multiple)
-        self.references = reference_logits(self.network, self.cases, self.say)
+        self.references = reference_logits(self.network, self.cases, self.on_progress)
         # The small ones: together they are a few hundred kilobytes.
         small = sorted(range(len(self.cases)), key=lambda i: self.references[i].size)[:2]
         save_vectors(
@@ -213,9 +215,9 @@ class _Export:
         self._agree("fp32")
         scores: Scores = {}
         samples = [Sample(*case.inputs()) for case in self.cases]
-        if self.judge is not None and (self.options.fp16 or self.options.int8):
+        if self.quality_gate is not None and (self.options.fp16 or self.options.int8):
             with self._engine("fp32") as engine:
-                scores, samples = self.judge.scores_and_samples(engine, self.manifest.roi)
+                scores, samples = self.quality_gate.scores_and_samples(engine, self.manifest.roi)
         if self.options.fp16:
             self._halve(models, samples)
         if self.options.int8:
@@ -229,24 +231,24 @@ class _Export:
         return write_bundle(output, replace(self.manifest, parity=parity), self.sources, overwrite=overwrite)
 
     def _halve(self, models: Mapping[str, ir.Model], samples: Sequence[Sample]) -> None:
-        self.say("measuring how large values get")
+        self.on_progress("measuring how large values get")
         ranges = activation_ranges(models, samples[:_RANGE_SAMPLES])
         check_ranges(ranges)
         for kind, model in models.items():
             half = model.clone()
-            halve_graph(half, self.options.fp16_io)
+            to_fp16_graph(half, self.options.fp16_io)
             self._add(kind, "fp16", half)
-        measured_on = "generated textures" if self.judge is None else "regions of labelled cases"
+        measured_on = "generated textures" if self.quality_gate is None else "regions of labelled cases"
         self._report(
             "fp16", {"io": self.options.fp16_io, "measured_on": measured_on, "largest_magnitude_by_layer": ranges}
         )
         self._agree("fp16")
 
     def _quantise(self, model: ir.Model, samples: Sequence[Sample], float_scores: Scores) -> None:
-        assert self.judge is not None
-        judge, scores = self.judge, dict[str, list[float]]()
+        assert self.quality_gate is not None
+        quality_gate, scores = self.quality_gate, dict[str, list[float]]()
         images = list({id(sample.image): sample.image for sample in samples}.values())
-        self.say(f"INT8: taking scales from {len(images)} regions")
+        self.on_progress(f"INT8: taking scales from {len(images)} regions")
         quantised = quantise(model, images)
         restored: tuple[str, ...] = ()
 
@@ -255,12 +257,12 @@ class _Export:
             self._add("encoder", "int8", candidate)
             self._enter("prompt_decoder", "int8", self.manifest.graphs["prompt_decoder"]["fp32"])
             with self._engine("int8") as engine:
-                scores = judge.scores(engine, self.manifest.roi)
+                scores = quality_gate.scores(engine, self.manifest.roi)
             return mean_score(float_scores) - mean_score(scores) <= MOST_DROP
 
         if not accepts(quantised):
             first = mean_score(float_scores) - mean_score(scores)
-            found = restore_until(quantised, model, images, accepts, self.say)
+            found = restore_until(quantised, model, images, accepts, self.on_progress)
             if found is None:
                 raise ExportError(
                     f"INT8 costs {first:.3f} of Dice, expected at most {MOST_DROP}, and half of its activations in "
@@ -290,11 +292,11 @@ class _Export:
         return write_bundle(self.work / "draft", self.manifest, self.sources, overwrite=True)
 
     def _engine(self, precision: str) -> Engine:
-        self.say(f"opening the {precision} graphs")
+        self.on_progress(f"opening the {precision} graphs")
         return open_engine(self._draft(), precision=precision)
 
     def _agree(self, precision: str) -> None:
-        parity = measure_parity(self._draft(), self.cases, self.references, precision, say=self.say)
+        parity = measure_parity(self._draft(), self.cases, self.references, precision, on_progress=self.on_progress)
         if parity.faults:
             raise ExportError(f"the graphs do not agree with torch: {'; '.join(parity.faults)}; nothing was written")
         self.parities.append(parity)

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from gstk.errors import ExportError
 from gstk.export.onnx_writer import drop_unused_weights
 
-__all__ = ["FLOAT16_LIMIT", "IO_TYPES", "half_values", "halve_graph"]
+__all__ = ["FLOAT16_LIMIT", "IO_TYPES", "half_values", "to_fp16_graph"]
 
 FLOAT16_LIMIT = 65504.0
 IO_TYPES = ("fp16", "fp32")
@@ -31,7 +31,7 @@ _SIMPLE = _SHAPING | {"Add", "Sub", "Mul", "Concat"}
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
-def halve_graph(model: ir.Model, io: str = "fp16") -> None:
+def to_fp16_graph(model: ir.Model, io: str = "fp16") -> None:
     """Rewrites a float32 graph in place.
 
     Args:
@@ -66,7 +66,7 @@ def halve_graph(model: ir.Model, io: str = "fp16") -> None:
 
 
 def half_values(model: ir.Model) -> list[str]:
-    """Names of the values of a float32 graph that are float16 in `halve_graph`'s, in order; weights are not counted."""
+    """Names of the values of a float32 graph that `to_fp16_graph` makes float16, in order; without the weights."""
     exact = _float32_nodes(model.graph)
     return [
         str(value.name)

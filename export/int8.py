@@ -104,7 +104,7 @@ def restore_until(
     reference: ir.Model,
     images: Sequence[NDArray[np.float32]],
     accepts: Callable[[ir.Model], bool],
-    say: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> tuple[ir.Model, tuple[str, ...]] | None:
     """Gives activations back to floating point, the most harmful first, until the masks are good again.
 
@@ -122,7 +122,7 @@ def restore_until(
     expected = [_run(reference, image) for image in images[:_RANKED_ON]]
     errors = {}
     for number, name in enumerate(names, start=1):
-        say(f"INT8: how much does each activation cost, {number}/{len(names)}")
+        on_progress(f"INT8: how much does each activation cost, {number}/{len(names)}")
         candidate = _without(model, [name])
         errors[name] = sum(
             float(np.square(_run(candidate, image) - embedding).sum())
@@ -131,7 +131,7 @@ def restore_until(
     ranked = sorted(names, key=errors.__getitem__)
     count = 1
     while count <= len(ranked) // 2:
-        say(f"INT8: trying with {count} of {len(ranked)} activations in floating point")
+        on_progress(f"INT8: trying with {count} of {len(ranked)} activations in floating point")
         candidate = _without(model, ranked[:count])
         if accepts(candidate):
             return candidate, tuple(ranked[:count])

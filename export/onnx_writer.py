@@ -22,9 +22,9 @@ __all__ = [
     "OPSET",
     "SINGLE_FILE_BYTES",
     "drop_unused_weights",
-    "halve_weights",
     "quiet",
     "save_graph",
+    "store_weights_fp16",
     "strip",
     "trace_graph",
 ]
@@ -146,7 +146,7 @@ def drop_unused_weights(model: ir.Model) -> None:
             del model.graph.initializers[name]
 
 
-def halve_weights(model: ir.Model) -> None:
+def store_weights_fp16(model: ir.Model) -> None:
     """Stores float16 weights in front of a Cast to float32, which every runtime folds when it loads the graph.
 
     Only weights that float16 holds exactly are stored so, where it saves more than the Cast costs: the graph computes

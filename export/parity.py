@@ -136,17 +136,17 @@ def default_cases(multiple: int) -> tuple[ParityCase, ...]:
 
 
 def reference_logits(
-    network: VISTA3D, cases: Sequence[ParityCase], say: Callable[[str], None] = lambda _: None
+    network: VISTA3D, cases: Sequence[ParityCase], on_progress: Callable[[str], None] = lambda _: None
 ) -> list[NDArray[np.float32]]:
     """What MONAI's own network gives for each case: float32 [B,1,H,W,D].
 
     Args:
         network: it is put into evaluation mode.
-        say: called with a few words before each case.
+        on_progress: called with a few words before each case.
     """
     references = []
     for number, case in enumerate(cases, start=1):
-        say(f"torch {number}/{len(cases)}: {_words(case)}")
+        on_progress(f"torch {number}/{len(cases)}: {_words(case)}")
         image, coords, labels = case.inputs()
         with torch.no_grad():
             logits = network.eval()(
@@ -164,7 +164,7 @@ def measure_parity(
     references: Sequence[NDArray[np.float32]],
     precision: str = "fp32",
     engines: Sequence[str] | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> Parity:
     """Runs fixed inputs through every engine and compares with torch.
 
@@ -174,7 +174,7 @@ def measure_parity(
         references: what torch gives for them, from `reference_logits`.
         precision: one of `TOLERANCES`.
         engines: names; None takes every one that is installed.
-        say: called with a few words before each step.
+        on_progress: called with a few words before each step.
 
     Raises:
         ExportError: no engine is installed.
@@ -189,7 +189,7 @@ def measure_parity(
         found = []
         with open_engine(bundle, name, precision) as engine:
             for number, (case, expected) in enumerate(zip(cases, references, strict=True), start=1):
-                say(f"{name} {precision} {number}/{len(cases)}: {_words(case)}")
+                on_progress(f"{name} {precision} {number}/{len(cases)}: {_words(case)}")
                 image, coords, labels = case.inputs()
                 found.append(compare(engine.decode(engine.encode(image), coords, labels), expected))
             results[name] = EngineParity(

@@ -26,7 +26,7 @@ MOST = FLOAT16_LIMIT / 2
 
 
 def activation_ranges(models: Mapping[str, ir.Model], samples: Iterable[Sample]) -> dict[str, float]:
-    """Runs samples and keeps the largest magnitude of every value that `gstk.export.half.halve_graph` makes float16.
+    """Runs samples and keeps the largest magnitude of every value that `gstk.export.half.to_fp16_graph` makes float16.
 
     Args:
         models: the float32 `encoder` and `prompt_decoder`; they are left as they are.

@@ -108,7 +108,7 @@ def every_precision(small_export: SmallExport, tmp_path_factory: pytest.TempPath
 
     from gstk.core.bundle import write_bundle
     from gstk.export.graphs import encoder_graph, prompt_decoder_graph
-    from gstk.export.half import halve_graph
+    from gstk.export.half import to_fp16_graph
     from gstk.export.int8 import quantise
     from gstk.export.onnx_writer import trace_graph
 
@@ -128,7 +128,7 @@ def every_precision(small_export: SmallExport, tmp_path_factory: pytest.TempPath
         model = trace_graph(make(small_export.network, small_export.spec))
         if make is encoder_graph:
             add("encoder", "int8", quantise(model, images))
-        halve_graph(model)
+        to_fp16_graph(model)
         add(make(small_export.network, small_export.spec).kind, "fp16", model)
     graphs["prompt_decoder"]["int8"] = graphs["prompt_decoder"]["fp32"]
     return write_bundle(folder / "bundle", replace(given.manifest, graphs=graphs), sources)

@@ -13,12 +13,19 @@ from gstk.calibration.model import Fit, LatencyModel
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.core.resampling import intensity_range
-from gstk.core.window import Framing, Window, frame
-from gstk.session.click_update import Reach, change_near, clean, clicked_components, hold, prompt_shape
-from gstk.session.image_refiner import Hints, fine_part, refine_logits
-from gstk.session.label_fusion import Claim, label_map
+from gstk.core.window import Window, WindowPolicy, frame
+from gstk.session.click_update import (
+    ClickScope,
+    apply_click,
+    clicked_components,
+    enforce_clicks,
+    fallback_mask,
+    keep_clicked_components,
+)
+from gstk.session.image_refiner import LocalPrompts, fine_part, refine_logits
+from gstk.session.label_fusion import ObjectLogits, label_map
 from gstk.session.planner import make_plan, sizes
-from gstk.session.reprompting import own_points
+from gstk.session.reprompting import points_from_mask
 from gstk.session.tiling import blend, grid_of, links_of
 
 Arrays = dict[str, object]
@@ -85,10 +92,10 @@ def _frame(rng: np.random.Generator) -> Arrays:
     corners = np.sort(rng.uniform(-3, 3, (2, 3)) + rng.integers(0, shape, (2, 3)), axis=0)
     corners = np.where(rng.random(3) < 0.5, np.rint(corners), corners)
     multiple = int(rng.choice([8, 16]))
-    framing = Framing(int(rng.integers(20, 140)) ** 3, multiple, 2 * multiple, float(rng.uniform(0, 1)), 0.5)
+    policy = WindowPolicy(int(rng.integers(20, 140)) ** 3, multiple, 2 * multiple, float(rng.uniform(0, 1)), 0.5)
     geometry = Geometry(tuple(shape), tuple(spacing))  # type: ignore[arg-type]
-    window = frame(geometry, corners[0], corners[1] + 1, framing)
-    settings = (framing.voxels, framing.multiple, framing.minimum, framing.margin, framing.finest)
+    window = frame(geometry, corners[0], corners[1] + 1, policy)
+    settings = (policy.max_voxels, policy.multiple, policy.min_side, policy.margin, policy.min_step)
     given = {"volume_shape": shape, "spacing": spacing, "low": corners[0], "high": corners[1] + 1}
     return {**given, "framing": np.array(settings, float), **_described(window), "expected": 0}
 
@@ -156,9 +163,9 @@ def _clean(rng: np.random.Generator, held: bool = False) -> Arrays:
     points = np.column_stack([rng.integers(0, 14, (4, 3)), rng.integers(0, 2, 4)])
     prompts = ObjectPrompts(tuple(Point((int(z), int(y), int(x)), bool(f)) for z, y, x, f in points))
     given = {"region": _corners(region), "values": values, **_said(prompts)}
-    expected = values.copy() if held else clean(values, region, prompts)
+    expected = values.copy() if held else keep_clicked_components(values, region, prompts)
     if held:
-        hold(expected, region, prompts)
+        enforce_clicks(expected, region, prompts)
     return {**given, "expected": expected}
 
 
@@ -169,13 +176,13 @@ def _change(rng: np.random.Generator) -> Arrays:
     opposite = rng.integers(0, 14, (rng.integers(0, 4), 3))
     spacing = rng.uniform(0.5, 4, 3)
     foreground = bool(rng.integers(0, 2))
-    reach = Reach(
+    reach = ClickScope(
         Point((click[0], click[1], click[2]), foreground),
         [(int(z), int(y), int(x)) for z, y, x in opposite],
         tuple(spacing.tolist()),
         weighed=bool(rng.integers(0, 2)),
     )
-    region, expected = change_near(reach, regions[0], before, regions[1], after)
+    region, expected = apply_click(reach, regions[0], before, regions[1], after)
     return {
         "before_region": _corners(regions[0]),
         "after_region": _corners(regions[1]),
@@ -197,10 +204,10 @@ def _refine(rng: np.random.Generator) -> Arrays:
     points = np.column_stack([rng.uniform(-1, 20, (5, 3)), rng.integers(0, 2, 5)])[: rng.integers(0, 6)]
     points[:1] = np.rint(points[:1] + 0.5) - 0.5  # halves, whose rounding must agree
     box = np.sort(rng.uniform(-2, 20, (2, 3)), axis=0) if rng.random() < 0.5 else None
-    hints = Hints(points[:, :3], points[:, 3] > 0, box)
+    local = LocalPrompts(points[:, :3], points[:, 3] > 0, box)
     image, logits = image.astype(np.float32), logits.astype(np.float32)
     given = {"image": image, "logits": logits, "points": points, "box": [] if box is None else box}
-    return {**given, "expected": refine_logits(image, logits, hints)}
+    return {**given, "expected": refine_logits(image, logits, local)}
 
 
 def _own(rng: np.random.Generator) -> Arrays:
@@ -208,9 +215,9 @@ def _own(rng: np.random.Generator) -> Arrays:
     mask = ndimage.gaussian_filter(rng.normal(size=shape), 2) > rng.choice([-9, 0, 0, 0, 0.05, 9])
     points = np.column_stack([rng.uniform(-1, 30, (3, 3)), rng.integers(0, 2, 3)])[: rng.integers(0, 4)]
     box = np.sort(rng.uniform(-2, 30, (2, 3)), axis=0)
-    hints = Hints(points[:, :3], points[:, 3] > 0, box)
+    local = LocalPrompts(points[:, :3], points[:, 3] > 0, box)
     said = np.concatenate([box.mean(axis=0, keepdims=True), points[:, :3]])
-    found, labels = own_points(mask, hints, said, np.array([1, *points[:, 3]], np.int64))
+    found, labels = points_from_mask(mask, local, said, np.array([1, *points[:, 3]], np.int64))
     given = {"mask": mask.astype(np.uint8), "points": points, "box": box}
     return {**given, "found": found[len(said) :], "expected": labels[len(said) :]}
 
@@ -224,7 +231,7 @@ def _fine(rng: np.random.Generator) -> Arrays:
     geometry = Geometry((300, 300, 300), tuple(rng.uniform(0.7, 1.4, 3).tolist()))
     box = np.sort(rng.uniform(0, 100, (2, 3)), axis=0) if rng.random() < 0.7 else None
     points = np.column_stack([rng.uniform(-1, 150, (3, 3)), rng.integers(0, 2, 3)])[: rng.integers(0, 4)]
-    low, high, finer = fine_part(geometry, window, Hints(points[:, :3], points[:, 3] > 0, box))
+    low, high, finer = fine_part(geometry, window, LocalPrompts(points[:, :3], points[:, 3] > 0, box))
     part = window.part(low, high, finer)
     given = {"spacing": geometry.spacing_mm, "points": points, "box": [] if box is None else box}
     found = {"expected": [*low, *high, finer], "part_start": part.start, "part_step": part.step}
@@ -242,20 +249,20 @@ def _many(windows: list[Window]) -> Arrays:
 def _links(rng: np.random.Generator) -> Arrays:
     """A bent tube as a coarse window shows it, clicks on it, beside it and far from it."""
     geometry = Geometry(tuple(rng.integers(60, 300, 3).tolist()), tuple(rng.uniform(0.7, 2, 3).tolist()))
-    framing = Framing(int(rng.integers(16, 40)) ** 3, 8, 16)
-    window = frame(geometry, np.zeros(3), np.array(geometry.shape, float), framing)
+    policy = WindowPolicy(int(rng.integers(16, 40)) ** 3, 8, 16)
+    window = frame(geometry, np.zeros(3), np.array(geometry.shape, float), policy)
     z, y, x = np.indices(window.shape)
     middle = np.array(window.shape)[1:] / 2 + rng.uniform(1, 6) * np.sin(z[..., None] / 5 + rng.uniform(0, 6, 2))
     far = (y - middle[..., 0]) ** 2 + (x - middle[..., 1]) ** 2
     logits = (rng.uniform(1, 9) - far + rng.normal(size=window.shape)).astype(np.float32)
     clicks = [Point(tuple(rng.integers(0, geometry.shape).tolist()), bool(rng.integers(0, 2))) for _ in range(4)]  # type: ignore[arg-type]
     prompts = ObjectPrompts(tuple(clicks[: rng.integers(0, 5)]))
-    links = links_of(geometry, window, logits, prompts, framing)
+    links = links_of(geometry, window, logits, prompts, policy)
     told = [link.points(prompts, geometry) for link in links]
     found = _many([link.window for link in links])
     if links:
         found |= {f"grid_{key}": value for key, value in _described(grid_of(geometry, window, links)).items()}
-    settings = (framing.voxels, framing.multiple, framing.minimum, framing.margin, framing.finest)
+    settings = (policy.max_voxels, policy.multiple, policy.min_side, policy.margin, policy.min_step)
     return {
         **_placed(geometry),
         **_said(prompts),
@@ -296,7 +303,7 @@ def _labels(rng: np.random.Generator) -> Arrays:
         places = rng.integers([s.start for s in region], [s.stop for s in region], (rng.integers(0, 4), 3))
         values[tuple(places.T - np.array([[s.start] for s in region]))] = 1
         clicks = tuple((int(z), int(y), int(x)) for z, y, x in places)
-        claims[int(object_id)] = Claim(region, values, clicks, clicks[0] if len(clicks) == 2 else None)
+        claims[int(object_id)] = ObjectLogits(region, values, clicks, clicks[0] if len(clicks) == 2 else None)
     spacing = tuple(rng.uniform(0.5, 4, 3).tolist())
     given: Arrays = {"volume_shape": np.array((18, 18, 18), np.int64), "spacing": spacing, "ids": sorted(claims)}
     for k, claim in claims.items():
@@ -350,7 +357,7 @@ def _shape(rng: np.random.Generator) -> Arrays:
         z, y, x = (slice(a, int(rng.integers(a, n)) + 1) for a, n in zip(low, geometry.shape, strict=True))
         region = (z, y, x)
         logits = _logits(rng, tuple(s.stop - s.start for s in region))
-    found, values = prompt_shape(prompts, geometry, region, logits)
+    found, values = fallback_mask(prompts, geometry, region, logits)
     before = {"before_region": _corners(region) if region else [], "before": [] if logits is None else logits}
     return {**_placed(geometry), **_said(prompts), **before, "region": _corners(found), "expected": values}
 
@@ -390,39 +397,39 @@ def _latency(rng: np.random.Generator) -> Arrays:
 
 
 def _sizes(rng: np.random.Generator) -> Arrays:
-    framing = Framing(int(rng.integers(20, 300)) ** 3, 16, int(rng.choice([16, 32])))
-    given = np.array([framing.voxels, framing.multiple, framing.minimum], float)
-    return {"framing": given, "expected": np.array(sizes(framing))}
+    policy = WindowPolicy(int(rng.integers(20, 300)) ** 3, 16, int(rng.choice([16, 32])))
+    given = np.array([policy.max_voxels, policy.multiple, policy.min_side], float)
+    return {"framing": given, "expected": np.array(sizes(policy))}
 
 
 def _plan(rng: np.random.Generator) -> Arrays:
     geometry = _geometry(rng, 400)
     prompts = _prompts(rng, geometry, 6)
-    framing = Framing(int(rng.integers(40, 160)) ** 3, 16, 32)
+    policy = WindowPolicy(int(rng.integers(40, 160)) ** 3, 16, 32)
     model = _model(rng)
     limit_s = float(rng.choice([np.inf, *10 ** rng.uniform(-2, 3, 5)]))
     memory_bytes = float(rng.choice([np.inf, *10 ** rng.uniform(8.5, 11, 2)]))
-    pace = float(rng.uniform(1, 3))
+    slowdown = float(rng.uniform(1, 3))
     plan = make_plan(
         geometry,
         {1: prompts},
-        framing,
+        policy,
         model,
         budget_s=limit_s if limit_s < np.inf else None,
         memory_bytes=memory_bytes if memory_bytes < np.inf else None,
-        pace=pace,
+        slowdown=slowdown,
     )
-    settings = (framing.voxels, framing.multiple, framing.minimum, framing.margin, framing.finest)
+    settings = (policy.max_voxels, policy.multiple, policy.min_side, policy.margin, policy.min_step)
     return {
         **_placed(geometry),
         **_said(prompts),
         "model": _text(model.to_json()),
         "framing": np.array(settings, float),
-        "means": np.array([limit_s, memory_bytes, pace]),
-        **_described(plan.windows[1]),
-        "voxels": np.array([plan.framing.voxels]),
-        "seconds": np.array([plan.expected_s, plan.cautious_s, plan.peak_bytes]),
-        "given_up": _text("\n".join(plan.given_up)),
-        **_many([look.window for look in plan.chains]),
+        "means": np.array([limit_s, memory_bytes, slowdown]),
+        **_described(plan.window_by_object[1]),
+        "voxels": np.array([plan.policy.max_voxels]),
+        "seconds": np.array([plan.expected_s, plan.p95_s, plan.peak_bytes]),
+        "given_up": _text("\n".join(plan.compromises)),
+        **_many([planned.window for planned in plan.chains]),
         "expected": 0,
     }

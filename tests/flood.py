@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gstk.calibration import LatencyModel
-from gstk.core.window import Framing
+from gstk.core.window import WindowPolicy
 from gstk.engines.base import Embedding
 from gstk.errors import Interrupted
 
-FRAMING = Framing(voxels=32**3, multiple=8, minimum=16)
+POLICY = WindowPolicy(max_voxels=32**3, multiple=8, min_side=16)
 
 
 class FloodEngine:

@@ -176,7 +176,7 @@ def test_regions_grow_and_suit_the_bundle(small_export: Any) -> None:
 def test_an_engine_is_measured(small_export: Any) -> None:
     shares: list[float] = []
     model, found = measure(
-        small_export.bundle, backend="openvino", seconds=3, progress=lambda share, text: shares.append(share)
+        small_export.bundle, backend="openvino", seconds=3, on_progress=lambda share, text: shares.append(share)
     )
     assert shares == sorted(shares)
     assert shares[-1] == 1

@@ -214,9 +214,9 @@ prompts = st.builds(
     st.lists(prompts, max_size=3),
     st.none() | hnp.arrays(np.uint16, (2, 3, 4), elements=st.integers(256, 65535)),
 )
-def test_round_trip(tmp_path_factory: pytest.TempPathFactory, image, listed, labels) -> None:
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, image, format_ids, labels) -> None:
     path = tmp_path_factory.mktemp("round") / "a.npz"
-    case = Case("a", image, Geometry((2, 3, 4), (2, 1, 0.7)), dict(enumerate(listed, 1)), labels, labels)
+    case = Case("a", image, Geometry((2, 3, 4), (2, 1, 0.7)), dict(enumerate(format_ids, 1)), labels, labels)
     save_case(path, case)
     got = load_case(path)
     assert got.geometry == case.geometry

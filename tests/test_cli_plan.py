@@ -29,13 +29,13 @@ def test_a_plan_is_shown_before_anything_runs(run: Run, phantom: Path) -> None:
     assert first.code == 0
     assert "probing" in first.err
     assert "expected" in first.out
-    assert "given up" not in first.out
+    assert "skipped to stay in time" not in first.out
     again = run("plan", phantom, "--budget", "90", "--calls", "6")
     assert "probing" not in again.err
     assert "there are" in again.out
     short = run("plan", phantom, "--budget", "0.1")
     assert short.code == 0
-    assert "given up" in short.out
+    assert "skipped to stay in time" in short.out
     clicked = run("plan", phantom, "--point", "5:24,24,24")
     assert "5" in clicked.out
 
@@ -54,14 +54,14 @@ def test_infer_keeps_a_budget_and_says_what_it_gave_up(run: Run, phantom: Path, 
     roomy = run("infer", phantom, "--budget", "9000", "-o", tmp_path / "roomy")
     assert roomy.code == 0
     assert re.search(r"time +[\d.]+ s of [\d.]+ s for the masks, expected [\d.]+ s", roomy.out)
-    assert "given up" not in roomy.out
+    assert "skipped to stay in time" not in roomy.out
     free = run("infer", phantom, "-o", tmp_path / "free")
     assert "time " not in free.out
     masks = [np.load(tmp_path / name / phantom.name)["segs"] for name in ("roomy", "free")]
     np.testing.assert_array_equal(*masks)
     short = run("infer", phantom, "--budget", "0.1", "-o", tmp_path / "short")
     assert short.code == 0
-    assert "given up" in short.out
+    assert "skipped to stay in time" in short.out
     assert np.load(tmp_path / "short" / phantom.name)["segs"].any()
 
 

@@ -74,9 +74,9 @@ def error_of(folder: Path, *arguments: str) -> str:
 def test_a_coreset_is_trained_on_and_scored_on_what_is_held_out(folder: Path) -> None:
     chosen = gstk(folder, "coreset", "cases", "--fraction", "0.7", "--seed", "4", "-o", "lists/coreset.txt")
     assert chosen.returncode == 0, chosen.stderr
-    listed = [line for line in (folder / "lists/coreset.txt").read_text().splitlines() if not line.startswith("#")]
-    assert len(listed) == 2
-    (rest,) = {"a.npz", "deep/b.npz", "deep/er/c.npz"} - set(listed)
+    format_ids = [line for line in (folder / "lists/coreset.txt").read_text().splitlines() if not line.startswith("#")]
+    assert len(format_ids) == 2
+    (rest,) = {"a.npz", "deep/b.npz", "deep/er/c.npz"} - set(format_ids)
     (folder / "held-out.txt").write_text(rest + "\n")
     lists = ("--cases", "lists/coreset.txt", "--validation", "held-out.txt")
     result = gstk(folder, "train", "cases", "-o", "run", "--recipe", "mine.toml", *lists, "--set", "stage2.epochs=2")

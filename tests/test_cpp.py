@@ -34,7 +34,7 @@ from gstk.calibration import LatencyModel, save_model
 from gstk.cases.npz import load_case, save_case
 from gstk.core.bundle import Bundle, builtin
 from gstk.core.manifest import Manifest
-from gstk.core.window import Framing
+from gstk.core.window import WindowPolicy
 from gstk.cpp import cmake_dir
 from gstk.engines import open_engine
 from gstk.errors import BundleError, CalibrationError
@@ -139,9 +139,11 @@ def test_a_time_limit_makes_the_masks_that_python_makes(
     found, told = replay_cpp(*given, file, limit_s)
     unlimited, _ = replay_cpp(*given)
     bundle = Bundle.open(TINY)
-    framing = Framing(math.prod(bundle.manifest.roi.default), bundle.manifest.roi.multiple, bundle.manifest.roi.minimum)
+    policy = WindowPolicy(
+        math.prod(bundle.manifest.roi.default), bundle.manifest.roi.multiple, bundle.manifest.roi.minimum
+    )
     engine = open_engine(bundle, "openvino", threads=2)
-    with Session(engine, framing, refine=True, model=latency_model, budget=Budget(limit_s)) as session:
+    with Session(engine, policy, refine=True, model=latency_model, budget=Budget(limit_s)) as session:
         expected = replay_python(session, case.image, case.geometry.spacing_mm, lines)
         assert (told[-1]["encodes"], told[-1]["decodes"]) == (session.encodes, session.decodes)
     assert expected.any()

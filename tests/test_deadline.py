@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from flood import FRAMING, FloodEngine, SlowEngine
+from flood import POLICY, FloodEngine, SlowEngine
 from latency import a_model
 from numpy.typing import NDArray
 
@@ -33,7 +33,7 @@ def clicks(*points: tuple[int, int, int]) -> ObjectPrompts:
 
 def slow_session(engine: SlowEngine, budget_s: float | None = None) -> Session:
     budget = None if budget_s is None else Budget(budget_s)
-    return Session(engine, FRAMING, model=engine.model, budget=budget)  # type: ignore[arg-type]
+    return Session(engine, POLICY, model=engine.model, budget=budget)  # type: ignore[arg-type]
 
 
 def test_a_deadline_counts_down_and_none_never_comes() -> None:
@@ -71,7 +71,7 @@ def test_a_mask_is_there_in_time_whatever_the_engine_does(deaf: bool) -> None:
     assert session.report.spent_s < 30
     assert session.mask[32, 32, 32] in (1, 2)
     assert set(np.unique(session.mask)) <= {0, 1, 2}
-    assert any("prompts alone" in note for note in session.report.given_up)
+    assert any("prompts alone" in note for note in session.report.compromises)
     engine.deaf = False
     session.close()
 
@@ -81,7 +81,7 @@ def test_with_time_enough_nothing_is_given_up() -> None:
     with slow_session(SlowEngine(a_model(), itertools.repeat(0.1))) as session:
         session.set_image(image)
         session.set_all(three_clicks(), within_s=60.0)
-        assert session.report.given_up == ()
+        assert session.report.compromises == ()
         assert session.report.budget_s == 60
         assert session.report.expected_s > 0
         assert set(session.report.object_s) == {1, 2}
@@ -95,7 +95,7 @@ def test_a_session_goes_on_after_time_was_up() -> None:
     image = an_image()
     session.set_image(image)
     session.set_all({1: clicks((32, 32, 32))}, within_s=1.0)
-    assert session.report.given_up
+    assert session.report.compromises
     assert 0 < (session.mask == 1).sum() < 500  # a ball at the click
     session.add_point((32, 33, 32))
     assert (session.mask == 1).sum() > 0.7 * (image > 100).sum()
@@ -127,7 +127,7 @@ def test_clicks_that_do_not_fit_one_after_the_other_are_taken_at_once() -> None:
     session.set_image(an_image())
     many = clicks(*((32, 32, 28 + k) for k in range(8)))
     session.set_all({1: many}, within_s=20.0)
-    assert any("taken at once" in note for note in session.report.given_up)
+    assert any("taken at once" in note for note in session.report.compromises)
     assert session.mask[32, 32, 32] == 1
 
 
@@ -145,7 +145,7 @@ def test_the_mask_of_another_process_is_gone_on_from_where_time_is_short() -> No
         session.set_all({1: said}, previous, within_s=50.0)
         assert session.mask[13, 13, 13] == 1
         assert session.mask[32, 32, 32] == 1
-        assert any("gone on from" in note for note in session.report.given_up)
+        assert any("gone on from" in note for note in session.report.compromises)
         with pytest.raises(PromptError, match="previous mask"):
             session.set_all({1: said}, previous[:5], within_s=1.0)
 
@@ -192,7 +192,7 @@ class Counted(FloodEngine):
 def test_a_window_is_encoded_ahead_and_used_by_a_click_near_it() -> None:
     engine, plain = Counted(), FloodEngine()
     image = an_image(100)
-    with Session(engine, FRAMING) as session, Session(plain, FRAMING) as other:  # type: ignore[arg-type]
+    with Session(engine, POLICY) as session, Session(plain, POLICY) as other:  # type: ignore[arg-type]
         session.set_image(image, look_at="centre")
         session.add_point((50, 50, 52))
         other.set_image(image)
@@ -214,7 +214,7 @@ def test_errors_of_an_engine_are_not_taken_for_lack_of_time() -> None:
         def encode(self, image: NDArray[np.float32]):  # type: ignore[no-untyped-def]
             raise EngineError("broken")
 
-    session = Session(Broken(), FRAMING, model=a_model(), budget=Budget(5))  # type: ignore[arg-type]
+    session = Session(Broken(), POLICY, model=a_model(), budget=Budget(5))  # type: ignore[arg-type]
     session.set_image(an_image())
     with pytest.raises(EngineError, match="broken"):
         session.add_point((32, 32, 32))
@@ -225,11 +225,11 @@ def test_the_pace_follows_the_clock() -> None:
     engine = SlowEngine(a_model(encode=4), itertools.repeat(5.0))
     timed = TimedEngine(engine, engine.model)  # type: ignore[arg-type]
     image = np.zeros((1, 1, 32, 32, 32), np.float32)
-    assert timed.pace == 1
+    assert timed.slowdown == 1
     for _ in range(2):
         timed.encode(image, Deadline())
-    assert timed.pace >= 4  # five at least, but for the first, which the model expects to be slower
-    assert timed.encode_s((32, 32, 32)) == pytest.approx(timed.pace * engine.model.encode_s((32, 32, 32)))
+    assert timed.slowdown >= 4  # five at least, but for the first, which the model expects to be slower
+    assert timed.encode_s((32, 32, 32)) == pytest.approx(timed.slowdown * engine.model.encode_s((32, 32, 32)))
     with pytest.raises(TimeUp):
         timed.encode(image, Deadline(0.01))
     timed.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_runs import Run
-from flood import FRAMING, FloodEngine
+from flood import POLICY, FloodEngine
 from latency import a_model
 from numpy.typing import NDArray
 from scipy import integrate
@@ -287,7 +287,7 @@ def test_what_was_expected_stands_beside_what_was_spent(folder: Path, tmp_path: 
             said.append(session.report.expected_s)
             return mask
 
-    session = Session(FloodEngine(), FRAMING, model=a_model(), budget=Budget(90, calls=6))
+    session = Session(FloodEngine(), POLICY, model=a_model(), budget=Budget(90, calls=6))
     found = run_cutter(folder, tmp_path / "out", lambda: Noting(session), limit=1)
     one = load_evaluation(tmp_path / "out").scored[0]
     assert len(one.expected) == 6
@@ -392,7 +392,7 @@ def test_the_session_is_timed_as_a_whole(tmp_path: Path) -> None:
             return super().decode(*arguments)  # type: ignore[arg-type]
 
     case = labelled_case("CT_a")
-    segmenter = SessionSegmenter(Session(Slow(), FRAMING))  # type: ignore[arg-type]
+    segmenter = SessionSegmenter(Session(Slow(), POLICY))  # type: ignore[arg-type]
     scores, _ = score_case(segmenter, case)
     assert scores.total_seconds == pytest.approx(segmenter.seconds)
     assert scores.total_seconds <= scores.total_s

@@ -19,13 +19,13 @@ pytest.importorskip("onnxruntime", reason="the stand-in computes with ONNX Runti
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "tensorrt"
 
 
-class HostArray(np.ndarray):
+class ExternalDeviceArray(np.ndarray):
     """NumPy's arithmetic on memory of the stand-in GPU, with what host libraries say of their arrays."""
 
     owner: Any = None
 
     @classmethod
-    def put(cls, fake: Fake, values: Any) -> HostArray:
+    def put(cls, fake: Fake, values: Any) -> ExternalDeviceArray:
         values = np.asarray(values)
         address = fake.cuda.allocate(fake.cuda.device, max(values.nbytes, 1))
         found = _array(fake.cuda, address, values.shape, values.dtype).view(cls)
@@ -40,16 +40,16 @@ class HostArray(np.ndarray):
     def get(self) -> np.ndarray:
         return np.asarray(self)
 
-    def to(self, dtype: Any) -> HostArray:
+    def to(self, dtype: Any) -> ExternalDeviceArray:
         assert dtype == self.dtype
         return self
 
 
-def shared(fake: Fake, array: Any) -> HostArray:
+def shared(fake: Fake, array: Any) -> ExternalDeviceArray:
     """What a library makes of an array that it is given: the same memory, and it keeps whose it is."""
     interface = array.__cuda_array_interface__
     values = _array(fake.cuda, interface["data"][0], interface["shape"], np.dtype(interface["typestr"]))
-    found = values.view(HostArray)
+    found = values.view(ExternalDeviceArray)
     found.owner = array
     return found
 
@@ -67,7 +67,7 @@ def torch_like(fake: Fake) -> dict[str, Any]:
     cuda = types.SimpleNamespace(Stream=Stream, stream=lambda stream: stream)
     found: Any = types.ModuleType("torch")
     found.cuda, found.float16, found.float32 = cuda, np.dtype("f2"), np.dtype("f4")
-    found.rand = lambda shape, device: HostArray.put(fake, np.random.default_rng(0).random(shape, np.float32))
+    found.rand = lambda shape, device: ExternalDeviceArray.put(fake, np.random.default_rng(0).random(shape, np.float32))
     found.as_tensor = lambda array, device: shared(fake, array)
     return {"torch": found}
 
@@ -77,7 +77,7 @@ def cupy_like(fake: Fake) -> dict[str, Any]:
         @staticmethod
         def random(shape: tuple[int, ...]) -> Any:
             values = np.random.default_rng(0).random(shape)
-            return types.SimpleNamespace(astype=lambda dtype: HostArray.put(fake, values.astype(dtype)))
+            return types.SimpleNamespace(astype=lambda dtype: ExternalDeviceArray.put(fake, values.astype(dtype)))
 
     found: Any = types.ModuleType("cupy")
     found.random, found.asarray = Random, lambda array: shared(fake, array)
@@ -87,8 +87,8 @@ def cupy_like(fake: Fake) -> dict[str, Any]:
 def pycuda_like(fake: Fake) -> dict[str, Any]:
     found: Any = types.ModuleType("pycuda")
     found.autoprimaryctx, found.gpuarray = types.ModuleType("pycuda.autoprimaryctx"), types.ModuleType("gpuarray")
-    found.gpuarray.to_gpu = lambda values: HostArray.put(fake, values)
-    found.gpuarray.zeros = lambda shape, dtype: HostArray.put(fake, np.zeros(shape, dtype))
+    found.gpuarray.to_gpu = lambda values: ExternalDeviceArray.put(fake, values)
+    found.gpuarray.zeros = lambda shape, dtype: ExternalDeviceArray.put(fake, np.zeros(shape, dtype))
     return {"pycuda": found, "pycuda.autoprimaryctx": found.autoprimaryctx, "pycuda.gpuarray": found.gpuarray}
 
 

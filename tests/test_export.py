@@ -234,7 +234,7 @@ def test_command_exports(tmp_path: Path, small_export: Any, monkeypatch: pytest.
 
     def fake(checkpoint: Path, output: Path, **options: Any) -> Bundle:
         given.update(options, checkpoint=checkpoint, output=output)
-        options["progress"]("tracing")
+        options["on_progress"]("tracing")
         bundle: Bundle = small_export.bundle
         return bundle
 
@@ -255,7 +255,7 @@ def test_command_exports(tmp_path: Path, small_export: Any, monkeypatch: pytest.
     ]
     result = CliRunner().invoke(app, [*arguments, "--overwrite"])
     assert result.exit_code == 0, result.output
-    assert given.pop("progress")
+    assert given.pop("on_progress")
     assert given == {
         "checkpoint": Path("w.pt"),
         "output": Path("b"),
@@ -263,7 +263,7 @@ def test_command_exports(tmp_path: Path, small_export: Any, monkeypatch: pytest.
         "licence": "MIT",
         "default_roi": [32, 48, 64],
         "options": Options(half_weights=True, refine=True),
-        "judge": None,
+        "quality_gate": None,
         "overwrite": True,
     }
     assert f"{small_export.bundle.path}: small" in result.output.replace("\n", "")

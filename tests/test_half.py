@@ -20,7 +20,7 @@ from gstk.export import export as export_module  # noqa: E402
 from gstk.export.check import check_graph  # noqa: E402
 from gstk.export.export import Options, export_bundle  # noqa: E402
 from gstk.export.graphs import encoder_graph, prompt_decoder_graph  # noqa: E402
-from gstk.export.half import half_values, halve_graph  # noqa: E402
+from gstk.export.half import half_values, to_fp16_graph  # noqa: E402
 from gstk.export.onnx_writer import trace_graph  # noqa: E402
 from gstk.export.parity import ParityCase  # noqa: E402
 from gstk.export.ranges import activation_ranges, check_ranges  # noqa: E402
@@ -56,7 +56,7 @@ def element_types(model: Any) -> dict[str, int]:
 @pytest.mark.parametrize("io", ["fp16", "fp32"])
 def test_every_operator_has_inputs_of_one_type(traced: dict[str, Any], kind: str, io: str) -> None:
     model = traced[kind].clone()
-    halve_graph(model, io)
+    to_fp16_graph(model, io)
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     types = element_types(proto)
@@ -79,7 +79,7 @@ def test_every_operator_has_inputs_of_one_type(traced: dict[str, Any], kind: str
 def test_attention_is_float32_from_scores_to_weighted_sums(traced: dict[str, Any]) -> None:
     """A softmax over 262144 tokens gives weights of 4e-6, of which float16 keeps one digit."""
     model = traced["prompt_decoder"].clone()
-    halve_graph(model)
+    to_fp16_graph(model)
     softmaxes = [node for node in model.graph if node.op_type == "Softmax"]
     assert len(softmaxes) == 7
     for node in softmaxes:
@@ -92,7 +92,7 @@ def test_attention_is_float32_from_scores_to_weighted_sums(traced: dict[str, Any
 
 def test_positions_stay_float32(traced: dict[str, Any]) -> None:
     model = traced["prompt_decoder"].clone()
-    halve_graph(model)
+    to_fp16_graph(model)
     for node in model.graph:
         if node.op_type in ("Sin", "Cos"):
             assert node.outputs[0].dtype == ir.DataType.FLOAT
@@ -105,21 +105,21 @@ def test_positions_stay_float32(traced: dict[str, Any]) -> None:
 def test_the_float32_graph_is_left_as_it_was(traced: dict[str, Any]) -> None:
     for model in traced.values():
         before = ir.to_proto(model).SerializeToString()
-        halve_graph(model.clone())
+        to_fp16_graph(model.clone())
         assert half_values(model)
         assert ir.to_proto(model).SerializeToString() == before
 
 
 def test_unknown_io_and_large_weights_are_refused(traced: dict[str, Any]) -> None:
     with pytest.raises(ExportError, match="got 'int4' for the type of inputs"):
-        halve_graph(traced["encoder"].clone(), "int4")
+        to_fp16_graph(traced["encoder"].clone(), "int4")
     model = traced["encoder"].clone()
     name = next(n for n in model.graph.initializers if n.endswith("conv_init.weight"))
     weights = model.graph.initializers[name].const_value.numpy().copy()
     weights.flat[0] = 7e4
     model.graph.initializers[name].const_value = ir.tensor(weights, name=name)
     with pytest.raises(ExportError, match=r"got a weight of 70000 in image_encoder.encoder.conv_init.weight"):
-        halve_graph(model)
+        to_fp16_graph(model)
 
 
 def test_bundle_holds_both_precisions_and_they_agree(half_bundle: Bundle, small_export: Any) -> None:

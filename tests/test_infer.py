@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
-from flood import FRAMING, FloodEngine
+from flood import POLICY, FloodEngine
 from numpy.typing import NDArray
 
 from gstk.batch.infer import InferResult, infer, parse_point_option
@@ -20,7 +20,7 @@ from gstk.session.session import Session
 
 @pytest.fixture
 def session() -> Session:
-    return Session(FloodEngine(), FRAMING)  # type: ignore[arg-type]
+    return Session(FloodEngine(), POLICY)  # type: ignore[arg-type]
 
 
 def volume() -> NDArray[np.uint8]:
@@ -184,6 +184,8 @@ def test_options_that_do_not_apply_to_a_file_are_said(session: Session, tmp_path
         (case, "window bone is not", "spacing order"),
         (tmp_path / "b.nii.gz", "order xyz", "window"),
     ):
-        result = only(infer(session, path, tmp_path / "out", prompts=clicks, window="bone", spacing_order="xyz"))
+        result = only(
+            infer(session, path, tmp_path / "out", prompts=clicks, intensity_window="bone", spacing_order="xyz")
+        )
         assert sum(wrong in warning for warning in result.warnings) == 1
         assert not any(right in warning and "not applied" in warning for warning in result.warnings)

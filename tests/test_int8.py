@@ -20,7 +20,7 @@ from gstk.core.manifest import RoiRules  # noqa: E402
 from gstk.engines import available, open_engine  # noqa: E402
 from gstk.engines.base import Sample  # noqa: E402
 from gstk.errors import ExportError  # noqa: E402
-from gstk.evaluation.click_trial import Trial  # noqa: E402
+from gstk.evaluation.click_trial import ClickTrial  # noqa: E402
 from gstk.export import export as export_module  # noqa: E402
 from gstk.export.check import check_graph  # noqa: E402
 from gstk.export.export import Options, export_bundle  # noqa: E402
@@ -189,9 +189,13 @@ def quick(small_export: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
     monkeypatch.setattr(export_module, "default_cases", lambda _: (ParityCase((8, 8, 8), 1, 1),) * 2)
     monkeypatch.setattr(export_module, "trace_graph", lambda graph: model if graph.kind == "encoder" else decoder)
 
-    def run(output: Path, judge: Any) -> Any:
+    def run(output: Path, quality_gate: Any) -> Any:
         return export_bundle(
-            small_export.checkpoint, output, default_roi=(32, 32, 32), options=Options(int8=True), judge=judge
+            small_export.checkpoint,
+            output,
+            default_roi=(32, 32, 32),
+            options=Options(int8=True),
+            quality_gate=quality_gate,
         )
 
     return run
@@ -201,7 +205,7 @@ def test_export_scores_clicks_and_records_them(
     quick: Callable[..., Any], cases: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_module, "MOST_DROP", 1.0)
-    bundle = quick(tmp_path / "b", Trial(cases, rounds=2))
+    bundle = quick(tmp_path / "b", ClickTrial(cases, rounds=2))
     graphs = bundle.manifest.graphs
     assert graphs["encoder"] == {"fp32": "encoder.onnx", "int8": "encoder.int8.onnx"}
     assert graphs["prompt_decoder"] == {"fp32": "prompt_decoder.onnx", "int8": "prompt_decoder.onnx"}
@@ -231,7 +235,7 @@ def test_export_that_costs_masks_leaves_nothing(
     monkeypatch.setattr(export_module, "MOST_DROP", -2.0)
     monkeypatch.setattr(export_module, "restore_until", lambda *_: None)
     with pytest.raises(ExportError, match=r"INT8 costs .* of Dice, expected at most -2.0"):
-        quick(tmp_path / "b", Trial(cases, rounds=1))
+        quick(tmp_path / "b", ClickTrial(cases, rounds=1))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -242,7 +246,7 @@ def test_int8_without_cases_is_refused_at_once(small_export: Any, tmp_path: Path
 
 def test_trial_keeps_what_the_engine_saw(small_export: Any, cases: list[Path]) -> None:
     said: list[str] = []
-    trial = Trial(cases, rounds=2, say=said.append)
+    trial = ClickTrial(cases, rounds=2, on_progress=said.append)
     roi: RoiRules = small_export.bundle.manifest.roi
     with open_engine(small_export.bundle) as engine:
         scores, samples = trial.scores_and_samples(engine, roi)

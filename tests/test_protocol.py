@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flood import FRAMING, FloodEngine
+from flood import POLICY, FloodEngine
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -133,9 +133,9 @@ def test_another_choice_among_equals() -> None:
 def test_a_session_is_clicked_alike_through_both_doors() -> None:
     truth = two_objects()
     image = np.where(truth > 0, np.uint8(200), np.uint8(20))
-    scores = click_by_click(Session(FloodEngine(), FRAMING), image, (1, 1, 1), truth, rounds=3)  # type: ignore[arg-type]
+    scores = click_by_click(Session(FloodEngine(), POLICY), image, (1, 1, 1), truth, rounds=3)  # type: ignore[arg-type]
     engine = FloodEngine()
-    session = Session(engine, FRAMING)  # type: ignore[arg-type]
+    session = Session(engine, POLICY)  # type: ignore[arg-type]
     with SessionSegmenter(session) as segmenter:
         steps = list(run_steps(segmenter, image, (1, 1, 1), truth, rounds=3))
         np.testing.assert_array_equal(scores.mask, steps[-1].mask)

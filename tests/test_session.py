@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from flood import FRAMING, FloodEngine
+from flood import POLICY, FloodEngine
 from numpy.typing import NDArray
 
 from gstk.core.prompts import Box, ObjectPrompts, Point
@@ -21,7 +21,7 @@ def engine() -> FloodEngine:
 
 @pytest.fixture
 def session(engine: FloodEngine) -> Session:
-    return Session(engine, FRAMING)  # type: ignore[arg-type]
+    return Session(engine, POLICY)  # type: ignore[arg-type]
 
 
 def two_balls(
@@ -118,7 +118,7 @@ def test_a_click_beside_a_boxed_object_takes_away_only_what_is_near_it() -> None
     image = np.zeros((40, 80, 80), np.uint8)
     image[8:32, 10:70, 10:70] = 200
     image[14:26, 70:78, 32:48] = 200  # a vessel that leaves the object
-    session = Session(Timid(), FRAMING)  # type: ignore[arg-type]
+    session = Session(Timid(), POLICY)  # type: ignore[arg-type]
     session.set_image(image)
     session.add_box(((8, 10, 10), (31, 69, 69)))
     window = session.window()

@@ -133,9 +133,9 @@ def test_graph_serves_a_shape_that_comes_again(fresh: BundleEngine, fake: Fake, 
     shape = (16, 16, 16)
     embeddings = [fresh.encode(region(shape, seed)) for seed in range(2)]
     wanted = [expected(small_export, shape, seed, 2, 3) for seed in range(2)]
-    question = prompts(shape, 2, 3)
+    request = prompts(shape, 2, 3)
     for turn in range(6):
-        logits = fresh.decode(embeddings[turn % 2], *question)
+        logits = fresh.decode(embeddings[turn % 2], *request)
         np.testing.assert_allclose(logits, wanted[turn % 2], atol=1e-5)
     # First in the profile's own context, then in one of its own, and from then on as a graph, for any embedding.
     assert (fake.cuda.captures, fake.cuda.launches) == (1, 4)
@@ -144,19 +144,19 @@ def test_graph_serves_a_shape_that_comes_again(fresh: BundleEngine, fake: Fake, 
     np.testing.assert_allclose(
         fresh.decode(embeddings[0], *prompts(shape, 1, 1)), expected(small_export, shape, 0, 1, 1), atol=1e-5
     )
-    np.testing.assert_allclose(fresh.decode(embeddings[1], *question), wanted[1], atol=1e-5)
+    np.testing.assert_allclose(fresh.decode(embeddings[1], *request), wanted[1], atol=1e-5)
     assert (fake.cuda.captures, fake.cuda.launches) == (1, 5)
 
 
 def test_graph_ends_when_memory_moves(fresh: BundleEngine, fake: Fake, small_export: Any) -> None:
     shape, before = (8, 8, 8), set(fake.cuda.graphs)
-    embedding, question = fresh.encode(region(shape)), prompts(shape, 1, 2)
+    embedding, request = fresh.encode(region(shape)), prompts(shape, 1, 2)
     for _ in range(4):
-        fresh.decode(embedding, *question)
+        fresh.decode(embedding, *request)
     assert (fake.cuda.captures, fake.cuda.launches) == (1, 2)
     fresh.encode(region((40, 40, 40)))  # needs a larger block for both plans
     for _ in range(3):
-        logits = fresh.decode(embedding, *question)
+        logits = fresh.decode(embedding, *request)
         np.testing.assert_allclose(logits, expected(small_export, shape, 0, 1, 2), atol=1e-5)
     assert fake.cuda.captures == 2  # again after one plain run
     assert len(set(fake.cuda.graphs) - before) == 1
@@ -263,13 +263,13 @@ def test_cuda_error_ends_the_process_s_use_of_the_gpu(
 def test_encodes_and_decodes_from_threads(fresh: BundleEngine, small_export: Any) -> None:
     """While regions of many sizes are encoded, which moves the memory, decodes of others stay right."""
     shape = (8, 8, 8)
-    embedding, question = fresh.encode(region(shape)), prompts(shape, 2, 2)
+    embedding, request = fresh.encode(region(shape)), prompts(shape, 2, 2)
     wanted = expected(small_export, shape, 0, 2, 2)
     stop, wrong = threading.Event(), []
 
     def click() -> None:
         while not stop.is_set():
-            error = np.abs(fresh.decode(embedding, *question) - wanted).max()
+            error = np.abs(fresh.decode(embedding, *request) - wanted).max()
             if error > 1e-5:
                 wrong.append(error)
 
@@ -291,10 +291,10 @@ def test_nobody_queues_into_a_capture(fresh: BundleEngine, fake: Fake, small_exp
         others[0].start()
         others[0].join(0.3)  # it has to wait for the capture to end, and does not end here
 
-    embedding, question = fresh.encode(region(shape)), prompts(shape, 1, 1)
+    embedding, request = fresh.encode(region(shape)), prompts(shape, 1, 1)
     fake.on_capture = intrude
     try:
-        found = [fresh.decode(embedding, *question) for _ in range(4)]
+        found = [fresh.decode(embedding, *request) for _ in range(4)]
     finally:
         fake.on_capture = None
     others[0].join()

@@ -24,7 +24,7 @@ from gstk.engines.devices import Device
 from gstk.engines.tensorrt_build import BuildStep, build_plans
 from gstk.engines.tensorrt_layers import count_types, require_types
 from gstk.engines.tensorrt_plans import find_plans, plan_folder, search_folders
-from gstk.engines.tensorrt_record import Host, PlanRecord, Settings
+from gstk.engines.tensorrt_record import BuildTarget, PlanRecord, Settings
 from gstk.errors import BackendMissing, EngineError, PlanError, WrongArchitecture
 
 pytest.importorskip("onnxruntime", reason="the stand-in computes with ONNX Runtime")
@@ -47,7 +47,7 @@ def half_bundle(small_export: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     """The small bundle with FP16 graphs."""
     import onnx_ir as ir
 
-    from gstk.export.half import halve_graph
+    from gstk.export.half import to_fp16_graph
 
     scratch = tmp_path_factory.mktemp("half")
     bundle = small_export.bundle
@@ -55,15 +55,15 @@ def half_bundle(small_export: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     sources = {name: bundle.path / name for name in bundle.manifest.files}
     for kind in graphs:
         model = ir.load(bundle.graph(kind))
-        halve_graph(model)
+        to_fp16_graph(model)
         name = f"{kind}.fp16.onnx"
         ir.save(model, scratch / name)
         graphs[kind]["fp16"], sources[name] = name, scratch / name
     return write_bundle(scratch / "bundle", replace(bundle.manifest, graphs=graphs), sources)
 
 
-def here(fake: Fake, **changes: Any) -> Host:
-    return replace(Host.here(fake.gpu, fake.module.__version__), **changes)
+def here(fake: Fake, **changes: Any) -> BuildTarget:
+    return replace(BuildTarget.here(fake.gpu, fake.module.__version__), **changes)
 
 
 def test_plans_are_found_again_and_not_built_twice(fake: Fake, small_export: Any, folder: Path) -> None:
@@ -84,7 +84,7 @@ def test_plans_are_found_again_and_not_built_twice(fake: Fake, small_export: Any
     assert [r.built for r in build_plans(small_export.bundle, plans=folder, rebuild=True, **SMALL)] == [True, True]
     record = first[0].plan.record
     assert PlanRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
-    assert record.host == Host("NVIDIA Fake 24GB", (8, 9), "10.13.0.35", (13, 0), "580.00", record.host.system)
+    assert record.host == BuildTarget("NVIDIA Fake 24GB", (8, 9), "10.13.0.35", (13, 0), "580.00", record.host.system)
     assert record.memory_bytes == (fake.scratch_bytes * 8**3,)
     # The second build knew what the first had timed.
     assert [build["cache"] for build in fake.builds] == [b"", b"t", b"tt", b"ttt"]
@@ -327,7 +327,7 @@ def test_full_disk_leaves_nothing(fake: Fake, small_export: Any, folder: Path, m
 
 def test_progress_is_reported(fake: Fake, small_export: Any, folder: Path) -> None:
     steps: list[BuildStep] = []
-    build_plans(small_export.bundle, plans=folder, report=steps.append, **SMALL)
+    build_plans(small_export.bundle, plans=folder, on_progress=steps.append, **SMALL)
     whole = [step for step in steps if step.phase == "Building the engine" and step.kind == "encoder"]
     assert [step.done for step in whole] == [0, 1, 2, 2, 3]
     assert {step.parent for step in steps if step.phase == "Timing kernels"} == {"Building the engine"}
@@ -340,7 +340,7 @@ def test_report_that_fails_ends_the_build(fake: Fake, small_export: Any, folder:
             raise OSError("the terminal is gone")
 
     with pytest.raises(EngineError, match="the terminal is gone"):
-        build_plans(small_export.bundle, plans=folder, report=report, **SMALL)
+        build_plans(small_export.bundle, plans=folder, on_progress=report, **SMALL)
     assert not list(folder.iterdir())
 
 

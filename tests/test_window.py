@@ -7,11 +7,15 @@ from hypothesis import strategies as st
 
 from gstk.core.geometry import Geometry
 from gstk.core.resampling import normalise, resample
-from gstk.core.window import Framing, Window, bounding_faces, frame
+from gstk.core.window import Window, WindowPolicy, bounding_faces, frame
 
 framings = st.builds(
-    lambda multiple, least, more, margin, finest: Framing(
-        voxels=(least * multiple) ** 3 * more, multiple=multiple, minimum=least * multiple, margin=margin, finest=finest
+    lambda multiple, least, more, margin, finest: WindowPolicy(
+        max_voxels=(least * multiple) ** 3 * more,
+        multiple=multiple,
+        min_side=least * multiple,
+        margin=margin,
+        min_step=finest,
     ),
     st.sampled_from([1, 4, 8, 16]),
     st.integers(1, 4),
@@ -40,20 +44,20 @@ def windows(draw: st.DrawFn, longest: int = 10) -> Window:
 
 @settings(deadline=None)
 @given(objects(), framings)
-def test_a_window_keeps_its_promises(scene: tuple[Geometry, np.ndarray, np.ndarray], framing: Framing) -> None:
+def test_a_window_keeps_its_promises(scene: tuple[Geometry, np.ndarray, np.ndarray], policy: WindowPolicy) -> None:
     geometry, low, high = scene
-    window = frame(geometry, low, high, framing)
+    window = frame(geometry, low, high, policy)
     sides, shape, spacing = np.array(window.shape), np.array(geometry.shape), np.array(geometry.spacing_mm)
     assert all(type(n) is int for n in window.shape)
-    assert (sides % framing.multiple == 0).all()
-    assert (sides >= framing.minimum).all()
-    assert np.prod(sides) <= framing.voxels or (sides == framing.minimum).all()
+    assert (sides % policy.multiple == 0).all()
+    assert (sides >= policy.min_side).all()
+    assert np.prod(sides) <= policy.max_voxels or (sides == policy.min_side).all()
     step = np.array(window.step)
     voxel_mm = step[step != 1] * spacing[step != 1]
     if len(voxel_mm):
         np.testing.assert_allclose(voxel_mm, voxel_mm[0], rtol=1e-9)  # isotropic ...
         np.testing.assert_allclose(step * spacing, voxel_mm[0], rtol=0.031)  # ... but for steps rounded to 1
-    assert (step * spacing >= framing.finest * spacing.min() * 0.97).all()
+    assert (step * spacing >= policy.min_step * spacing.min() * 0.97).all()
     start, stop = np.array(window.start), np.array(window.stop)
     np.testing.assert_array_equal(start, np.rint(start))
     half = 0.5 + 1e-6  # what rounding the start may cost
@@ -69,38 +73,38 @@ def test_a_window_keeps_its_promises(scene: tuple[Geometry, np.ndarray, np.ndarr
 
 @settings(deadline=None)
 @given(objects(), framings)
-def test_context_reaches_as_far_as_the_volume_does(scene, framing: Framing) -> None:
+def test_context_reaches_as_far_as_the_volume_does(scene, policy: WindowPolicy) -> None:
     geometry, low, high = scene
-    window = frame(geometry, low, high, framing)
+    window = frame(geometry, low, high, policy)
     shape, spacing = np.array(geometry.shape), np.array(geometry.spacing_mm)
-    margin = framing.margin * ((high - low) * spacing).max() / spacing
+    margin = policy.margin * ((high - low) * spacing).max() / spacing
     size = np.array(window.stop) - window.start
     assert (size >= np.minimum(high - low + 2 * margin, shape) * 0.97).all()
 
 
 def test_a_step_close_to_1_is_1_but_never_cuts_the_object() -> None:
-    framing = Framing(voxels=96**3, multiple=16, minimum=32)
+    policy = WindowPolicy(max_voxels=96**3, multiple=16, min_side=32)
     volume = Geometry((98, 98, 98), (1, 1, 1))
-    window = frame(volume, np.array([20.0, 20, 20]), np.array([80.0, 80, 80]), framing)
+    window = frame(volume, np.array([20.0, 20, 20]), np.array([80.0, 80, 80]), policy)
     assert window == Window((2, 2, 2), (1, 1, 1), (96, 96, 96))
     voxels = np.random.default_rng(0).integers(0, 256, volume.shape).astype(np.uint8)
     np.testing.assert_array_equal(window.sample(voxels, 0, 255), normalise(voxels[2:, 2:, 2:], 0, 255))
-    whole = frame(volume, np.zeros(3), np.full(3, 98.0), framing)
+    whole = frame(volume, np.zeros(3), np.full(3, 98.0), policy)
     assert (np.array(whole.start) <= 0).all()
     assert (np.array(whole.stop) >= 98 - 1e-9).all()
 
 
 def test_windows_by_hand() -> None:
-    framing = Framing(voxels=64**3, multiple=16, minimum=32, margin=0.5, finest=1)
+    policy = WindowPolicy(max_voxels=64**3, multiple=16, min_side=32, margin=0.5, min_step=1)
     volume = Geometry((100, 200, 200), (2, 1, 1))
     # An object of 32 mm with 16 mm around it: 64 mm, at the finest voxel of 1 mm, twice as fine as the slices.
-    window = frame(volume, np.array([40.0, 84, 84]), np.array([56.0, 116, 116]), framing)
+    window = frame(volume, np.array([40.0, 84, 84]), np.array([56.0, 116, 116]), policy)
     assert window == Window((32, 68, 68), (0.5, 1, 1), (64, 64, 64))
     # In a corner it moves inside.
-    window = frame(volume, np.array([0.0, 0, 168]), np.array([16.0, 32, 200]), framing)
+    window = frame(volume, np.array([0.0, 0, 168]), np.array([16.0, 32, 200]), policy)
     assert window == Window((0, 0, 136), (0.5, 1, 1), (64, 64, 64))
     # A volume that is smaller than the least window lies in its middle.
-    window = frame(Geometry((4, 10, 20), (1, 1, 1)), np.zeros(3), np.array([4.0, 10, 20]), framing)
+    window = frame(Geometry((4, 10, 20), (1, 1, 1)), np.zeros(3), np.array([4.0, 10, 20]), policy)
     assert window == Window((-14, -11, -6), (1, 1, 1), (32, 32, 32))
 
 
@@ -180,7 +184,7 @@ def test_constant_in_constant_out(scene, minimum: int, value: float) -> None:
     shape = tuple(min(n, 12) for n in geometry.shape)
     geometry = Geometry(shape, geometry.spacing_mm)
     low, high = np.minimum(low, np.array(shape) - 1), np.minimum(high, shape)
-    window = frame(geometry, low, high, Framing(voxels=4096, multiple=4, minimum=4 * minimum))
+    window = frame(geometry, low, high, WindowPolicy(max_voxels=4096, multiple=4, min_side=4 * minimum))
     volume = np.full(shape, value)
     sampled = window.sample(volume, 0, 1)
     where = window.inside(shape)
@@ -202,7 +206,10 @@ def test_a_slope_comes_back_where_it_was() -> None:
     z, y, x = np.meshgrid(*[np.arange(n) for n in geometry.shape], indexing="ij")
     ramp = (2.0 * z + y + 0.5 * x + 10) / 100
     window = frame(
-        geometry, np.array([5.0, 8, 9]), np.array([12.0, 19, 30]), Framing(voxels=48**3, multiple=8, minimum=16)
+        geometry,
+        np.array([5.0, 8, 9]),
+        np.array([12.0, 19, 30]),
+        WindowPolicy(max_voxels=48**3, multiple=8, min_side=16),
     )
     got = window.back(window.sample(ramp, 0, 1), geometry.shape)
     expected = ramp[window.inside(geometry.shape)]
@@ -220,7 +227,7 @@ def test_two_slices(axis: int) -> None:
     spacing[axis] = 5
     geometry = Geometry(shape, spacing)
     low, high = np.array(shape) / 4, np.array(shape) * 3 / 4
-    window = frame(geometry, low, high, Framing(voxels=32**3, multiple=8, minimum=16))
+    window = frame(geometry, low, high, WindowPolicy(max_voxels=32**3, multiple=8, min_side=16))
     volume = np.zeros(shape, np.uint8)
     volume[tuple(slice(0, 1) if a == axis else slice(None) for a in range(3))] = 100
     back = window.back(window.sample(volume, 0, 100), shape)

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gstk.core.click_rule import Click, component_centre, next_click
+from gstk.core.click_rule import component_centre, next_click
+from gstk.core.prompts import Point
 from gstk.errors import TrainingError
 
 __all__ = [
@@ -121,7 +122,7 @@ class _How:
         return self.count(rng, self.max_points, 1), self.count(rng, self.max_points, 0)
 
 
-def pack(clicks: Sequence[Sequence[Click]], special: Sequence[bool] | None = None) -> Prompts:
+def pack(clicks: Sequence[Sequence[Point]], special: Sequence[bool] | None = None) -> Prompts:
     """Clicks of B objects as `Prompts`; `special` says which objects' points carry 2/3."""
     longest = max((len(c) for c in clicks), default=0) or 1
     coords = np.zeros((len(clicks), longest, 3), np.int64)
@@ -145,7 +146,7 @@ def authors_count(rng: np.random.Generator, maximum: int, minimum: int = 0) -> i
 
 def edge_center_points(
     mask: NDArray[np.bool_], rng: np.random.Generator, foreground: int, background: int
-) -> list[Click]:
+) -> list[Point]:
     """Points by the paper's equations 1 and 2: the first from the centre, the rest from the edge, the others outside.
 
     Args:
@@ -162,7 +163,7 @@ def edge_center_points(
 
 def _edge_center_of(
     labels: Labels, label: int, box: Box, rng: np.random.Generator, foreground: int, background: int
-) -> list[Click]:
+) -> list[Point]:
     inside = labels[box] == label
     crop = np.pad(inside, 1)
     # The volume's own face is no border of the object: it goes on there unseen.
@@ -179,7 +180,7 @@ def _edge_center_of(
     if foreground > 1:
         regions.append(np.flatnonzero((depth > EDGE_FRACTION * deepest) & ~center))
     origin = [axis.start for axis in box]
-    points: list[Click] = []
+    points: list[Point] = []
     for index in range(foreground):
         region = regions[min(index, 1)]
         if not len(region):
@@ -188,9 +189,9 @@ def _edge_center_of(
     return points + _outside(labels, label, rng, background)
 
 
-def _outside(labels: Labels, label: int, rng: np.random.Generator, count: int) -> list[Click]:
+def _outside(labels: Labels, label: int, rng: np.random.Generator, count: int) -> list[Point]:
     """Points beside one object, each voxel as likely as any; none where the object fills the patch."""
-    points: list[Click] = []
+    points: list[Point] = []
     for _ in range(4 if count else 0):  # guesses are cheap, and nearly always enough
         guesses = rng.integers(0, labels.shape, (4 * count, 3))
         points += [_click(g, False) for g in guesses[labels[tuple(guesses.T)] != label]]
@@ -202,12 +203,12 @@ def _outside(labels: Labels, label: int, rng: np.random.Generator, count: int) -
     return points
 
 
-def centre_point(mask: NDArray[np.bool_], rng: np.random.Generator) -> Click:
+def centre_point(mask: NDArray[np.bool_], rng: np.random.Generator) -> Point:
     """The official first click: the object's most central voxel."""
-    return Click(component_centre(mask, random_choice(rng), MAX_EDT_VOXELS), True)
+    return Point(component_centre(mask, random_choice(rng), MAX_EDT_VOXELS), True)
 
 
-def error_point(prediction: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.random.Generator) -> Click | None:
+def error_point(prediction: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.random.Generator) -> Point | None:
     """The official next click: the centre of the largest error; None where the prediction is the mask."""
     return next_click(prediction, mask, random_choice(rng), MAX_EDT_VOXELS)
 
@@ -226,7 +227,7 @@ def _vista3d(
     clicks = []
     for label in classes:
         box = _box_of(boxes, label)
-        points: list[Click] = []
+        points: list[Point] = []
         if box is not None:
             inside = np.flatnonzero(labels[box] == label)
             chosen = inside[rng.integers(0, len(inside), min(foreground, len(inside)))]
@@ -242,7 +243,7 @@ def _edge_center(
 ) -> Prompts:
     boxes = ndimage.find_objects(labels)
 
-    def of_class(label: int, own: np.random.Generator) -> list[Click]:
+    def of_class(label: int, own: np.random.Generator) -> list[Point]:
         box = _box_of(boxes, label)
         foreground, background = how.counts(own)
         return [] if box is None else _edge_center_of(labels, label, box, own, foreground, background)
@@ -258,7 +259,7 @@ def _error(
     boxes = ndimage.find_objects(labels)
     flags = how.flags(classes)
 
-    def first(label: int, own: np.random.Generator) -> list[Click]:
+    def first(label: int, own: np.random.Generator) -> list[Point]:
         box = _box_of(boxes, label)
         if box is None:
             return []
@@ -279,14 +280,14 @@ def _error(
 def _correct(
     labels: Labels,
     classes: Sequence[int],
-    clicks: list[list[Click]],
+    clicks: list[list[Point]],
     masks: NDArray[np.bool_],
     rng: np.random.Generator,
     workers: int,
-) -> list[list[Click]]:
+) -> list[list[Point]]:
     """One more click on each object whose mask is wrong."""
 
-    def of_object(index: int, own: np.random.Generator) -> list[Click]:
+    def of_object(index: int, own: np.random.Generator) -> list[Point]:
         before = clicks[index]
         click = error_point(masks[index], labels == classes[index], own) if before else None
         return [*before, click] if click else before
@@ -295,11 +296,11 @@ def _correct(
 
 
 def _side_by_side(
-    of_object: Callable[[int, np.random.Generator], list[Click]],
+    of_object: Callable[[int, np.random.Generator], list[Point]],
     objects: Sequence[int],
     rng: np.random.Generator,
     workers: int,
-) -> list[list[Click]]:
+) -> list[list[Point]]:
     """One generator an object, so that the points do not depend on the number of threads."""
     own = rng.spawn(len(objects))
     if workers == 1 or len(objects) < 2:
@@ -314,6 +315,6 @@ def _box_of(boxes: Sequence[Box | None], label: int) -> Box | None:
 
 def _click(
     voxel: Sequence[np.integer | int] | NDArray[np.integer], foreground: bool, origin: Sequence[int] = (0, 0, 0)
-) -> Click:
+) -> Point:
     z, y, x = (int(v) + o for v, o in zip(voxel, origin, strict=True))
-    return Click((z, y, x), foreground)
+    return Point((z, y, x), foreground)

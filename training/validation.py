@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gstk.cases.overlay import draw_overlay
 from gstk.cases.phantoms import generate_phantom
 from gstk.core.geometry import Geometry
-from gstk.core.window import Framing
+from gstk.core.window import WindowPolicy
 from gstk.engines.base import Device, Engine
 from gstk.errors import GstkError
 from gstk.evaluation.protocol import click_by_click
@@ -105,7 +105,9 @@ def validate(engine: Engine, recipe: Recipe, cases: Sequence[Path | Volume], pic
         pictures: how many of them are drawn.
     """
     multiple = recipe.network.roi_multiple
-    session = Session(engine, Framing(voxels=recipe.data.voxels, multiple=multiple, minimum=MINIMUM_SIDES * multiple))
+    session = Session(
+        engine, WindowPolicy(max_voxels=recipe.data.voxels, multiple=multiple, min_side=MINIMUM_SIDES * multiple)
+    )
     scores = []
     for index, case in enumerate(cases):
         name = case.name if isinstance(case, Path) else f"phantom {index}"

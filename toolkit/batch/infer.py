@@ -32,7 +32,7 @@ _WRITE_S = 3e-8
 class _Options(NamedTuple):
     prompts: dict[int, ObjectPrompts]
     overlay: bool
-    window: str
+    intensity_window: str
     spacing_order: SpacingOrder
     budget: Budget | None
     started_s: float
@@ -125,7 +125,7 @@ def infer(
     *,
     prompts: Mapping[int, ObjectPrompts] | None = None,
     overlay: bool = False,
-    window: str = "auto",
+    intensity_window: str = "auto",
     spacing_order: SpacingOrder = "zyx",
     budget: Budget | None = None,
     started_s: float = 0.0,
@@ -141,7 +141,7 @@ def infer(
             and geometry (DICOM: .nii.gz), under the case's name.
         prompts: by object id, for every source; they replace those of an .npz case for the same object.
         overlay: also write `<name>_overlay.png`.
-        window: intensities of volumes that are not .npz, as in `gstk.cases.prepare.prepare_case`.
+        intensity_window: intensities of volumes that are not .npz, as in `gstk.cases.prepare.prepare_case`.
         spacing_order: axis order of the `spacing` of .npz cases.
         budget: time for each object of a case, reading and writing included. Give the session a latency model.
         started_s: seconds of the first case's budget that are gone already, such as the start of the process; opening
@@ -168,7 +168,7 @@ def infer(
                 f"the result of {path} would overwrite {output}; give another --out folder, or one run each"
             )
         taken.add(output.resolve())
-    options = _Options(dict(prompts or {}), overlay, window, spacing_order, budget, started_s)
+    options = _Options(dict(prompts or {}), overlay, intensity_window, spacing_order, budget, started_s)
     tasks = list(zip(paths, outputs, strict=True))
     if workers is not None:  # their working folder is another
         tasks = [(path.absolute(), output.absolute()) for path, output in tasks]
@@ -245,7 +245,7 @@ def _infer_one(session: Session, options: _Options, task: tuple[Path, Path]) -> 
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            case = read_case(path, options.window, options.spacing_order)
+            case = read_case(path, options.intensity_window, options.spacing_order)
         notes += [str(w.message) for w in caught]
         case = replace(case, prompts={**case.prompts, **options.prompts})
         within_s = None
@@ -270,11 +270,13 @@ def _infer_one(session: Session, options: _Options, task: tuple[Path, Path]) -> 
     return InferResult(path, output, picture, objects, time.perf_counter() - began, tuple(notes), report=session.report)
 
 
-def read_case(path: Path, window: str, spacing_order: SpacingOrder) -> Case:
+def read_case(path: Path, intensity_window: str, spacing_order: SpacingOrder) -> Case:
     """A case from an .npz, or from a volume; see `infer` for the arguments."""
     if path.suffix.lower() == ".npz":
-        if window != "auto":
-            said = f"window {window} is not applied: the intensities of an .npz are taken as they are"
+        if intensity_window != "auto":
+            said = (
+                f"intensity window {intensity_window} is not applied: the intensities of an .npz are taken as they are"
+            )
             warnings.warn(said, stacklevel=2)
         return load_case(path, spacing_order)
     if spacing_order != "zyx":
@@ -282,4 +284,4 @@ def read_case(path: Path, window: str, spacing_order: SpacingOrder) -> Case:
         warnings.warn(said, stacklevel=2)
     from gstk.cases.prepare import prepare_case
 
-    return prepare_case(path, window)
+    return prepare_case(path, intensity_window)

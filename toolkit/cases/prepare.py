@@ -24,12 +24,21 @@ from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts
 from gstk.errors import CaseError, GstkError
 
-__all__ = ["CT_WINDOWS", "PrepareResult", "Window", "boxes_of", "prepare", "prepare_case", "relabel", "rescale"]
+__all__ = [
+    "CT_WINDOWS",
+    "IntensityWindow",
+    "PrepareResult",
+    "boxes_of",
+    "prepare",
+    "prepare_case",
+    "relabel",
+    "rescale",
+]
 
 CT_WINDOWS = {"soft": (400.0, 40.0), "lung": (1500.0, -160.0), "brain": (80.0, 40.0), "bone": (1800.0, 400.0)}
 """Width and level in Hounsfield units (the paper, section 3.2)."""
 
-Window: TypeAlias = str | tuple[float, float] | None
+IntensityWindow: TypeAlias = str | tuple[float, float] | None
 """A key of CT_WINDOWS, "percentile", "auto" (None is the same), a (width, level), or such a pair as "width,level"."""
 
 _PERCENTILES = (0.5, 99.5)
@@ -59,15 +68,18 @@ class PrepareResult:
 
 
 def prepare_case(
-    source: StrPath, window: Window = None, labels: StrPath | None = None, spacing_order: SpacingOrder = "zyx"
+    source: StrPath,
+    intensity_window: IntensityWindow = None,
+    labels: StrPath | None = None,
+    spacing_order: SpacingOrder = "zyx",
 ) -> Case:
     """Make a case of one volume; what was chosen for it goes to the `gstk` logger.
 
     Args:
         source: an .npz or volume file, or a folder of DICOM slices.
-        window: how intensities become 0..255. "auto" takes the soft-tissue window where DICOM says CT or the minimum
-            is at most -900 (air in Hounsfield units), leaves integer images within 0..255 alone, and takes the
-            percentiles otherwise. Any other choice is applied whatever the image looks like.
+        intensity_window: how intensities become 0..255. "auto" takes the soft-tissue window where DICOM says CT
+            or the minimum is at most -900 (air in Hounsfield units), leaves integer images within 0..255 alone, and
+            takes the percentiles otherwise. Any other choice is applied whatever the image looks like.
         labels: a label map of the same grid, in any format that `source` may have. Its ids become 1..K without gaps,
             in their order, and each class gets a box. Without one, an .npz keeps the labels and prompts it has.
         spacing_order: axis order of an .npz file's `spacing`.
@@ -80,7 +92,7 @@ def prepare_case(
             another grid.
         GeometryError, PromptError: see `gstk.cases.npz.load_case`.
     """
-    case, intensities, label_ids = _build(Path(source), window, labels, spacing_order)
+    case, intensities, label_ids = _build(Path(source), intensity_window, labels, spacing_order)
     _LOG.info("%s: %s", case.name, intensities)
     if label_ids:
         _LOG.info("%s: labels %s", case.name, ", ".join(f"{old} -> {new}" for old, new in label_ids.items()))
@@ -90,7 +102,7 @@ def prepare_case(
 def prepare(
     sources: StrPath | Iterable[StrPath],
     out_dir: StrPath,
-    window: Window = None,
+    intensity_window: IntensityWindow = None,
     labels: StrPath | None = None,
     spacing_order: SpacingOrder = "zyx",
     progress: bool = False,
@@ -100,7 +112,7 @@ def prepare(
     Args:
         sources: files and folders, see `gstk.cases.volumes.find_cases`.
         out_dir: created where it is missing.
-        window: see `prepare_case`.
+        intensity_window: see `prepare_case`.
         labels: a label map where there is one source, or a folder with one label map a source, of the same name.
         spacing_order: axis order of the `spacing` of .npz sources.
         progress: show a progress bar on stderr.
@@ -112,7 +124,7 @@ def prepare(
         CaseError: a source does not exist, the window is unknown, or `labels` does not fit the sources.
         OutputError: `out_dir` cannot be created.
     """
-    _parse_window(window)
+    _parse_intensity_window(intensity_window)
     paths = find_cases(sources)
     label_of = _match_labels(paths, labels)
     folder = make_folder(out_dir)
@@ -127,7 +139,7 @@ def prepare(
             error = f"got no label map named {case_name(path)} in {labels}, expected one for each source"
             results.append(PrepareResult(path, error=error))
         else:
-            results.append(_prepare_one(path, output, window, label_of.get(path), spacing_order))
+            results.append(_prepare_one(path, output, intensity_window, label_of.get(path), spacing_order))
             kept.add(output.resolve())
     return results
 
@@ -198,12 +210,12 @@ def boxes_of(labels: LabelMap) -> dict[int, Box]:
 
 
 def _prepare_one(
-    path: Path, output: Path, window: Window, labels: Path | None, spacing_order: SpacingOrder
+    path: Path, output: Path, intensity_window: IntensityWindow, labels: Path | None, spacing_order: SpacingOrder
 ) -> PrepareResult:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CaseWarning)
         try:
-            case, intensities, label_ids = _build(path, window, labels, spacing_order)
+            case, intensities, label_ids = _build(path, intensity_window, labels, spacing_order)
             save_case(output, case)
             result = PrepareResult(path, output, intensities, label_ids)
         except GstkError as error:
@@ -212,10 +224,10 @@ def _prepare_one(
 
 
 def _build(
-    source: Path, window: Window, labels: StrPath | None, spacing_order: SpacingOrder
+    source: Path, intensity_window: IntensityWindow, labels: StrPath | None, spacing_order: SpacingOrder
 ) -> tuple[Case, str, dict[int, int]]:
     case = read_any(source, spacing_order)
-    limits, intensities = _choose_limits(case, window)
+    limits, intensities = _choose_limits(case, intensity_window)
     if limits is None:
         image = case.image.astype(np.uint8, copy=False)
     else:
@@ -230,11 +242,11 @@ def _build(
     return replace(case, image=image, labels=label_map, prompts=prompts, prev_mask=None), intensities, label_ids
 
 
-def _choose_limits(case: Case, window: Window) -> tuple[tuple[float, float] | None, str]:
+def _choose_limits(case: Case, intensity_window: IntensityWindow) -> tuple[tuple[float, float] | None, str]:
     """The intensities that become 0 and 255, None for an image to be left alone; and the choice in words."""
     image = case.image
     low, high = image.min(), image.max()
-    choice = _parse_window(window)
+    choice = _parse_intensity_window(intensity_window)
     reason = ""
     if choice == "auto":
         if case.modality == "CT" or (case.modality is None and low <= _AIR_HU):
@@ -258,12 +270,14 @@ def _choose_limits(case: Case, window: Window) -> tuple[tuple[float, float] | No
     return (lower, upper), f"percentiles 0.5 and 99.5 of {of_what}: {lower:g} to {upper:g}"
 
 
-def _parse_window(window: Window) -> str | tuple[float, float]:
-    if window is None:
+def _parse_intensity_window(intensity_window: IntensityWindow) -> str | tuple[float, float]:
+    if intensity_window is None:
         return "auto"
-    if isinstance(window, str) and (window in CT_WINDOWS or window in ("auto", "percentile")):
-        return window
-    parts = window.split(",") if isinstance(window, str) else window
+    if isinstance(intensity_window, str) and (
+        intensity_window in CT_WINDOWS or intensity_window in ("auto", "percentile")
+    ):
+        return intensity_window
+    parts = intensity_window.split(",") if isinstance(intensity_window, str) else intensity_window
     try:
         width, level = (float(part) for part in parts)
     except (TypeError, ValueError):
@@ -271,7 +285,8 @@ def _parse_window(window: Window) -> str | tuple[float, float]:
     if not (0 < width < math.inf and math.isfinite(level)):
         names = ", ".join(CT_WINDOWS)
         raise CaseError(
-            f"got the window {window!r}, expected auto, percentile, {names}, or a width > 0 and a level: 400,40"
+            f"got the window {intensity_window!r}, expected auto, percentile, {names}, "
+            "or a width > 0 and a level: 400,40"
         )
     return width, level
 

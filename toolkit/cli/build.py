@@ -84,7 +84,7 @@ def build_command(
             device=device,
             plans=plans,
             rebuild=rebuild,
-            report=report.step,
+            on_progress=report.step,
         )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("plan", "", "seconds", "MB", "FP16", "FP32", "regions", "run MB"):

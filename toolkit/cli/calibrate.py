@@ -49,7 +49,7 @@ def calibrate_command(
             threads=threads,
             options=parse_assignments(engine or []),
             seconds=QUICK_S if quick else FULL_S,
-            progress=lambda share, text: bar.update(task, completed=share, description=text),
+            on_progress=lambda share, text: bar.update(task, completed=share, description=text),
         )
     _show(model)
     if plot is not None:

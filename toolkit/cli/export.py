@@ -67,14 +67,14 @@ def export_command(
     from rich.table import Table
 
     from gstk.cases.volumes import find_cases
-    from gstk.evaluation.click_trial import Trial
+    from gstk.evaluation.click_trial import ClickTrial
 
     console = Console(stderr=True)
     with console.status("starting") as status:
-        judge = None
+        quality_gate = None
         if calibration_cases is not None:
             files = [file for file in find_cases(calibration_cases) if file.suffix == ".npz"]
-            judge = Trial(files, clicks, spacing_order.value, status.update)
+            quality_gate = ClickTrial(files, clicks, spacing_order.value, status.update)
         bundle = export_bundle(
             checkpoint,
             output,
@@ -82,9 +82,9 @@ def export_command(
             licence=licence,
             default_roi=default_roi,
             options=Options(half_weights, external_weights, fp16, fp16_io, int8, refine),
-            judge=judge,
+            quality_gate=quality_gate,
             overwrite=overwrite,
-            progress=status.update,
+            on_progress=status.update,
         )
     parity = bundle.manifest.parity
     table = Table(title=f"agreement with {parity['reference']}", title_justify="left")

@@ -96,13 +96,13 @@ def infer_command(
                 parse_assignments(engine or []),
                 budget_s=budget,
                 calls=calls,
-                on_probe=say_probe,
+                on_progress=say_probe,
             ),
             cases,
             out_dir,
             prompts=prompts,
             overlay=overlay,
-            window=window,
+            intensity_window=window,
             spacing_order=spacing_order.order,
             budget=None if budget is None else Budget(budget, calls),
             started_s=process_age_s() + _EXIT_S,
@@ -166,8 +166,8 @@ class _Report:
         if report is not None and report.budget_s is not None:
             spent, there, expected = report.spent_s, report.budget_s, report.expected_s
             typer.echo(f"time     {spent:.1f} s of {there:.1f} s for the masks, expected {expected:.1f} s")
-            for note in report.given_up:
-                typer.echo(f"given up {note}")
+            for note in report.compromises:
+                typer.echo(f"skipped to stay in time: {note}")
         typer.echo(f"mask     {result.output}")
         if result.overlay:
             typer.echo(f"overlay  {result.overlay}")

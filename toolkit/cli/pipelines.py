@@ -148,7 +148,7 @@ def open_pipeline(pipeline: Pipeline) -> "Segmenter":
                 parse_assignments(list(pipeline.engine)),
                 budget_s=pipeline.budget_s,
                 calls=STEPS,
-                on_probe=say_probe,
+                on_progress=say_probe,
             )
             return SessionSegmenter(session)
         case "classical":

@@ -45,7 +45,7 @@ def plan_command(
         SpacingOrderOption, typer.Option(help="Axis order of the spacing in .npz cases.")
     ] = SpacingOrderOption.zyx,
 ) -> None:
-    """Show the windows that a case would be looked at through, what they are expected to take, and what is given up."""
+    """Show the windows that a case would be seen through, what they are expected to take, and what is left out."""
     import gstk
     from gstk.batch.infer import read_case
     from gstk.cli.infer import read_prompts, say_probe
@@ -70,7 +70,7 @@ def plan_command(
         options,
         budget_s=shown.seconds,
         calls=shown.calls,
-        on_probe=say_probe,
+        on_progress=say_probe,
     ) as session:
         session.set_image(found.image, found.geometry.spacing_mm)
         model = session.model
@@ -83,26 +83,26 @@ def _show(plan: "Plan", geometry: "Geometry", model: "LatencyModel") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from gstk.session.planner import listed
+    from gstk.session.planner import format_ids
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("objects", "window", "voxel mm", "encode", "clicks", "95th percentile", "memory"):
         table.add_column(heading, justify="right")
-    for look in (*plan.looks, *plan.chains):
-        step = zip(look.window.step, geometry.spacing_mm, strict=True)
+    for planned in (*plan.windows, *plan.chains):
+        step = zip(planned.window.step, geometry.spacing_mm, strict=True)
         table.add_row(
-            listed(look.objects),
-            "×".join(map(str, look.window.shape)),
+            format_ids(planned.objects),
+            "×".join(map(str, planned.window.shape)),
             " ".join(f"{t * s:.2f}" for t, s in step),
-            f"{look.encode_s:.2f} s",
-            f"{look.decode_s:.2f} s",
-            f"{look.cautious_s:.2f} s",
-            f"{look.peak_bytes / 1e9:.1f} GB",
+            f"{planned.encode_s:.2f} s",
+            f"{planned.decode_s:.2f} s",
+            f"{planned.p95_s:.2f} s",
+            f"{planned.peak_bytes / 1e9:.1f} GB",
         )
     Console().print(table)
     typer.echo(f"a process starts in {model.startup_s:.1f} s")
-    typer.echo(f"expected {plan.expected_s:.1f} s, {plan.again_s:.1f} s of it for a second window an object")
+    typer.echo(f"expected {plan.expected_s:.1f} s, {plan.second_window_s:.1f} s of it for a second window an object")
     if plan.budget_s is not None:
         typer.echo(f"there are {plan.budget_s:.1f} s, after the start")
-    for note in plan.given_up:
-        typer.echo(f"given up {note}")
+    for note in plan.compromises:
+        typer.echo(f"skipped to stay in time: {note}")

@@ -1,20 +1,20 @@
 """Where the official protocol clicks next: the centre of the largest error.
 
-A leaf module (NumPy and SciPy, imports nothing of gstk) that every room may import: evaluation clicks by this rule,
-and training can.
+Evaluation clicks by this rule, and training can.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["OFFICIAL_SEED", "Click", "component_centre", "next_click", "seeded_choice"]
+from gstk.core.prompts import Point
+
+__all__ = ["OFFICIAL_SEED", "component_centre", "next_click", "seeded_choice"]
 
 MAX_EDT_VOXELS = 60_000_000
 """A padded component above this size is measured on a copy max-pooled by 2 (CVPR25 challenge, official evaluator)."""
@@ -27,13 +27,6 @@ _THIN = 24
 _CONNECTIVITY_26 = np.ones((3, 3, 3), bool)
 
 
-class Click(NamedTuple):
-    """A click: voxel (z,y,x) and whether it says that the object is there."""
-
-    zyx: tuple[int, int, int]
-    foreground: bool
-
-
 def seeded_choice(count: int, seed: int = OFFICIAL_SEED) -> int:
     """The official tie-break: `np.random.seed(42)`, then `np.random.choice`, without touching the global state."""
     return int(np.random.RandomState(seed).choice(count))
@@ -44,7 +37,7 @@ def next_click(
     truth: NDArray[np.bool_],
     choose: Callable[[int], int] = seeded_choice,
     max_edt_voxels: int = MAX_EDT_VOXELS,
-) -> Click | None:
+) -> Point | None:
     """The click that the official protocol would make on one class.
 
     Args:
@@ -65,7 +58,7 @@ def next_click(
     largest = int(np.bincount(components.ravel())[1:].argmax()) + 1
     local = component_centre(components == largest, choose, max_edt_voxels)
     z, y, x = (int(i + axis.start) for i, axis in zip(local, box, strict=True))
-    return Click((z, y, x), bool(truth[z, y, x]))
+    return Point((z, y, x), bool(truth[z, y, x]))
 
 
 def component_centre(

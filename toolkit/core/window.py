@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gstk.core.geometry import Geometry
 from gstk.core.resampling import resample, sample
 
-__all__ = ["Faces", "Framing", "Window", "bounding_faces", "frame"]
+__all__ = ["Faces", "Window", "WindowPolicy", "bounding_faces", "frame"]
 
 Triple = tuple[float, float, float]
 Faces = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -121,21 +121,21 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Framing:
+class WindowPolicy:
     """How windows are made.
 
     Attributes:
-        voxels: most voxels of a window.
-        multiple, minimum: what sides are multiples of, and their least, from the bundle.
+        max_voxels: most voxels of a window.
+        multiple, min_side: what sides are multiples of, and their least, from the bundle.
         margin: context on each side of the object, over its longest side.
-        finest: least step, voxels of the volume (of its finest axis) per voxel of the window.
+        min_step: least step, voxels of the volume (of its finest axis) per voxel of the window.
     """
 
-    voxels: int
+    max_voxels: int
     multiple: int
-    minimum: int
+    min_side: int
     margin: float = 0.4
-    finest: float = 0.5
+    min_step: float = 0.5
 
 
 def bounding_faces(points_zyx: NDArray[np.float64]) -> Faces:
@@ -144,7 +144,7 @@ def bounding_faces(points_zyx: NDArray[np.float64]) -> Faces:
     return points.min(axis=0), points.max(axis=0) + 1.0
 
 
-def frame(geometry: Geometry, low: NDArray[np.float64], high: NDArray[np.float64], framing: Framing) -> Window:
+def frame(geometry: Geometry, low: NDArray[np.float64], high: NDArray[np.float64], policy: WindowPolicy) -> Window:
     """The window around an object between two faces: isotropic in millimetres, inside the volume where it fits.
 
     Args:
@@ -152,17 +152,17 @@ def frame(geometry: Geometry, low: NDArray[np.float64], high: NDArray[np.float64
         low, high: faces of the object, (3,) voxels of the volume.
 
     Returns:
-        A window of at most `framing.voxels` voxels, unless the least sides need more.
+        A window of at most `policy.max_voxels` voxels, unless the least sides need more.
     """
     spacing = np.array(geometry.spacing_mm)
     shape = np.array(geometry.shape, float)
     extent_mm = (high - low) * spacing
-    field_mm = np.minimum(extent_mm + 2 * framing.margin * extent_mm.max(), shape * spacing)
-    finest_mm = framing.finest * float(spacing.min())
-    voxel_mm = max(finest_mm, float(np.prod(field_mm) / framing.voxels) ** (1 / 3))
+    field_mm = np.minimum(extent_mm + 2 * policy.margin * extent_mm.max(), shape * spacing)
+    finest_mm = policy.min_step * float(spacing.min())
+    voxel_mm = max(finest_mm, float(np.prod(field_mm) / policy.max_voxels) ** (1 / 3))
     while True:
-        sides = np.maximum(np.ceil(field_mm / voxel_mm / framing.multiple) * framing.multiple, framing.minimum)
-        if np.prod(sides) <= framing.voxels or (sides <= framing.minimum).all():
+        sides = np.maximum(np.ceil(field_mm / voxel_mm / policy.multiple) * policy.multiple, policy.min_side)
+        if np.prod(sides) <= policy.max_voxels or (sides <= policy.min_side).all():
             break
         voxel_mm *= 1.02
     step = voxel_mm / spacing

@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from gstk.cases.npz import SpacingOrder, load_case
 from gstk.core.manifest import RoiRules
-from gstk.core.window import Framing
+from gstk.core.window import WindowPolicy
 from gstk.engines.base import Engine, Sample
 from gstk.errors import CaseError
 from gstk.evaluation.protocol import click_by_click
 from gstk.session.session import Session
 
-__all__ = ["Trial"]
+__all__ = ["ClickTrial"]
 
 MOST_SAMPLES = 32
 """Regions that are kept: enough for the scales of INT8, and few enough to hold."""
 
 
-class Trial:
+class ClickTrial:
     """Labelled cases that are clicked through by the official rule.
 
     Attributes:
@@ -35,7 +35,7 @@ class Trial:
         paths: Sequence[Path],
         rounds: int = 5,
         spacing_order: SpacingOrder = "zyx",
-        say: Callable[[str], None] = lambda _: None,
+        on_progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Reads the cases.
 
@@ -43,7 +43,7 @@ class Trial:
             paths: `.npz` cases with labels.
             rounds: clicks on each class.
             spacing_order: of the files.
-            say: called with a few words before each case.
+            on_progress: called with a few words before each case.
 
         Raises:
             CaseError: a case cannot be read or has no labels, or there is none.
@@ -55,7 +55,7 @@ class Trial:
         if not self._cases:
             raise CaseError("got no cases, expected one or more with labels")
         self.names = [case.name for case in self._cases]
-        self._rounds, self._say = rounds, say
+        self._rounds, self._on_progress = rounds, on_progress
 
     def scores(self, engine: Engine, roi: RoiRules) -> dict[str, list[float]]:
         """Clicks through every case.
@@ -64,10 +64,12 @@ class Trial:
             Case → Dice after each click, a mean over the classes.
         """
         z, y, x = roi.default
-        session = Session(engine, Framing(z * y * x, roi.multiple, roi.minimum))
+        session = Session(engine, WindowPolicy(z * y * x, roi.multiple, roi.minimum))
         found = {}
         for number, case in enumerate(self._cases, start=1):
-            self._say(f"{engine.name} {engine.precision}: clicks on case {number}/{len(self._cases)}, {case.name}")
+            self._on_progress(
+                f"{engine.name} {engine.precision}: clicks on case {number}/{len(self._cases)}, {case.name}"
+            )
             assert case.labels is not None
             scored = click_by_click(session, case.image, case.geometry.spacing_mm, case.labels, self._rounds)
             found[case.name] = scored.means

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gstk.core.regions import Region, union
 from gstk.errors import BackendMissing
-from gstk.session.click_update import ChangedBox, union
 
 __all__ = ["MIN_DSC_FOR_NSD", "TOLERANCE_MM", "Scores", "dice", "label_boxes", "score_labels", "surface_dice"]
 
@@ -80,7 +80,7 @@ def surface_dice(
     return agreed / total
 
 
-def label_boxes(labels: NDArray[np.integer]) -> dict[int, ChangedBox]:
+def label_boxes(labels: NDArray[np.integer]) -> dict[int, Region]:
     """Bounding box (z,y,x) of each label id of a map."""
     return {k: box for k, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
 

@@ -13,10 +13,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.core.click_rule import Click, next_click, seeded_choice
+from gstk.core.click_rule import next_click, seeded_choice
 from gstk.core.prompts import ObjectPrompts, Point
+from gstk.core.regions import Region, union
 from gstk.evaluation.metrics import dice, label_boxes
-from gstk.session.click_update import ChangedBox, union
 from gstk.session.session import Session
 
 __all__ = ["ClickScores", "Segmenter", "SessionSegmenter", "Step", "click_by_click", "run_steps"]
@@ -168,7 +168,7 @@ def run_steps(
             for k in classes:
                 click = _click_within(mask, truth, k, union(there.get(k), found.get(k)), choose)
                 if click is not None:
-                    prompts[k] = replace(prompts[k], points=(*prompts[k].points, Point(*click)))
+                    prompts[k] = replace(prompts[k], points=(*prompts[k].points, click))
         click_seconds = time.perf_counter() - began
         mask = segmenter.segment(prompts)
         yield Step(
@@ -208,11 +208,11 @@ def click_by_click(
 
 
 def _click_within(
-    mask: NDArray[np.integer], truth: NDArray[np.integer], k: int, box: ChangedBox, choose: Callable[[int], int]
-) -> Click | None:
+    mask: NDArray[np.integer], truth: NDArray[np.integer], k: int, box: Region, choose: Callable[[int], int]
+) -> Point | None:
     """The next click on a class, sought in the box that holds it in both maps: beyond there is no error."""
     click = next_click(mask[box] == k, truth[box] == k, choose)
     if click is None:
         return None
     z, y, x = (i + axis.start for i, axis in zip(click.zyx, box, strict=True))
-    return Click((z, y, x), click.foreground)
+    return Point((z, y, x), click.foreground)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gstk.core.window import Framing
+from gstk.core.window import WindowPolicy
 from gstk.engines.base import Engine
 from gstk.errors import BackendMissing
 from gstk.session.session import Session
@@ -66,7 +66,7 @@ def open_classical() -> Session:
     Raises:
         BackendMissing: scikit-image is not installed.
     """
-    return Session(ClassicalEngine(), Framing(WINDOW_VOXELS, _MULTIPLE, _MINIMUM))
+    return Session(ClassicalEngine(), WindowPolicy(WINDOW_VOXELS, _MULTIPLE, _MINIMUM))
 
 
 def _markers(shape: tuple[int, ...], coords: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int32]:

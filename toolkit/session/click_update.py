@@ -13,21 +13,17 @@ from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts, Point
-from gstk.core.regions import connected_parts
+from gstk.core.regions import Region, connected_components, union
 
 __all__ = [
-    "ChangedBox",
-    "Reach",
-    "change_near",
-    "clean",
+    "ClickScope",
+    "apply_click",
     "clicked_components",
-    "hold",
-    "prompt_shape",
+    "enforce_clicks",
+    "fallback_mask",
+    "keep_clicked_components",
     "squared_distance",
-    "union",
 ]
-
-ChangedBox = tuple[slice, slice, slice]
 
 BALL_VOXELS = 3
 """Radius of the ball that a click makes without the network, over the finest spacing."""
@@ -38,13 +34,13 @@ CENTRE = np.float32(12)
 """Weight of 1 - r² for what was clicked, r being 1 on the ball around a click that touches the border of the mask."""
 FAR_SHARE, WIDE = np.float32(0.3), np.float32(3)
 """Share of the answer to a background click, beside the mask before, far from it; half way there at so many radii."""
-MOST_LOGIT = np.float32(6)
+MAX_LOGIT = np.float32(6)
 """Beyond it, two masks are equally sure."""
 
 
 def clicked_components(mask: NDArray[np.bool_], points: NDArray[np.float32]) -> NDArray[np.bool_]:
     """The 26-connected parts of a mask that hold a point; all of it where none does."""
-    parts, count = connected_parts(mask)
+    parts, count = connected_components(mask)
     index = np.rint(points.reshape(-1, 3)).astype(int)
     index = index[((index >= 0) & (index < mask.shape)).all(axis=1)]
     held = np.zeros(count + 1, bool)
@@ -55,14 +51,14 @@ def clicked_components(mask: NDArray[np.bool_], points: NDArray[np.float32]) -> 
     return mask if held[1:].all() else held[parts]
 
 
-def clean(values: NDArray[np.float32], region: ChangedBox, prompts: ObjectPrompts) -> NDArray[np.float32]:
+def keep_clicked_components(values: NDArray[np.float32], region: Region, prompts: ObjectPrompts) -> NDArray[np.float32]:
     """Logits below 0 wherever the mask is not connected to a foreground click."""
     local = (prompts.clicked(foreground_only=True) - [axis.start for axis in region]).astype(np.float32)
     mask = values > 0
     return np.where(mask & ~clicked_components(mask, local), np.float32(-1), values)
 
 
-def hold(values: NDArray[np.float32], region: ChangedBox, prompts: ObjectPrompts) -> None:
+def enforce_clicks(values: NDArray[np.float32], region: Region, prompts: ObjectPrompts) -> None:
     """Makes the clicked voxels what they were clicked as, in place: at least 1 on the object, at most -1 off it."""
     for point in prompts.points:
         voxel = tuple(i - axis.start for i, axis in zip(point.zyx, region, strict=True))
@@ -70,7 +66,7 @@ def hold(values: NDArray[np.float32], region: ChangedBox, prompts: ObjectPrompts
             values[voxel] = max(values[voxel], 1) if point.foreground else min(values[voxel], -1)
 
 
-class Reach(NamedTuple):
+class ClickScope(NamedTuple):
     """What says how far a click changes a mask.
 
     Attributes:
@@ -86,13 +82,13 @@ class Reach(NamedTuple):
     weighed: bool = False
 
 
-def change_near(
-    reach: Reach,
-    before_region: ChangedBox,
+def apply_click(
+    reach: ClickScope,
+    before_region: Region,
     before: NDArray[np.float32],
-    after_region: ChangedBox,
+    after_region: Region,
     after: NDArray[np.float32],
-) -> tuple[ChangedBox, NDArray[np.float32]]:
+) -> tuple[Region, NDArray[np.float32]]:
     """The mask before, changed to the one after in the part that the click asked for.
 
     As VISTA3D's own inference does (`connected_components_combine`), a foreground click adds what is connected to it
@@ -110,12 +106,12 @@ def change_near(
     own = squared_distance(click.zyx, region, reach.spacing_mm)
     for point in reach.opposite:
         changed &= own < REACH**2 * squared_distance(point, region, reach.spacing_mm)
-    parts, _ = connected_parts(changed)
+    parts, _ = connected_components(changed)
     part = parts[tuple(i - axis.start for i, axis in zip(click.zyx, region, strict=True))]
     return region, np.where(parts == part, new, old) if part else old
 
 
-def _weigh(click: Point, region: ChangedBox, old: NDArray[np.float32], new: NDArray[np.float32]) -> None:
+def _weigh(click: Point, region: Region, old: NDArray[np.float32], new: NDArray[np.float32]) -> None:
     """Makes the mask after a click, in place, what the click's place says of it too; both on the region, float32.
 
     Who corrects a mask clicks in the middle of what is wrong: so the official protocol does, and users. The ball around
@@ -131,21 +127,21 @@ def _weigh(click: Point, region: ChangedBox, old: NDArray[np.float32], new: NDAr
     if right[z, y, x] or radius2 == np.inf:
         return
     radii2 = away2 / np.float32(radius2)
-    np.clip(new, -MOST_LOGIT, MOST_LOGIT, out=new)
+    np.clip(new, -MAX_LOGIT, MAX_LOGIT, out=new)
     if click.foreground:
         new += CENTRE * np.maximum(1 - radii2, 0)
         new[z, y, x] = max(new[z, y, x], 1)
     else:
         share = FAR_SHARE + (1 - FAR_SHARE) / (1 + radii2 / (WIDE * WIDE))
         new *= share
-        new += (1 - share) * np.clip(old, -MOST_LOGIT, MOST_LOGIT)
+        new += (1 - share) * np.clip(old, -MAX_LOGIT, MAX_LOGIT)
         new -= CENTRE * np.maximum(1 - radii2, 0)
         new[z, y, x] = min(new[z, y, x], -1)
 
 
-def prompt_shape(
-    prompts: ObjectPrompts, geometry: Geometry, region: ChangedBox | None, logits: NDArray[np.float32] | None
-) -> tuple[ChangedBox, NDArray[np.float32]]:
+def fallback_mask(
+    prompts: ObjectPrompts, geometry: Geometry, region: Region | None, logits: NDArray[np.float32] | None
+) -> tuple[Region, NDArray[np.float32]]:
     """A mask without the network: the one before, or the ellipsoid in the box; with a small ball at each click.
 
     Args:
@@ -184,18 +180,18 @@ def prompt_shape(
     return whole, values
 
 
-def _shifted(inner: tuple[slice, ...], whole: ChangedBox) -> ChangedBox:
+def _shifted(inner: tuple[slice, ...], whole: Region) -> Region:
     z, y, x = (slice(i.start + w.start, i.stop + w.start) for i, w in zip(inner, whole, strict=True))
     return (z, y, x)
 
 
-def _clipped(low: NDArray[Any], high: NDArray[Any], shape: tuple[int, int, int]) -> ChangedBox:
+def _clipped(low: NDArray[Any], high: NDArray[Any], shape: tuple[int, int, int]) -> Region:
     z, y, x = (slice(max(0, int(a)), min(n, int(b))) for a, b, n in zip(low, high, shape, strict=True))
     return (z, y, x)
 
 
 def squared_distance(
-    zyx: tuple[int, int, int], region: ChangedBox, spacing_mm: tuple[float, float, float]
+    zyx: tuple[int, int, int], region: Region, spacing_mm: tuple[float, float, float]
 ) -> NDArray[np.float32]:
     """Of the voxels (z,y,x) of a region from a voxel, mm², float32."""
     axes = [
@@ -205,18 +201,9 @@ def squared_distance(
     return np.asarray(axes[0][:, None, None] + axes[1][None, :, None] + axes[2][None, None, :])
 
 
-def _spread(region: ChangedBox, values: NDArray[np.float32], wider: ChangedBox) -> NDArray[np.float32]:
+def _spread(region: Region, values: NDArray[np.float32], wider: Region) -> NDArray[np.float32]:
     """Values of a region on a wider one; -1, outside the mask, where it does not reach."""
     spread = np.full([axis.stop - axis.start for axis in wider], -1, np.float32)
     inner = tuple(slice(a.start - w.start, a.stop - w.start) for a, w in zip(region, wider, strict=True))
     spread[inner] = values
     return spread
-
-
-def union(first: ChangedBox | None, second: ChangedBox | None) -> ChangedBox:
-    """The smallest box around both; empty where there is neither."""
-    regions = [region for region in (first, second) if region is not None]
-    if not regions:
-        return (slice(0, 0), slice(0, 0), slice(0, 0))
-    z, y, x = (slice(min(r[axis].start for r in regions), max(r[axis].stop for r in regions)) for axis in range(3))
-    return (z, y, x)

@@ -98,17 +98,17 @@ class TimedEngine:
         self._cancelled = threading.Event()
 
     @property
-    def pace(self) -> float:
+    def slowdown(self) -> float:
         """How many times longer than the model says the latest calls took, at least 1."""
         return max(1.0, sum(self._ratios) / len(self._ratios)) if self._ratios else 1.0
 
     def encode_s(self, shape: Shape, cautious: bool = False) -> float:
         """Seconds that an encode will take; 0 where nothing is known."""
-        return self._modelled_encode_s(shape, cautious) * self.pace
+        return self._modelled_encode_s(shape, cautious) * self.slowdown
 
     def decode_s(self, shape: Shape, objects: int = 1, points: int = 1, cautious: bool = False) -> float:
         """Seconds that a decode will take; 0 where nothing is known."""
-        return self._modelled_decode_s(shape, objects, points, cautious) * self.pace
+        return self._modelled_decode_s(shape, objects, points, cautious) * self.slowdown
 
     def encode(self, image: NDArray[np.float32], deadline: Deadline) -> Embedding:
         """`Engine.encode`.

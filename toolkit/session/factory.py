@@ -12,7 +12,7 @@ from gstk.calibration.probe import PROBE_S, probe
 from gstk.calibration.store import find_model, save_model
 from gstk.core.bundle import Bundle, find_bundle
 from gstk.core.files import StrPath
-from gstk.core.window import Framing
+from gstk.core.window import WindowPolicy
 from gstk.engines.base import BundleEngine
 from gstk.engines.select import open_engine
 from gstk.session.deadline import Budget, process_age_s
@@ -34,7 +34,7 @@ def open(
     budget_s: float | None = None,
     calls: int = 1,
     refine: bool | None = None,
-    on_probe: Callable[[str], None] = lambda reason: None,
+    on_progress: Callable[[str], None] = lambda reason: None,
 ) -> Session:
     """Opens a bundle for interactive use.
 
@@ -49,7 +49,7 @@ def open(
         budget_s: seconds for an object in all its calls; None is any time. What calls cost is what `gstk calibrate`
             left for this bundle and host; without it up to two seconds go into a probe, which is kept.
         calls: how many calls share the budget of an object.
-        on_probe: called with the reason before there is a probe.
+        on_progress: called with the reason before there is a probe.
         refine: whether the image corrects the network's logits (`session.image_refiner`); None leaves it to the bundle.
 
     Raises:
@@ -61,23 +61,25 @@ def open(
     opened = Bundle.open(find_bundle(bundle))
     roi = opened.manifest.roi
     z, y, x = roi.default
-    framing = Framing(voxels=z * y * x, multiple=roi.multiple, minimum=roi.minimum)
+    policy = WindowPolicy(max_voxels=z * y * x, multiple=roi.multiple, min_side=roi.minimum)
     began = time.perf_counter()
     engine = open_engine(opened, backend, precision, threads, device, options)
     try:
         load_s = time.perf_counter() - began
-        model = None if budget is None else _latency_model(engine, load_s, budget.left_s(1, 0.0), on_probe)
+        model = None if budget is None else _latency_model(engine, load_s, budget.left_s(1, 0.0), on_progress)
         refine = opened.manifest.refine if refine is None else refine
-        return Session(engine, framing, refine=refine, model=model, budget=budget)
+        return Session(engine, policy, refine=refine, model=model, budget=budget)
     except BaseException:
         engine.close()
         raise
 
 
-def _latency_model(engine: BundleEngine, load_s: float, call_s: float, on_probe: Callable[[str], None]) -> LatencyModel:
+def _latency_model(
+    engine: BundleEngine, load_s: float, call_s: float, on_progress: Callable[[str], None]
+) -> LatencyModel:
     model, reason = find_model(engine.bundle, Host.of(engine))
     if model is None:
-        on_probe(reason)
+        on_progress(reason)
         model = probe(engine, load_s, process_age_s(), min(PROBE_S, _PROBE_SHARE * call_s))
         with suppress(OSError):  # a cache that cannot be written costs the probe again, nothing else
             save_model(model)

@@ -22,13 +22,13 @@ from gstk.core.geometry import Geometry
 from gstk.core.window import Window
 from gstk.session.click_update import clicked_components
 
-__all__ = ["Hints", "fine_part", "refine_logits", "squared_radii"]
+__all__ = ["LocalPrompts", "fine_part", "refine_logits", "squared_radii"]
 
 Field = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Shape = tuple[int, ...]
 
-MOST_LOGIT = np.float32(6)
+MAX_LOGIT = np.float32(6)
 """Beyond it, a logit says no more about how sure the network is."""
 TRUST, TRUST_WITH_BOX = np.float32(0.75), np.float32(0.5)
 """Weight of the network's logits, less where a box says where the object ends."""
@@ -45,9 +45,9 @@ FLAT = np.float32(0.02)
 """Length of a step where brightness does not change, voxels."""
 SWEEPS = 2
 FAR = np.float32(1e6)
-LOOKS_WEIGHT, MOST_LOOKS = np.float32(2), np.float32(3)
+APPEARANCE_WEIGHT, MAX_APPEARANCE = np.float32(2), np.float32(3)
 """Weight of the logarithm of the ratio of two histograms, and where that is cut off."""
-LOOKS_ROUNDS = 2
+APPEARANCE_ROUNDS = 2
 BRIGHTNESS_BINS, TEXTURE_BINS = 24, 12
 CLICKED_SHARE = 0.3
 """What the voxels around clicks weigh in a histogram, over all others."""
@@ -61,7 +61,7 @@ RIM = 2
 """Voxels of the window around what has to be in that grid."""
 
 
-class Hints(NamedTuple):
+class LocalPrompts(NamedTuple):
     """What a user said about an object, on the grid of a window.
 
     Attributes:
@@ -75,7 +75,7 @@ class Hints(NamedTuple):
     box: NDArray[np.float64] | None = None
 
 
-def refine_logits(image: Field, logits: Field, hints: Hints) -> Field:
+def refine_logits(image: Field, logits: Field, local: LocalPrompts) -> Field:
     """Logits that heed the image and what the user said.
 
     Args:
@@ -85,39 +85,39 @@ def refine_logits(image: Field, logits: Field, hints: Hints) -> Field:
     Returns:
         float32 (z,y,x), a fresh array, above 0 inside the object.
     """
-    on, off = hints.points[hints.foreground], hints.points[~hints.foreground]
-    trust = TRUST if hints.box is None else TRUST_WITH_BOX
-    total = np.clip(logits, -MOST_LOGIT, MOST_LOGIT) * trust
-    if hints.box is None:
+    on, off = local.points[local.foreground], local.points[~local.foreground]
+    trust = TRUST if local.box is None else TRUST_WITH_BOX
+    total = np.clip(logits, -MAX_LOGIT, MAX_LOGIT) * trust
+    if local.box is None:
         near = np.ones(image.shape, bool)
         beyond = logits < 0  # on the faces of the window, where nothing else says what is beside the object
         beyond[1:-1, 1:-1, 1:-1] = False
     else:
-        on = np.concatenate([on, (hints.box[:1] + hints.box[1:]) / 2])
+        on = np.concatenate([on, (local.box[:1] + local.box[1:]) / 2])
         # A click on the object beyond the box shows that the box is too small.
-        low, high = np.minimum(hints.box[0], on.min(axis=0) - 0.5), np.maximum(hints.box[1], on.max(axis=0) + 0.5)
+        low, high = np.minimum(local.box[0], on.min(axis=0) - 0.5), np.maximum(local.box[1], on.max(axis=0) + 0.5)
         radius2, farthest2 = squared_radii(image.shape, low, high)
         prior = np.maximum(1 - radius2, LEAST_BOX)
-        _give_in(prior, low, high, ((on, True), (off, False)))
+        relax_box_prior(prior, low, high, ((on, True), (off, False)))
         total += BOX_WEIGHT * prior
         near, beyond = farthest2 < SURROUNDINGS * SURROUNDINGS, farthest2 > BEYOND * BEYOND
     smooth = _mean3(image)
     inner, outer = _around(image.shape, on), _around(image.shape, off)
-    total += PATH_WEIGHT * _nearness(smooth, inner, (outer | beyond) & ~inner)
+    total += PATH_WEIGHT * geodesic_score(smooth, inner, (outer | beyond) & ~inner)
     spread = np.sqrt(np.maximum(_mean3(image * image) - smooth * smooth, np.float32(0)))
-    looks = _bins(smooth, BRIGHTNESS_BINS) * TEXTURE_BINS + _bins(2 * spread, TEXTURE_BINS)
+    appearance = _bins(smooth, BRIGHTNESS_BINS) * TEXTURE_BINS + _bins(2 * spread, TEXTURE_BINS)
     result = total
-    for _ in range(LOOKS_ROUNDS):
+    for _ in range(APPEARANCE_ROUNDS):
         inside = 1 / (1 + np.exp(-result))
         held = clicked_components(result > 0, on.astype(np.float32))
-        own = _histogram(looks, inside * held if held.any() else inside, inner)
-        others = _histogram(looks, (1 - inside) * near, outer)
-        ratio = np.clip(np.log(own / others).astype(np.float32), -MOST_LOOKS, MOST_LOOKS)
-        result = total + LOOKS_WEIGHT * _mean3(ratio[looks])
+        own = _histogram(appearance, inside * held if held.any() else inside, inner)
+        others = _histogram(appearance, (1 - inside) * near, outer)
+        ratio = np.clip(np.log(own / others).astype(np.float32), -MAX_APPEARANCE, MAX_APPEARANCE)
+        result = total + APPEARANCE_WEIGHT * _mean3(ratio[appearance])
     return result
 
 
-def fine_part(geometry: Geometry, window: Window, hints: Hints) -> tuple[list[int], list[int], int]:
+def fine_part(geometry: Geometry, window: Window, local: LocalPrompts) -> tuple[list[int], list[int], int]:
     """Where in a window, and how many times finer than it, logits are refined.
 
     A window of a large object is coarser than the volume, and the image knows its border better than that. Where it is,
@@ -131,10 +131,10 @@ def fine_part(geometry: Geometry, window: Window, hints: Hints) -> tuple[list[in
     coarser = window.side_mm(geometry) / min(geometry.spacing_mm)
     if coarser < COARSE:
         return low, high, 1
-    if hints.box is not None:
-        on = hints.points[hints.foreground]
+    if local.box is not None:
+        on = local.points[local.foreground]
         for axis, n in enumerate(window.shape):
-            middle, half = hints.box[:, axis].mean(), np.diff(hints.box[:, axis])[0] / 2
+            middle, half = local.box[:, axis].mean(), np.diff(local.box[:, axis])[0] / 2
             ends = [middle - SURROUNDINGS * half, middle + SURROUNDINGS * half, *on[:, axis]]
             low[axis], high[axis] = max(0, math.floor(min(ends)) - RIM), min(n, math.ceil(max(ends)) + RIM + 1)
     voxels = math.prod(b - a for a, b in zip(low, high, strict=True))
@@ -154,7 +154,7 @@ def squared_radii(shape: Shape, low: NDArray[np.float64], high: NDArray[np.float
     return z + y + x, np.maximum(np.maximum(z, y), x)
 
 
-def _give_in(
+def relax_box_prior(
     prior: Field,
     low: NDArray[np.float64],
     high: NDArray[np.float64],
@@ -198,7 +198,7 @@ def _mean3(values: Field) -> Field:
     return values
 
 
-def _nearness(smooth: Field, inner: Mask, outer: Mask) -> Field:
+def geodesic_score(smooth: Field, inner: Mask, outer: Mask) -> Field:
     """1 at the inner seeds, -1 at the outer ones, between them by the ratio of the distances; 0 where one lacks."""
     if not inner.any() or not outer.any():
         return np.zeros_like(smooth)
@@ -241,12 +241,12 @@ def _bins(values: Field, count: int) -> NDArray[np.int64]:
     return np.minimum((values * np.float32(count)).astype(np.int64), count - 1)
 
 
-def _histogram(looks: NDArray[np.int64], weights: Field, clicked: Mask) -> NDArray[np.float64]:
+def _histogram(appearance: NDArray[np.int64], weights: Field, clicked: Mask) -> NDArray[np.float64]:
     """Shares of the bins, float64, smoothed, with extra weight for what was clicked; they sum to 1 + EVEN_SHARE."""
     size = BRIGHTNESS_BINS * TEXTURE_BINS
-    shares = _shares(np.bincount(looks.ravel(), weights.ravel(), size))
+    shares = _shares(np.bincount(appearance.ravel(), weights.ravel(), size))
     if clicked.any():
-        shares = _shares(shares + CLICKED_SHARE * _shares(np.bincount(looks[clicked], minlength=size)))
+        shares = _shares(shares + CLICKED_SHARE * _shares(np.bincount(appearance[clicked], minlength=size)))
     grid = shares.reshape(BRIGHTNESS_BINS, TEXTURE_BINS)
     for axis in range(2):
         padded = np.pad(np.moveaxis(grid, axis, 0), ((2, 2), (0, 0)), mode="edge")

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.core.regions import connected_parts
-from gstk.session.click_update import ChangedBox, squared_distance
+from gstk.core.regions import Region, connected_components
+from gstk.session.click_update import squared_distance
 
-__all__ = ["Claim", "label_map"]
+__all__ = ["ObjectLogits", "label_map"]
 
 Voxel = tuple[int, int, int]
 
@@ -23,7 +23,7 @@ SMALLNESS = 4.0
 what is large often holds too much, and would swallow what is inside it."""
 
 
-class Claim(NamedTuple):
+class ObjectLogits(NamedTuple):
     """An object's mask, and where it was said to be.
 
     Attributes:
@@ -32,12 +32,12 @@ class Claim(NamedTuple):
         middle: of its box; None where there is none.
     """
 
-    region: ChangedBox
+    region: Region
     logits: NDArray[np.float32]
     clicks: tuple[Voxel, ...] = ()
     middle: Voxel | None = None
 
-    def at(self, voxels: tuple[NDArray[np.int64], ...], region: ChangedBox) -> NDArray[np.float32]:
+    def at(self, voxels: tuple[NDArray[np.int64], ...], region: Region) -> NDArray[np.float32]:
         """Logits at voxels that are given within another region."""
         starts = [theirs.start - own.start for theirs, own in zip(region, self.region, strict=True)]
         found: NDArray[np.float32] = self.logits[tuple(i + start for i, start in zip(voxels, starts, strict=True))]
@@ -45,7 +45,7 @@ class Claim(NamedTuple):
 
 
 def label_map(
-    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], claims: Mapping[int, Claim]
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], claims: Mapping[int, ObjectLogits]
 ) -> NDArray[np.uint16]:
     """Object ids, uint16 (z,y,x), 0 elsewhere.
 
@@ -82,7 +82,7 @@ def label_map(
     return labels
 
 
-def _shared(first: Claim, second: Claim) -> ChangedBox:
+def _shared(first: ObjectLogits, second: ObjectLogits) -> Region:
     z, y, x = (
         slice(max(a.start, b.start), max(a.start, b.start, min(a.stop, b.stop)))
         for a, b in zip(first.region, second.region, strict=True)
@@ -94,9 +94,9 @@ def _give_way(
     labels: NDArray[np.uint16],
     spacing_mm: tuple[float, float, float],
     owner: int,
-    held: Claim,
+    held: ObjectLogits,
     object_id: int,
-    claim: Claim,
+    claim: ObjectLogits,
     click: Voxel,
 ) -> None:
     """Takes for an object, in place, what it claims and another holds around a click."""
@@ -105,7 +105,7 @@ def _give_way(
         return
     part = labels[shared]
     inner = tuple(slice(s.start - r.start, s.stop - r.start) for s, r in zip(shared, claim.region, strict=True))
-    parts, _ = connected_parts((part == owner) & (claim.logits[inner] > 0))
+    parts, _ = connected_components((part == owner) & (claim.logits[inner] > 0))
     clicked = parts[tuple(i - axis.start for i, axis in zip(click, shared, strict=True))]
     if clicked:
         others = held.clicks if held.middle is None else (*held.clicks, held.middle)

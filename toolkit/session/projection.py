@@ -10,37 +10,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.core.prompts import ObjectPrompts, Point
+from gstk.core.regions import Region
 from gstk.core.resampling import resample
 from gstk.core.window import Window
-from gstk.session.click_update import ChangedBox, Reach, change_near, clean, hold
+from gstk.session.click_update import ClickScope, apply_click, enforce_clicks, keep_clicked_components
 from gstk.session.deadline import Deadline
-from gstk.session.image_refiner import Hints, fine_part, refine_logits
+from gstk.session.image_refiner import LocalPrompts, fine_part, refine_logits
 from gstk.session.state import ImageState, ObjectState
 from gstk.session.tiling import Chain
 
-__all__ = ["Placer", "hints_on", "voxels_of"]
+__all__ = ["MaskProjector", "local_prompts", "voxels_of"]
 
-_BACK_S = 1.5e-7
+_RESAMPLE_S_PER_VOXEL = 1.5e-7
 """Seconds that a voxel of the volume takes on the mask's way back, until that was measured."""
-_REFINE_S = 2e-7
+_REFINE_S_PER_VOXEL = 2e-7
 """Seconds that a voxel takes to refine, image included, until that was measured."""
 _MEASURED_VOXELS = 10**5
 
 
-class Placer:
+class MaskProjector:
     """Takes the network's answers in windows to the volume, and learns how long that takes.
 
     Attributes:
         refines: whether the image corrects the answers.
-        back_s, refine_s: seconds a voxel, on the way back and to refine.
+        resample_s_per_voxel, refine_s_per_voxel: seconds a voxel, on the way back and to refine.
     """
 
-    def __init__(self, seen: Callable[[ImageState, Window], NDArray[np.float32]], refines: bool) -> None:
-        self._seen = seen
+    def __init__(self, image_patch: Callable[[ImageState, Window], NDArray[np.float32]], refines: bool) -> None:
+        self._image_patch = image_patch
         self.refines = refines
-        self.back_s, self.refine_s = _BACK_S, _REFINE_S
+        self.resample_s_per_voxel, self.refine_s_per_voxel = _RESAMPLE_S_PER_VOXEL, _REFINE_S_PER_VOXEL
 
-    def place(
+    def project(
         self,
         image: ImageState,
         known: ObjectState,
@@ -63,24 +64,24 @@ class Placer:
         began = time.perf_counter()
         part, values = grid.above_zero(logits, held)
         region = part.inside(shape)
-        if deadline.is_set and self.back_s * voxels_of(region) > deadline.left_s:
+        if deadline.is_set and self.resample_s_per_voxel * voxels_of(region) > deadline.left_s:
             notes.append("smooth borders: the mask is as coarse as its window")
             return ObjectState(known.prompts, window, region, part.nearest(values, shape), chain=chain)
-        placed = clean(part.back(values, shape), region, known.prompts)
+        placed = keep_clicked_components(part.back(values, shape), region, known.prompts)
         if self.refines:
-            hold(placed, region, known.prompts)
+            enforce_clicks(placed, region, known.prompts)
         if click is not None and known.region is not None and known.logits is not None:
             opposite = [p.zyx for p in known.prompts.points if p.foreground != click.foreground]
             if known.prompts.box is not None and not click.foreground:
                 opposite.append(known.prompts.box.centre())
             # Without a box, a first mask is often far too large, and a click has to change all of it.
             weighed = self.refines and known.prompts.box is not None
-            reach = Reach(click, opposite, image.geometry.spacing_mm, weighed)
-            region, placed = change_near(reach, known.region, known.logits, region, placed)
+            reach = ClickScope(click, opposite, image.geometry.spacing_mm, weighed)
+            region, placed = apply_click(reach, known.region, known.logits, region, placed)
             if self.refines:
-                hold(placed, region, known.prompts)  # a click on a voxel that said the opposite before
+                enforce_clicks(placed, region, known.prompts)  # a click on a voxel that said the opposite before
         if placed.size >= _MEASURED_VOXELS:
-            self.back_s = (time.perf_counter() - began) / placed.size
+            self.resample_s_per_voxel = (time.perf_counter() - began) / placed.size
         return ObjectState(known.prompts, window, region, placed, chain=chain)
 
     def _refined(
@@ -94,22 +95,22 @@ class Placer:
         notes: list[str],
     ) -> tuple[Window, NDArray[np.float32]]:
         """Logits that heed the image; on a finer grid around the object where the window is coarser than the volume."""
-        hints = hints_on(window, prompts)
-        low, high, finer = fine_part(image.geometry, window, hints)
+        local = local_prompts(window, prompts)
+        low, high, finer = fine_part(image.geometry, window, local)
         grid = window.part(low, high, finer) if chain is None else chain.grid
-        if grid != window and deadline.is_set and self.refine_s * math.prod(grid.shape) > deadline.left_s:
+        if grid != window and deadline.is_set and self.refine_s_per_voxel * math.prod(grid.shape) > deadline.left_s:
             notes.append("borders at the volume's resolution")
             grid = window
         if grid != window and chain is not None:
-            logits, hints = chain.blended(window, image.geometry.shape), hints_on(grid, prompts)
+            logits, local = chain.blended(window, image.geometry.shape), local_prompts(grid, prompts)
         elif grid != window:
             inner = logits[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
             logits = resample(inner, (0, 0, 0), (1 / finer,) * 3, grid.shape, outside="edge")
-            hints = hints_on(grid, prompts)
+            local = local_prompts(grid, prompts)
         began = time.perf_counter()
-        refined = refine_logits(self._seen(image, grid)[0, 0], logits, hints)
+        refined = refine_logits(self._image_patch(image, grid)[0, 0], logits, local)
         if refined.size >= _MEASURED_VOXELS:
-            self.refine_s = (time.perf_counter() - began) / refined.size
+            self.refine_s_per_voxel = (time.perf_counter() - began) / refined.size
         return grid, refined
 
     def seconds(self, image: ImageState, window: Window, prompts: ObjectPrompts, known: ObjectState) -> float:
@@ -122,26 +123,26 @@ class Placer:
         if self.refines and known.chain is not None:
             refined = math.prod(known.chain.grid.shape)
         elif self.refines:
-            refined = math.prod(window.part(*fine_part(image.geometry, window, hints_on(window, prompts))).shape)
+            refined = math.prod(window.part(*fine_part(image.geometry, window, local_prompts(window, prompts))).shape)
         if region is not None:
             voxels = float(voxels_of(region))
         elif prompts.box is not None:
             low, high = prompts.box.corners()
             voxels = math.prod(b - a + 1.0 for a, b in zip(low, high, strict=True))
         else:
-            voxels = voxels_of(window.inside(image.geometry.shape)) / (1 + 2 * image.framing.margin) ** 3
-        return self.refine_s * refined + self.back_s * voxels
+            voxels = voxels_of(window.inside(image.geometry.shape)) / (1 + 2 * image.policy.margin) ** 3
+        return self.refine_s_per_voxel * refined + self.resample_s_per_voxel * voxels
 
 
-def hints_on(window: Window, prompts: ObjectPrompts) -> Hints:
+def local_prompts(window: Window, prompts: ObjectPrompts) -> LocalPrompts:
     """What was said, in voxel coordinates of a window."""
     faces = None
     if prompts.box is not None:
         low, high = np.array(prompts.box.corners(), np.float64)
         faces = window.to_window(np.stack([low - 0.5, high + 0.5])).astype(np.float64)
     foreground = np.array([p.foreground for p in prompts.points], bool)
-    return Hints(window.to_window(prompts.clicked()).astype(np.float64), foreground, faces)
+    return LocalPrompts(window.to_window(prompts.clicked()).astype(np.float64), foreground, faces)
 
 
-def voxels_of(region: ChangedBox) -> int:
+def voxels_of(region: Region) -> int:
     return math.prod(axis.stop - axis.start for axis in region)

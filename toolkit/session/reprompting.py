@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.session.image_refiner import SURROUNDINGS, Hints, squared_radii
+from gstk.session.image_refiner import SURROUNDINGS, LocalPrompts, squared_radii
 
-__all__ = ["is_wanted", "own_points"]
+__all__ = ["is_wanted", "points_from_mask"]
 
 ON, OFF, FEWER = 4, 2, 2
 """Points on the object and beside it, and how many fewer there are after each click."""
@@ -25,26 +25,26 @@ def is_wanted(clicks: int, boxed: bool) -> bool:
     return boxed and clicks * FEWER < max(ON, OFF)
 
 
-def own_points(
-    mask: NDArray[np.bool_], hints: Hints, said: NDArray[np.float64], labels: NDArray[np.int64]
+def points_from_mask(
+    mask: NDArray[np.bool_], local: LocalPrompts, said: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """What to tell the network, so that it finds a mask like this one.
 
     Args:
         mask: bool (z,y,x), the object on a window's grid.
-        hints: what was said, with a box, on the same grid.
+        local: what was said, with a box, on the same grid.
         said: float64 (K,3), points in voxel coordinates of the window (z,y,x), that the network was told before.
         labels: int64 (K,), 1 on the object, 0 beside it.
 
     Returns:
         `said` and its labels, with points of the mask behind them, in the order in which they were found.
     """
-    if hints.box is None or mask.all() or not mask.any():
+    if local.box is None or mask.all() or not mask.any():
         return said, labels
     from scipy import ndimage  # see `gstk.core.regions`
 
-    fewer = FEWER * len(hints.points)
-    near = squared_radii(mask.shape, *hints.box)[1] < SURROUNDINGS * SURROUNDINGS
+    fewer = FEWER * len(local.points)
+    near = squared_radii(mask.shape, *local.box)[1] < SURROUNDINGS * SURROUNDINGS
     found, kinds = [said], [labels]
     for label, count, place, where in ((1, ON, mask, mask), (0, OFF, ~mask, ~mask & near)):
         if count <= fewer:

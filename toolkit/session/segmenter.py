@@ -12,18 +12,18 @@ from gstk.core.click_rule import component_centre
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.window import Window, frame
 from gstk.engines.base import Embedding
-from gstk.session.click_update import prompt_shape
+from gstk.session.click_update import fallback_mask
 from gstk.session.deadline import Deadline, TimedEngine, TimeUp
 from gstk.session.embedding_cache import EmbeddingCache
 from gstk.session.image_refiner import refine_logits
-from gstk.session.planner import can_start, first_said, sizes
-from gstk.session.projection import Placer, hints_on, voxels_of
-from gstk.session.reprompting import is_wanted, own_points
+from gstk.session.planner import can_start, initial_prompts, sizes
+from gstk.session.projection import MaskProjector, local_prompts, voxels_of
+from gstk.session.reprompting import is_wanted, points_from_mask
 from gstk.session.state import ImageState, ObjectState
 from gstk.session.tiling import Chain, Link, grid_of, links_of
-from gstk.session.window_selection import better_window, first_faces, network_points
+from gstk.session.window_selection import adapt_window, initial_extent, network_points
 
-__all__ = ["Looker"]
+__all__ = ["ObjectSegmenter"]
 
 MAX_WINDOWS = 3
 """Windows that one prompt may try: the first, and wider or narrower ones where the mask does not sit well in it."""
@@ -31,30 +31,30 @@ _NEAREST_S = 5e-9
 """Seconds that a voxel of the volume takes on the mask's way back where there is no time for smooth borders; this much
 is always kept."""
 FINER_PARTS = "finer windows along the object"
-SECOND_LOOK = "a second look with points of the first mask"
+REPROMPTED = "a second look with points of the first mask"
 
 
-class Looker:
+class ObjectSegmenter:
     """Looks at images through an engine, and keeps the embeddings of one of them.
 
     Attributes:
         engine: encodes and decodes.
         embeddings: of the image.
         encodes, decodes: runs of the network's halves so far.
-        placer: takes the network's answers to the volume.
+        projector: takes the network's answers to the volume.
     """
 
     def __init__(self, engine: TimedEngine, cache_bytes: int, refine: bool) -> None:
         self.engine = engine
         self.embeddings = EmbeddingCache(cache_bytes)
-        self.placer = Placer(self._seen, refine)
+        self.projector = MaskProjector(self._image_patch, refine)
         self._latest: tuple[Window, NDArray[np.float32]] | None = None
         self.encodes = self.decodes = 0
 
     def look_ahead(self, image: ImageState, voxel: tuple[int, int, int]) -> None:
         """Encodes the window that a first click would have, in the background."""
         window = _first_window(image, ObjectPrompts((Point(voxel, True),)))
-        image.ahead = window, self.engine.ahead(lambda: self.engine.engine.encode(self._seen(image, window)))
+        image.ahead = window, self.engine.ahead(lambda: self.engine.engine.encode(self._image_patch(image, window)))
 
     def forget(self, image: ImageState | None) -> None:
         """Drops what is held of an image, and ends what runs for it in the background."""
@@ -63,7 +63,7 @@ class Looker:
         self.embeddings.clear()
         self._latest = None
 
-    def follow(
+    def update(
         self,
         image: ImageState,
         known: ObjectState,
@@ -79,7 +79,7 @@ class Looker:
             first_look: the window that was planned for it.
             chained: whether a chain of windows may be made where one is too coarse.
         """
-        following = known if known.goes_on_to(prompts) else known.begun_anew(prompts)
+        following = known if known.is_extended_by(prompts) else known.begun_anew(prompts)
         given, inner = following.given, _inner_points(following, prompts)
         if following.window is None:
             following = replace(following, window=_prepared(image, prompts) or first_look)
@@ -102,8 +102,8 @@ class Looker:
             unanswered = "the network's answer" if following.region is None else "its answer to the latest prompts"
             notes.append(f"{unanswered}: the mask is made from the prompts alone")
             unsaid = replace(prompts, points=prompts.points[len(following.prompts.points) :])
-            region, values = prompt_shape(unsaid, image.geometry, following.region, following.logits)
-            following = replace(following, region=region, logits=values, guessed=True)
+            region, values = fallback_mask(unsaid, image.geometry, following.region, following.logits)
+            following = replace(following, region=region, logits=values, is_fallback=True)
         return replace(following, prompts=prompts, given=given)
 
     def _segment(
@@ -134,29 +134,29 @@ class Looker:
         if chain is not None and click is not None:
             chain = self._corrected(image, chain, known.prompts, click, deadline)
             if chain is not None:
-                return self.placer.place(image, known, click, window, chain.coarse, chain, deadline, notes)
+                return self.projector.project(image, known, click, window, chain.coarse, chain, deadline, notes)
         if deadline.is_set:
             window = self._affordable(image, window, deadline, notes)
-        logits = self._look(image, window, coords, labels, deadline)
+        logits = self._decode_window(image, window, coords, labels, deadline)
         for _ in range(MAX_WINDOWS - 1):
-            better = better_window(image.geometry, window, logits, known.prompts, image.framing)
+            better = adapt_window(image.geometry, window, logits, known.prompts, image.policy)
             if better is None:
                 break
             if deadline.is_set and self._cautious_s(better) > deadline.left_s:
                 notes.append("a window that suits the mask better")
                 break
             try:
-                logits = self._look(image, better, coords, labels, deadline)
+                logits = self._decode_window(image, better, coords, labels, deadline)
             except TimeUp:
                 notes.append("a window that suits the mask better")
                 break
             window = better
         chain = self._chain(image, window, known.prompts, logits, deadline, notes) if chained else None
         if chain is None:
-            logits = self._second_look(image, window, known.prompts, logits, deadline, notes)
-        return self.placer.place(image, known, click, window, logits, chain, deadline, notes)
+            logits = self._reprompt(image, window, known.prompts, logits, deadline, notes)
+        return self.projector.project(image, known, click, window, logits, chain, deadline, notes)
 
-    def _second_look(
+    def _reprompt(
         self,
         image: ImageState,
         window: Window,
@@ -166,38 +166,38 @@ class Looker:
         notes: list[str],
     ) -> NDArray[np.float32]:
         """The network's answer when it is told points of its first one too, where that helps and there is time."""
-        if not self._looks_again(len(prompts.points), prompts):
+        if not self._reprompts_at(len(prompts.points), prompts):
             return logits
-        if deadline.is_set and self._again_s(window, cautious=True) > deadline.left_s:
-            notes.append(SECOND_LOOK)
+        if deadline.is_set and self._reprompt_s(window, cautious=True) > deadline.left_s:
+            notes.append(REPROMPTED)
             return logits
-        hints = hints_on(window, prompts)
-        mask = refine_logits(self._seen(image, window)[0, 0], logits, hints) > 0
+        local = local_prompts(window, prompts)
+        mask = refine_logits(self._image_patch(image, window)[0, 0], logits, local) > 0
         coords, labels = network_points(prompts)
-        points, labels = own_points(mask, hints, window.to_window(coords).astype(np.float64), labels)
+        points, labels = points_from_mask(mask, local, window.to_window(coords).astype(np.float64), labels)
         if len(points) == len(coords):
             return logits
         own = (points[len(coords) :] + 0.5) * window.step + window.start - 0.5
         try:
-            return self._look(image, window, np.concatenate([coords, own]), labels, deadline)
+            return self._decode_window(image, window, np.concatenate([coords, own]), labels, deadline)
         except TimeUp:
-            notes.append(SECOND_LOOK)
+            notes.append(REPROMPTED)
             return logits
 
-    def _looks_again(self, clicks: int, prompts: ObjectPrompts) -> bool:
+    def _reprompts_at(self, clicks: int, prompts: ObjectPrompts) -> bool:
         """Whether there is a second look after so many of the clicks."""
-        return self.placer.refines and is_wanted(clicks, prompts.box is not None)
+        return self.projector.refines and is_wanted(clicks, prompts.box is not None)
 
-    def _again_s(self, window: Window, cautious: bool = False) -> float:
+    def _reprompt_s(self, window: Window, cautious: bool = False) -> float:
         """Seconds of a second look."""
-        refine_s = self.placer.refine_s * math.prod(window.shape)
-        return refine_s + self.engine.decode_s(window.shape, cautious=cautious)
+        refine_s_per_voxel = self.projector.refine_s_per_voxel * math.prod(window.shape)
+        return refine_s_per_voxel + self.engine.decode_s(window.shape, cautious=cautious)
 
-    def second_looks_s(self, window: Window, prompts: ObjectPrompts, known: ObjectState) -> float:
+    def reprompts_s(self, window: Window, prompts: ObjectPrompts, known: ObjectState) -> float:
         """Seconds of all second looks until an object, as known so far, answers its prompts."""
         end = len(prompts.points) + 1
-        looks = range(end - known.looks_for(prompts), end)
-        return self._again_s(window) * sum(self._looks_again(clicks, prompts) for clicks in looks)
+        decodes = range(end - known.pending_decodes(prompts), end)
+        return self._reprompt_s(window) * sum(self._reprompts_at(clicks, prompts) for clicks in decodes)
 
     def _chain(
         self,
@@ -209,15 +209,15 @@ class Looker:
         notes: list[str],
     ) -> Chain | None:
         """Answers in finer windows along the object, after the coarse one in `window`; as many as there is time for."""
-        links = links_of(image.geometry, window, logits, prompts, image.framing)
+        links = links_of(image.geometry, window, logits, prompts, image.policy)
         if not links:
             return None
         grid = grid_of(image.geometry, window, links)
         after_s = (
-            2 * self.placer.back_s * voxels_of(grid.inside(image.geometry.shape))
+            2 * self.projector.resample_s_per_voxel * voxels_of(grid.inside(image.geometry.shape))
         )  # blending takes as long as the way back
-        if self.placer.refines:
-            after_s += self.placer.refine_s * math.prod(grid.shape)
+        if self.projector.refines:
+            after_s += self.projector.refine_s_per_voxel * math.prod(grid.shape)
         if deadline.is_set:
             deadline = deadline.sooner(deadline.left_s - after_s)
         done: list[Link] = []
@@ -229,7 +229,7 @@ class Looker:
                 notes.append(FINER_PARTS)
                 break
             try:
-                answer = self._look(image, link.window, coords, labels, deadline)
+                answer = self._decode_window(image, link.window, coords, labels, deadline)
             except TimeUp:
                 notes.append(FINER_PARTS)
                 break
@@ -249,15 +249,15 @@ class Looker:
                 coords, labels = link.points(prompts, image.geometry)
                 if not (labels == 1).any():
                     return None  # the click says that nothing of the object is there: the whole is looked at again
-                link = replace(link, logits=self._look(image, link.window, coords, labels, deadline))
+                link = replace(link, logits=self._decode_window(image, link.window, coords, labels, deadline))
             links.append(link)
         return replace(chain, links=tuple(links))
 
     def _affordable(self, image: ImageState, window: Window, deadline: Deadline, notes: list[str]) -> Window:
         """The window, or one of the same field and fewer voxels that there is time for."""
-        whole = replace(image.framing, margin=0.0)
+        whole = replace(image.policy, margin=0.0)
         faces = np.maximum(window.start, 0.0), np.minimum(window.stop, image.geometry.shape)
-        coarser = [window, *(frame(image.geometry, *faces, replace(whole, voxels=n)) for n in sizes(whole)[1:])]
+        coarser = [window, *(frame(image.geometry, *faces, replace(whole, max_voxels=n)) for n in sizes(whole)[1:])]
         found = next((w for w in coarser if self._cautious_s(w) <= deadline.left_s), coarser[-1])
         if found is not window:
             notes.append("a finer window")
@@ -279,10 +279,14 @@ class Looker:
         """Seconds of further clicks in an object's window, at the 95th percentile."""
         if known.window is None:
             return 0.0
-        back_s = 0.0 if known.region is None else self.placer.back_s * voxels_of(known.region)
-        return clicks * (known.decodes_a_click * self.engine.decode_s(known.window.shape, cautious=True) + back_s)
+        resample_s_per_voxel = (
+            0.0 if known.region is None else self.projector.resample_s_per_voxel * voxels_of(known.region)
+        )
+        return clicks * (
+            known.decodes_a_click * self.engine.decode_s(known.window.shape, cautious=True) + resample_s_per_voxel
+        )
 
-    def _look(
+    def _decode_window(
         self,
         image: ImageState,
         window: Window,
@@ -302,12 +306,12 @@ class Looker:
         if found is None:
             found = self._ahead(image, window, deadline)
             if found is None:
-                found = self.engine.encode(self._seen(image, window), deadline)
+                found = self.engine.encode(self._image_patch(image, window), deadline)
             self.embeddings.put(window, found)
             self.encodes += 1
         return found
 
-    def _seen(self, image: ImageState, window: Window) -> NDArray[np.float32]:
+    def _image_patch(self, image: ImageState, window: Window) -> NDArray[np.float32]:
         """The image on the window's grid, float32 [1,1,z,y,x], 0–1; of the window before it is kept."""
         latest = self._latest
         if latest is None or latest[0] != window:
@@ -341,7 +345,7 @@ def _inner_points(known: ObjectState, prompts: ObjectPrompts) -> tuple[Point, ..
 
 def _first_window(image: ImageState, prompts: ObjectPrompts) -> Window:
     """Around all that says where the object is."""
-    return frame(image.geometry, *first_faces(image.geometry, prompts, image.framing), image.framing)
+    return frame(image.geometry, *initial_extent(image.geometry, prompts, image.policy), image.policy)
 
 
 def _prepared(image: ImageState, prompts: ObjectPrompts) -> Window | None:
@@ -349,7 +353,7 @@ def _prepared(image: ImageState, prompts: ObjectPrompts) -> Window | None:
     if image.ahead is None or prompts.box is not None or not can_start(prompts):
         return None
     prepared = image.ahead[0]
-    coords, _ = network_points(first_said(prompts))
+    coords, _ = network_points(initial_prompts(prompts))
     quarter = np.array(prepared.shape) * prepared.step / 4
     low, high = np.array(prepared.start), np.array(prepared.stop)
     # At the volume's ends there is nothing beyond the window that could be missing.

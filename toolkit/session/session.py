@@ -17,18 +17,18 @@ from gstk.calibration import memory
 from gstk.calibration.model import LatencyModel
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point
+from gstk.core.regions import Region, union
 from gstk.core.resampling import intensity_range
-from gstk.core.window import Framing, Window
+from gstk.core.window import Window, WindowPolicy
 from gstk.engines.base import Engine
 from gstk.errors import GeometryError, GstkError, PromptError
-from gstk.session.click_update import ChangedBox, union
 from gstk.session.deadline import Budget, Deadline, TimedEngine
 from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES
 from gstk.session.planner import Plan, can_start, make_plan
-from gstk.session.segmenter import Looker
-from gstk.session.state import ImageState, ObjectState, given_mask, gone_on_from
+from gstk.session.segmenter import ObjectSegmenter
+from gstk.session.state import ImageState, ObjectState, given_mask, resume_from_mask
 
-__all__ = ["CallReport", "ChangedBox", "Session"]
+__all__ = ["CallReport", "Region", "Session"]
 
 _MARGIN = 0.02
 """Share of a call's time that is kept for what comes after the network, besides the mask's way back."""
@@ -45,7 +45,7 @@ class CallReport:
         expected_s: what the plan said; 0 without a latency model.
         spent_s: wall time.
         encodes, decodes: runs of the network's halves.
-        given_up: what a larger budget would have allowed, a sentence each.
+        compromises: what a larger budget would have allowed, a sentence each.
         object_s: wall time of each object.
     """
 
@@ -54,7 +54,7 @@ class CallReport:
     spent_s: float = 0.0
     encodes: int = 0
     decodes: int = 0
-    given_up: tuple[str, ...] = ()
+    compromises: tuple[str, ...] = ()
     object_s: Mapping[int, float] = field(default_factory=dict)
 
 
@@ -63,7 +63,7 @@ class _Draft:
     """What a call finds out for its report."""
 
     expected_s: float = 0.0
-    given_up: list[str] = field(default_factory=list)
+    compromises: list[str] = field(default_factory=list)
     object_s: dict[int, float] = field(default_factory=dict)
 
 
@@ -79,7 +79,7 @@ class Session:
     def __init__(
         self,
         engine: Engine,
-        framing: Framing,
+        policy: WindowPolicy,
         cache_bytes: int = DEFAULT_LIMIT_BYTES,
         refine: bool = False,
         model: LatencyModel | None = None,
@@ -90,7 +90,7 @@ class Session:
 
         Args:
             engine: encodes and decodes.
-            framing: how windows are made where there is time.
+            policy: how windows are made where there is time.
             cache_bytes: memory for embeddings, so that going back to a window costs no encode.
             refine: whether the image and the clicks correct the network's logits (`image_refiner`); clicked voxels then
                 are as they were clicked.
@@ -99,8 +99,8 @@ class Session:
             owns_engine: whether the engine is closed with the session.
         """
         self._owns_engine = owns_engine
-        self._looker = Looker(TimedEngine(engine, model), cache_bytes, refine)
-        self._framing = framing
+        self._segmenter = ObjectSegmenter(TimedEngine(engine, model), cache_bytes, refine)
+        self._policy = policy
         self._budget = budget
         self._image: ImageState | None = None
         self._lock = threading.RLock()
@@ -115,13 +115,13 @@ class Session:
         Args:
             cache_bytes: memory for the other session's embeddings.
         """
-        looker = self._looker
+        segmenter = self._segmenter
         return Session(
-            looker.engine.engine,
-            self._framing,
+            segmenter.engine.engine,
+            self._policy,
             cache_bytes,
-            looker.placer.refines,
-            looker.engine.model,
+            segmenter.projector.refines,
+            segmenter.engine.model,
             self._budget,
             owns_engine=False,
         )
@@ -152,14 +152,14 @@ class Session:
         geometry = Geometry((volume.shape[0], volume.shape[1], volume.shape[2]), spacing_mm)  # type: ignore[arg-type]
         low, high = intensity_range(volume)
         with self._lock:
-            self._looker.forget(self._image)
+            self._segmenter.forget(self._image)
             self._image = None
-            image = self._image = ImageState(volume, geometry, low, high, self._framing)
+            image = self._image = ImageState(volume, geometry, low, high, self._policy)
             if look_at is not None:
                 centre = [(n - 1) / 2 for n in geometry.shape] if look_at == "centre" else look_at
-                self._looker.look_ahead(image, self._voxel(centre))
+                self._segmenter.look_ahead(image, self._voxel(centre))
 
-    def add_point(self, zyx: Sequence[float], foreground: bool = True, object_id: int = 1) -> ChangedBox:
+    def add_point(self, zyx: Sequence[float], foreground: bool = True, object_id: int = 1) -> Region:
         """Adds a click and updates the mask.
 
         Args:
@@ -178,7 +178,7 @@ class Session:
             before = self._object(object_id).prompts
             return self.set_prompts(replace(before, points=(*before.points, Point(voxel, foreground))), object_id)
 
-    def add_box(self, box: Box | Sequence[Sequence[float]], object_id: int = 1) -> ChangedBox:
+    def add_box(self, box: Box | Sequence[Sequence[float]], object_id: int = 1) -> Region:
         """Sets the object's box and updates the mask.
 
         Args:
@@ -191,7 +191,7 @@ class Session:
                 box = Box.from_corners(box)
             return self.set_prompts(replace(self._object(object_id).prompts, box=box), object_id)
 
-    def set_mask(self, mask: NDArray[np.generic], object_id: int = 1) -> ChangedBox:
+    def set_mask(self, mask: NDArray[np.generic], object_id: int = 1) -> Region:
         """Starts an object from a mask, such as an earlier result; later clicks change it only near them.
 
         What was said about the object before is forgotten; `undo` brings it back. A 3-D box cannot be given to such an
@@ -216,7 +216,7 @@ class Session:
             image.labels = None
             return union(before.region, after.region)
 
-    def set_prompts(self, prompts: ObjectPrompts, object_id: int = 1) -> ChangedBox:
+    def set_prompts(self, prompts: ObjectPrompts, object_id: int = 1) -> Region:
         """Replaces all that was said about an object, in one step; returns and raises as `add_point`."""
         return self.set_all({object_id: prompts})
 
@@ -225,7 +225,7 @@ class Session:
         prompts: Mapping[int, ObjectPrompts],
         previous: NDArray[np.integer] | None = None,
         within_s: float | None = None,
-    ) -> ChangedBox:
+    ) -> Region:
         """Replaces all that was said about several objects; those that lie together share a window.
 
         Args:
@@ -249,31 +249,37 @@ class Session:
             if within_s is None and self._budget is not None:
                 within_s = self._budget.left_s(len(prompts), 0.0)
             with self._reporting(within_s) as (deadline, draft):
-                notes = draft.given_up
+                notes = draft.compromises
                 plan = self._plan(image, prompts, within_s)
                 starts = {k: image.objects.get(k, ObjectState()) for k in prompts}
-                if plan.given_up and previous is not None:
-                    gone_on = {k: gone_on_from(previous, k, prompts[k], image) for k in plan.windows}
+                if plan.compromises and previous is not None:
+                    gone_on = {k: resume_from_mask(previous, k, prompts[k], image) for k in plan.window_by_object}
                     starts |= {k: known for k, known in gone_on.items() if known.region is not None}
                     if any(known.region is not None for known in gone_on.values()):
                         notes.append("the clicks before the last: their mask is gone on from")
                         plan = self._plan(image, prompts, within_s, once=True)
                 draft.expected_s = self._expected_s(plan, prompts)
-                notes += plan.given_up
-                if plan.looks:
-                    image.framing = plan.framing
+                notes += plan.compromises
+                if plan.windows:
+                    image.policy = plan.policy
                 # Objects of one window follow each other, so that it is encoded once however small the cache is.
-                order = [k for look in plan.looks for k in look.objects]
+                order = [k for planned in plan.windows for k in planned.objects]
                 order += [k for k in prompts if k not in order]
                 done: dict[int, ObjectState] = {}
                 for index, k in enumerate(order):
                     share = deadline.sooner(deadline.left_s / (len(order) - index)) if deadline.is_set else deadline
                     began = time.perf_counter()
-                    done[k] = self._looker.follow(
-                        image, starts[k], prompts[k], plan.windows.get(k), share, notes, k not in plan.unchained
+                    done[k] = self._segmenter.update(
+                        image,
+                        starts[k],
+                        prompts[k],
+                        plan.window_by_object.get(k),
+                        share,
+                        notes,
+                        k not in plan.unchained,
                     )
                     draft.object_s[k] = time.perf_counter() - began
-                changed: ChangedBox | None = None
+                changed: Region | None = None
                 for k, known in done.items():
                     before = image.objects.get(k, ObjectState())
                     image.remember(k, before)
@@ -291,7 +297,7 @@ class Session:
                 self._check(said)
             return self._plan(image, prompts, within_s)
 
-    def undo(self) -> ChangedBox:
+    def undo(self) -> Region:
         """Takes back the latest prompt of any object.
 
         Raises:
@@ -307,14 +313,14 @@ class Session:
                 before.given is not None or can_start(before.prompts)
             ):  # its mask was forgotten for want of memory
                 start = before.begun_anew(before.prompts)
-                before = self._looker.follow(image, start, before.prompts, None, Deadline(), [])
+                before = self._segmenter.update(image, start, before.prompts, None, Deadline(), [])
             image.history.pop()
             image.undone.append((object_id, after))
             image.objects[object_id] = before
             image.labels = None
             return union(before.region, after.region)
 
-    def redo(self) -> ChangedBox:
+    def redo(self) -> Region:
         """Does again what `undo` took back last; a new prompt, mask or reset forgets what could be done again.
 
         Raises:
@@ -334,7 +340,7 @@ class Session:
 
     def cancel(self) -> None:
         """Ends the call that another thread waits for: it raises `Interrupted`, and all is as it was before it."""
-        self._looker.engine.cancel()
+        self._segmenter.engine.cancel()
 
     def reset(self, object_id: int | None = None) -> None:
         """Forgets an object, or all of them."""
@@ -364,12 +370,12 @@ class Session:
     def close(self) -> None:
         """Frees what the session holds, its engine too if it owns it; the session cannot be used afterwards."""
         with self._lock:
-            self._looker.forget(self._image)
+            self._segmenter.forget(self._image)
             self._image = None
             if self._owns_engine:
-                self._looker.engine.close()
+                self._segmenter.engine.close()
             else:
-                self._looker.engine.stop()
+                self._segmenter.engine.stop()
 
     def __enter__(self) -> Session:
         return self
@@ -391,7 +397,7 @@ class Session:
 
     def _is_seen(self, object_id: int) -> bool:
         known = self._object(object_id)
-        return known.window is not None and not known.guessed
+        return known.window is not None and not known.is_fallback
 
     def _voxel(self, zyx: Sequence[float]) -> tuple[int, int, int]:
         geometry = self._current().geometry
@@ -415,24 +421,24 @@ class Session:
     @property
     def model(self) -> LatencyModel | None:
         """What calls cost on this host; None where nobody asked."""
-        return self._looker.engine.model
+        return self._segmenter.engine.model
 
     @property
     def encodes(self) -> int:
         """Runs of the encoder so far."""
-        return self._looker.encodes
+        return self._segmenter.encodes
 
     @property
     def decodes(self) -> int:
         """Runs of the prompt decoder so far."""
-        return self._looker.decodes
+        return self._segmenter.decodes
 
     @contextmanager
     def _reporting(self, within_s: float | None) -> Iterator[tuple[Deadline, _Draft]]:
         """A deadline for the block, and what the block fills in for the report."""
         began, counted = time.perf_counter(), (self.encodes, self.decodes)
         draft = _Draft()
-        self._looker.engine.begin()
+        self._segmenter.engine.begin()
         if within_s is None:
             deadline = Deadline()
         else:
@@ -445,7 +451,7 @@ class Session:
             time.perf_counter() - began,
             self.encodes - counted[0],
             self.decodes - counted[1],
-            tuple(dict.fromkeys(draft.given_up)),
+            tuple(dict.fromkeys(draft.compromises)),
             draft.object_s,
         )
 
@@ -453,32 +459,32 @@ class Session:
         self, image: ImageState, prompts: Mapping[int, ObjectPrompts], within_s: float | None, once: bool = False
     ) -> Plan:
         """Of the objects that have no window yet."""
-        engine = self._looker.engine
+        engine = self._segmenter.engine
         fresh = {k: said for k, said in prompts.items() if can_start(said) and not self._is_seen(k)}
         return make_plan(
             image.geometry,
             fresh,
-            self._framing,
+            self._policy,
             engine.model,
             budget_s=within_s,
             memory_bytes=None if engine.model is None else engine.model.base_bytes + memory.free_bytes(),
-            pace=engine.pace,
+            slowdown=engine.slowdown,
             once=once,
         )
 
     def _expected_s(self, plan: Plan, prompts: Mapping[int, ObjectPrompts]) -> float:
         """Seconds of a plan, of a decode for each click on what has its window already, and of what comes after."""
-        looker, planned = self._looker, plan.windows
-        if looker.engine.model is None:
+        segmenter, planned = self._segmenter, plan.window_by_object
+        if segmenter.engine.model is None:
             return 0.0
         expected_s = plan.expected_s
         for k, said in prompts.items():
             known = self._object(k)
             window = planned.get(k, known.window)
-            looks = known.looks_for(said)
-            if window is None or not looks:
+            decodes = known.pending_decodes(said)
+            if window is None or not decodes:
                 continue
-            decode_s = 0.0 if k in planned else known.decodes_a_click * looker.engine.decode_s(window.shape)
-            expected_s += looks * (decode_s + looker.placer.seconds(self._current(), window, said, known))
-            expected_s += looker.second_looks_s(window, said, known)
+            decode_s = 0.0 if k in planned else known.decodes_a_click * segmenter.engine.decode_s(window.shape)
+            expected_s += decodes * (decode_s + segmenter.projector.seconds(self._current(), window, said, known))
+            expected_s += segmenter.reprompts_s(window, said, known)
         return expected_s

@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts
-from gstk.core.regions import bounds
-from gstk.core.window import Framing, Window, frame
+from gstk.core.regions import Region, bounds
+from gstk.core.window import Window, WindowPolicy, frame
 from gstk.engines.base import Embedding
-from gstk.session.click_update import ChangedBox
-from gstk.session.label_fusion import Claim, label_map
+from gstk.session.label_fusion import ObjectLogits, label_map
 from gstk.session.tiling import Chain
 
-__all__ = ["ImageState", "ObjectState", "given_mask", "gone_on_from"]
+__all__ = ["ImageState", "ObjectState", "given_mask", "resume_from_mask"]
 
 _HISTORY_BYTES = 2**29
 """Memory for masks to go back to; those before them are made again when somebody does."""
@@ -31,16 +30,16 @@ class ObjectState:
         prompts: all that was said.
         window: what the network saw.
         region, logits: float32 at the volume's voxels of the region, above 0 inside the object.
-        guessed: the mask is not the network's answer to all that was said.
+        is_fallback: the mask is not the network's answer to all that was said.
         given: the object as it was when it began with a mask that somebody gave; None where it began with prompts.
         chain: its answers in finer windows along the object, where one window is too coarse.
     """
 
     prompts: ObjectPrompts = field(default_factory=ObjectPrompts)
     window: Window | None = None
-    region: ChangedBox | None = None
+    region: Region | None = None
     logits: NDArray[np.float32] | None = None
-    guessed: bool = False
+    is_fallback: bool = False
     chain: Chain | None = None
     given: ObjectState | None = None
 
@@ -61,14 +60,14 @@ class ObjectState:
             return ObjectState(ObjectPrompts(box=prompts.box))
         return replace(self.given, given=self.given)
 
-    def goes_on_to(self, prompts: ObjectPrompts) -> bool:
+    def is_extended_by(self, prompts: ObjectPrompts) -> bool:
         """Whether its mask stays, and clicks that are new change it one after the other."""
         said = prompts.box == self.prompts.box and prompts.points[: len(self.prompts.points)] == self.prompts.points
-        return said and self.region is not None and not self.guessed
+        return said and self.region is not None and not self.is_fallback
 
-    def looks_for(self, prompts: ObjectPrompts) -> int:
+    def pending_decodes(self, prompts: ObjectPrompts) -> int:
         """How often it is looked at until it answers `prompts`."""
-        if self.goes_on_to(prompts):
+        if self.is_extended_by(prompts):
             return len(prompts.points) - len(self.prompts.points)
         return len(prompts.points) + (prompts.box is not None)
 
@@ -81,7 +80,7 @@ class ImageState:
     geometry: Geometry
     low: float
     high: float
-    framing: Framing
+    policy: WindowPolicy
     objects: dict[int, ObjectState] = field(default_factory=dict)
     history: list[tuple[int, ObjectState]] = field(default_factory=list)
     undone: list[tuple[int, ObjectState]] = field(default_factory=list)
@@ -111,7 +110,7 @@ class ImageState:
                 continue
             box = known.prompts.box
             clicks = tuple(p.zyx for p in known.prompts.points if p.foreground)
-            claims[object_id] = Claim(known.region, known.logits, clicks, None if box is None else box.centre())
+            claims[object_id] = ObjectLogits(known.region, known.logits, clicks, None if box is None else box.centre())
         return label_map(self.geometry.shape, self.geometry.spacing_mm, claims)
 
 
@@ -122,11 +121,11 @@ def given_mask(mask: NDArray[np.bool_], image: ImageState) -> ObjectState:
         return ObjectState()
     low, high = (np.array([getattr(axis, end) for axis in region], np.float64) for end in ("start", "stop"))
     logits = np.where(mask[region], np.float32(1), np.float32(-1))
-    state = ObjectState(ObjectPrompts(), frame(image.geometry, low, high, image.framing), region, logits)
+    state = ObjectState(ObjectPrompts(), frame(image.geometry, low, high, image.policy), region, logits)
     return replace(state, given=state)
 
 
-def gone_on_from(
+def resume_from_mask(
     previous: NDArray[np.integer], object_id: int, prompts: ObjectPrompts, image: ImageState
 ) -> ObjectState:
     """An object as another session left it, before its last click; without a mask where that was empty."""
@@ -138,5 +137,5 @@ def gone_on_from(
     low, high = (np.array([getattr(axis, end) for axis in region], np.float64) for end in ("start", "stop"))
     points = prompts.clicked()
     low, high = np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0) + 1)
-    window = frame(image.geometry, low, high, image.framing)
+    window = frame(image.geometry, low, high, image.policy)
     return ObjectState(before, window, region, np.where(found[region], np.float32(1), np.float32(-1)))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts
 from gstk.core.resampling import resample
-from gstk.core.window import Faces, Framing, Window, frame
+from gstk.core.window import Faces, Window, WindowPolicy, frame
 from gstk.session.click_update import clicked_components
 
 __all__ = ["Chain", "Link", "Part", "Seed", "blend", "grid_of", "links_of", "parts_of", "solid"]
@@ -137,16 +137,16 @@ class Chain:
         return blend(self.grid, shape, coarse, answers)
 
 
-def parts_of(geometry: Geometry, cells: Faces, framing: Framing, side_mm: float) -> list[Part]:
+def parts_of(geometry: Geometry, cells: Faces, policy: WindowPolicy, side_mm: float) -> list[Part]:
     """The parts that an object is looked at in, or none where no chain is much finer than one window.
 
     Args:
         geometry: the volume's.
         cells: first and last faces, float64 (K,3) voxels of the volume, of small boxes that fill the object.
-        framing: how windows are made; they are not finer than the volume.
+        policy: how windows are made; they are not finer than the volume.
         side_mm: of a voxel of the one window.
     """
-    found = [_part(geometry, cells, np.arange(len(cells[0])), framing)]
+    found = [_part(geometry, cells, np.arange(len(cells[0])), policy)]
     chains = [found]
     finest_mm = min(geometry.spacing_mm)
     while len(found) < MOST_PARTS:
@@ -157,7 +157,7 @@ def parts_of(geometry: Geometry, cells: Faces, framing: Framing, side_mm: float)
                 [] if found[index].window.side_mm(geometry) <= finest_mm else _halves(geometry, cells, found[index])
             )
             if halves:
-                new = [_part(geometry, cells, half, framing) for half in halves]
+                new = [_part(geometry, cells, half, policy) for half in halves]
                 found = [*found[:index], *new, *found[index + 1 :]]
                 break
         else:
@@ -168,13 +168,13 @@ def parts_of(geometry: Geometry, cells: Faces, framing: Framing, side_mm: float)
     return chains[chosen] if chosen > 0 and sides[chosen] * FINER <= side_mm else []
 
 
-def _part(geometry: Geometry, cells: Faces, own: NDArray[np.int64], framing: Framing) -> Part:
+def _part(geometry: Geometry, cells: Faces, own: NDArray[np.int64], policy: WindowPolicy) -> Part:
     low, high = cells[0][own].min(axis=0), cells[1][own].max(axis=0)
     spacing = np.array(geometry.spacing_mm)
     # A click alone says nothing about the object's size; its window is one of the volume's finest spacing.
-    least = min(geometry.spacing_mm) * framing.voxels ** (1 / 3) / (1 + 2 * framing.margin) / spacing
+    least = min(geometry.spacing_mm) * policy.max_voxels ** (1 / 3) / (1 + 2 * policy.margin) / spacing
     wider = np.maximum(least - (high - low), 0) / 2
-    return Part(own, frame(geometry, low - wider, high + wider, replace(framing, finest=1.0)))
+    return Part(own, frame(geometry, low - wider, high + wider, replace(policy, min_step=1.0)))
 
 
 def _halves(geometry: Geometry, cells: Faces, part: Part) -> list[NDArray[np.int64]]:
@@ -195,7 +195,7 @@ def solid(low: NDArray[np.float64], high: NDArray[np.float64]) -> Faces:
 
 
 def links_of(
-    geometry: Geometry, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts, framing: Framing
+    geometry: Geometry, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts, policy: WindowPolicy
 ) -> list[Link]:
     """What to look at, in order, after a coarse look; nothing where that was fine enough or saw nothing.
 
@@ -203,7 +203,7 @@ def links_of(
         geometry: the volume's.
         window, logits: of the coarse look, float32 (z,y,x) on the window's grid.
         prompts: what was said.
-        framing: how windows are made.
+        policy: how windows are made.
     """
     side_mm = window.side_mm(geometry)
     if side_mm < FINER * min(geometry.spacing_mm):
@@ -224,7 +224,7 @@ def links_of(
         return []
     centres = np.asarray((voxels + 0.5) * window.step + window.start - 0.5, np.float64)
     links = []
-    for part in parts_of(geometry, (low, high), framing, side_mm):
+    for part in parts_of(geometry, (low, high), policy, side_mm):
         within = voxels[part.window.holds(centres)].astype(np.int64)
         seeds = [_deepest(depth, stretch) for stretch in _stretches(within)]
         places = [((voxel + 0.5) * window.step + window.start - 0.5).tolist() for voxel, _ in seeds]

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts
 from gstk.core.regions import bounds
-from gstk.core.window import Faces, Framing, Window, bounding_faces, frame
+from gstk.core.window import Faces, Window, WindowPolicy, bounding_faces, frame
 from gstk.session.click_update import clicked_components
 
-__all__ = ["better_window", "first_faces", "network_points"]
+__all__ = ["adapt_window", "initial_extent", "network_points"]
 
 FIRST_FIELD = 2.0
 """Side of the first window around a lone click, over the side that the window has at the volume's finest spacing."""
@@ -25,7 +25,7 @@ def network_points(prompts: ObjectPrompts) -> tuple[NDArray[np.float64], NDArray
     return np.array([zyx for zyx, _ in points], np.float64), np.array([label for _, label in points], np.int64)
 
 
-def first_faces(geometry: Geometry, prompts: ObjectPrompts, framing: Framing) -> Faces:
+def initial_extent(geometry: Geometry, prompts: ObjectPrompts, policy: WindowPolicy) -> Faces:
     """First and last faces, (3,) voxels, of where the object may be: its box, or what is around clicks."""
     coords, labels = network_points(prompts)
     low, high = bounding_faces(coords[labels == 1])
@@ -33,14 +33,14 @@ def first_faces(geometry: Geometry, prompts: ObjectPrompts, framing: Framing) ->
         corners = np.array(prompts.box.corners(), np.float64)
         return np.minimum(low, corners[0]), np.maximum(high, corners[1] + 1)
     # A lone click says nothing about the object's size: begin with a window of the volume's finest spacing.
-    side_mm = FIRST_FIELD * min(geometry.spacing_mm) * framing.voxels ** (1 / 3) / (1 + 2 * framing.margin)
+    side_mm = FIRST_FIELD * min(geometry.spacing_mm) * policy.max_voxels ** (1 / 3) / (1 + 2 * policy.margin)
     half = side_mm / np.array(geometry.spacing_mm) / 2
     centre = (low + high) / 2
     return np.minimum(low, centre - half), np.maximum(high, centre + half)
 
 
-def better_window(
-    geometry: Geometry, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts, framing: Framing
+def adapt_window(
+    geometry: Geometry, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts, policy: WindowPolicy
 ) -> Window | None:
     """A window that suits the mask better: wider where the mask runs out of it, narrower where it is lost in it."""
     mask = clicked_components(logits > 0, window.to_window(prompts.clicked(foreground_only=True)))
@@ -63,7 +63,7 @@ def better_window(
         grown = 0.5 * extent.max()
         low = np.maximum(np.where(cut_low, low - grown, low), 0)
         high = np.minimum(np.where(cut_high, high + grown, high), shape)
-        better = frame(geometry, low, high, framing)
+        better = frame(geometry, low, high, policy)
         return better if np.prod(np.array(better.step)) > 1.1 * np.prod(np.array(window.step)) else None
-    better = frame(geometry, low, high, framing)
+    better = frame(geometry, low, high, policy)
     return better if np.prod(np.array(better.step)) < 0.4 * np.prod(np.array(window.step)) else None

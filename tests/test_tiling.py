@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point
-from gstk.core.window import Framing, Window, frame
+from gstk.core.window import Window, WindowPolicy, frame
 from gstk.session import tiling as chain
 from gstk.session.planner import make_plan
 from gstk.session.session import Session
 from gstk.session.tiling import MOST_PARTS, RAMP, blend, links_of, parts_of, solid
 
 VOLUME = (300, 100, 100)
-FRAMING = Framing(voxels=40**3, multiple=8, minimum=16)
+POLICY = WindowPolicy(max_voxels=40**3, multiple=8, min_side=16)
 
 
 def a_window(rng: np.random.Generator, shape: tuple[int, int, int]) -> Window:
@@ -99,13 +99,13 @@ def cells_of(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.f
 def test_a_long_object_is_covered_by_a_few_finer_windows() -> None:
     geometry = Geometry(VOLUME, (1.0, 1.0, 1.0))
     cells = cells_of(bent_tube())
-    whole = frame(geometry, cells[0].min(axis=0), cells[1].max(axis=0), FRAMING)
-    parts = parts_of(geometry, cells, FRAMING, whole.side_mm(geometry))
+    whole = frame(geometry, cells[0].min(axis=0), cells[1].max(axis=0), POLICY)
+    parts = parts_of(geometry, cells, POLICY, whole.side_mm(geometry))
     assert 2 <= len(parts) <= MOST_PARTS
     assert sorted(np.concatenate([part.cells for part in parts]).tolist()) == list(range(len(cells[0])))
     for part in parts:
         assert part.window.holds(cells[0][part.cells]).all()
-        assert np.prod(part.window.shape) <= FRAMING.voxels
+        assert np.prod(part.window.shape) <= POLICY.max_voxels
         assert part.window.side_mm(geometry) * chain.FINER <= whole.side_mm(geometry)
         assert part.window.side_mm(geometry) >= 0.97
 
@@ -114,9 +114,9 @@ def test_a_compact_object_has_no_chain() -> None:
     geometry = Geometry((100, 100, 100), (1.0, 1.0, 1.0))
     ball = ((np.indices((100, 100, 100)) - 50) ** 2).sum(axis=0) < 40**2
     low, high = np.array([10.0] * 3), np.array([91.0] * 3)
-    side_mm = frame(geometry, low, high, FRAMING).side_mm(geometry)
-    assert parts_of(geometry, cells_of(ball), FRAMING, side_mm) == []
-    assert parts_of(geometry, solid(low, high), FRAMING, side_mm) == []
+    side_mm = frame(geometry, low, high, POLICY).side_mm(geometry)
+    assert parts_of(geometry, cells_of(ball), POLICY, side_mm) == []
+    assert parts_of(geometry, solid(low, high), POLICY, side_mm) == []
 
 
 def test_what_one_window_shows_well_enough_has_no_chain() -> None:
@@ -124,17 +124,17 @@ def test_what_one_window_shows_well_enough_has_no_chain() -> None:
     for shape, radius in (((300, 100, 100), 20.0), ((12, 300, 300), 90.0)):
         geometry = Geometry(shape, (1.0, 1.0, 1.0))
         away = np.indices(shape)[1:] - np.array(shape[1:])[:, None, None, None] / 2
-        whole = frame(geometry, np.zeros(3), np.array(shape, float), FRAMING)
+        whole = frame(geometry, np.zeros(3), np.array(shape, float), POLICY)
         inside = ((away**2).sum(axis=0) <= radius**2).astype(np.uint8)
         logits = whole.sample(inside, 0, 1) - np.float32(0.5)
-        assert links_of(geometry, whole, logits, ObjectPrompts(), FRAMING) == []
+        assert links_of(geometry, whole, logits, ObjectPrompts(), POLICY) == []
 
 
 def test_clicks_that_lie_far_apart_have_windows_of_their_own() -> None:
     geometry = Geometry((300, 300, 300), (1.0, 1.0, 1.0))
     clicks = np.array([(20.0, 30.0, 40.0), (280.0, 270.0, 250.0), (20.0, 40.0, 45.0)])
-    side_mm = frame(geometry, clicks.min(axis=0), clicks.max(axis=0) + 1, FRAMING).side_mm(geometry)
-    parts = parts_of(geometry, (clicks, clicks + 1), FRAMING, side_mm)
+    side_mm = frame(geometry, clicks.min(axis=0), clicks.max(axis=0) + 1, POLICY).side_mm(geometry)
+    parts = parts_of(geometry, (clicks, clicks + 1), POLICY, side_mm)
     assert [part.cells.tolist() for part in parts] == [[0, 2], [1]]
     assert all(part.window.side_mm(geometry) < 1.5 for part in parts)
 
@@ -142,11 +142,11 @@ def test_clicks_that_lie_far_apart_have_windows_of_their_own() -> None:
 def test_a_part_without_a_click_is_prompted_from_the_middle_of_the_coarse_mask() -> None:
     geometry = Geometry(VOLUME, (1.0, 1.0, 1.0))
     tube = bent_tube()
-    whole = frame(geometry, np.zeros(3), np.array(VOLUME, float), FRAMING)
+    whole = frame(geometry, np.zeros(3), np.array(VOLUME, float), POLICY)
     logits = whole.sample(tube.astype(np.uint8), 0, 1) - np.float32(0.5)
     click = Point(tuple(np.argwhere(tube)[0].tolist()))
     prompts = ObjectPrompts((click, Point((159, 0, 0), False)))
-    links = links_of(geometry, whole, logits, prompts, FRAMING)
+    links = links_of(geometry, whole, logits, prompts, POLICY)
     assert len(links) > 1
     for link in links:
         coords, labels = link.points(prompts, geometry)
@@ -169,7 +169,7 @@ def engine() -> FloodEngine:
 
 @pytest.fixture
 def session(engine: FloodEngine) -> Session:
-    return Session(engine, FRAMING)  # type: ignore[arg-type]
+    return Session(engine, POLICY)  # type: ignore[arg-type]
 
 
 BOX = Box.from_corners(
@@ -244,10 +244,10 @@ def test_links_that_there_is_no_time_for_are_left_out(session: Session) -> None:
     whole = session.report.encodes
     model = a_model(encode=0.01, decode=0.01)
     factors = itertools.chain([0.001] * 2 * (whole - 1), itertools.repeat(1e9))  # the last link never ends
-    with Session(SlowEngine(model, factors), FRAMING, model=model) as slow:  # type: ignore[arg-type]
+    with Session(SlowEngine(model, factors), POLICY, model=model) as slow:  # type: ignore[arg-type]
         slow.set_image(tube_image())
         slow.set_all({1: ObjectPrompts((Point(ON),))}, within_s=4)
-        assert "finer windows along the object" in slow.report.given_up
+        assert "finer windows along the object" in slow.report.compromises
         assert slow.report.decodes == whole - 1
         assert dice(slow.mask == 1, bent_tube()) > 0.5
 
@@ -257,14 +257,14 @@ def test_a_plan_counts_a_chain_or_says_that_it_is_given_up() -> None:
     thin = Box.from_corners(((0, 45, 45), (299, 55, 55)))
     prompts = {4: ObjectPrompts((Point((9, 50, 50)),), thin), 5: ObjectPrompts((Point((3, 3, 3)),))}
     model = a_model()
-    plan = make_plan(geometry, prompts, FRAMING, model)
-    bare = sum(look.encode_s + look.decode_s for look in plan.looks) + plan.again_s
-    assert {look.objects for look in plan.chains} == {(4,)}
-    assert plan.expected_s == pytest.approx(bare + sum(look.encode_s + look.decode_s for look in plan.chains))
+    plan = make_plan(geometry, prompts, POLICY, model)
+    bare = sum(planned.encode_s + planned.decode_s for planned in plan.windows) + plan.second_window_s
+    assert {planned.objects for planned in plan.chains} == {(4,)}
+    assert plan.expected_s == pytest.approx(bare + sum(planned.encode_s + planned.decode_s for planned in plan.chains))
     assert plan.unchained == ()
-    enough = make_plan(geometry, prompts, FRAMING, model, budget_s=10 * plan.expected_s)
+    enough = make_plan(geometry, prompts, POLICY, model, budget_s=10 * plan.expected_s)
     assert len(enough.chains) == len(plan.chains)
-    short = make_plan(geometry, prompts, FRAMING, model, budget_s=bare * 1.5)
+    short = make_plan(geometry, prompts, POLICY, model, budget_s=bare * 1.5)
     assert short.chains == ()
     assert short.unchained == (4,)
-    assert any("finer windows along object 4" in note for note in short.given_up)
+    assert any("finer windows along object 4" in note for note in short.compromises)

@@ -8,7 +8,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from gstk.core.click_rule import Click, component_centre, next_click, seeded_choice
+from gstk.core.click_rule import component_centre, next_click, seeded_choice
+from gstk.core.prompts import Point
 
 NEIGHBOURS = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
 
@@ -54,7 +55,7 @@ def deepest(part: list[tuple[int, int, int]], cell: int = 1) -> list[tuple[int, 
     return [voxel for voxel, d in zip(part, depth, strict=True) if d == depth.max()]
 
 
-def official(prediction: np.ndarray, truth: np.ndarray, cell: int = 1) -> Click | None:
+def official(prediction: np.ndarray, truth: np.ndarray, cell: int = 1) -> Point | None:
     """The rule of the protocol, slowly, drawing from NumPy's global state as the official evaluator does."""
     parts = components(prediction != truth)
     if not parts:
@@ -63,7 +64,7 @@ def official(prediction: np.ndarray, truth: np.ndarray, cell: int = 1) -> Click 
     candidates = deepest(parts[sizes.index(max(sizes))], cell)
     np.random.seed(42)
     chosen = candidates[np.random.choice(len(candidates))]
-    return Click(chosen, bool(truth[chosen]))
+    return Point(chosen, bool(truth[chosen]))
 
 
 @st.composite
@@ -163,8 +164,8 @@ def test_signs_and_perfection() -> None:
     nothing = np.zeros_like(truth)
     assert next_click(truth, truth) is None
     assert next_click(nothing, nothing) is None
-    assert next_click(nothing, truth) == Click((4, 4, 4), True)
-    assert next_click(truth, nothing) == Click((4, 4, 4), False)
+    assert next_click(nothing, truth) == Point((4, 4, 4), True)
+    assert next_click(truth, nothing) == Point((4, 4, 4), False)
 
 
 def test_a_missed_and_an_invented_part_that_touch_are_one_error() -> None:
@@ -189,7 +190,7 @@ def test_corners_connect() -> None:
 def test_the_first_of_two_equal_components_is_clicked() -> None:
     truth = np.zeros((7, 7, 7), bool)
     truth[4:7, 0:3, 4:7] = truth[0:3, 4:7, 0:3] = True
-    assert next_click(np.zeros_like(truth), truth) == Click((1, 5, 1), True)
+    assert next_click(np.zeros_like(truth), truth) == Point((1, 5, 1), True)
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -230,5 +231,5 @@ def test_another_tie_break() -> None:
         asked.append(count)
         return count - 1
 
-    assert next_click(mask, np.zeros_like(mask), last) == Click((2, 2, 2), False)
+    assert next_click(mask, np.zeros_like(mask), last) == Point((2, 2, 2), False)
     assert asked == [8]

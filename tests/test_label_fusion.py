@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gstk.session.label_fusion import Claim, label_map
+from gstk.session.label_fusion import ObjectLogits, label_map
 
 SHAPE = (12, 12, 12)
 MM = (1.0, 1.0, 1.0)
 WHOLE = (slice(0, 12), slice(0, 12), slice(0, 12))
 
 
-def block(low: int, high: int, logit: float = 1.0, *clicks: tuple[int, int, int], middle: bool = False) -> Claim:
+def block(low: int, high: int, logit: float = 1.0, *clicks: tuple[int, int, int], middle: bool = False) -> ObjectLogits:
     """A cube of voxels low to high - 1 along each axis."""
     logits = np.full(SHAPE, -1, np.float32)
     logits[low:high, low:high, low:high] = logit
     centre = (low + high - 1) // 2
-    return Claim(WHOLE, logits, clicks, (centre, centre, centre) if middle else None)
+    return ObjectLogits(WHOLE, logits, clicks, (centre, centre, centre) if middle else None)
 
 
 def test_without_overlap_each_has_its_own() -> None:
@@ -62,7 +62,7 @@ def test_a_click_takes_what_is_nearer_to_it_than_to_where_the_other_was_said_to_
     assert (label_map(SHAPE, MM, {1: aside, 2: small})[2:9, 2:9, 2:9] == 2).all()
 
 
-def reference(claims: dict[int, Claim]) -> NDArray[np.uint16]:
+def reference(claims: dict[int, ObjectLogits]) -> NDArray[np.uint16]:
     """A voxel goes to the largest of min(logit, 6) - 4 ln(voxels of the mask), without clicks."""
     sizes = {k: (claim.logits > 0).sum() for k, claim in claims.items()}
     labels = np.zeros(SHAPE, np.uint16)
@@ -78,7 +78,7 @@ def reference(claims: dict[int, Claim]) -> NDArray[np.uint16]:
     return labels
 
 
-def random_claims(seed: int, clicked: bool) -> dict[int, Claim]:
+def random_claims(seed: int, clicked: bool) -> dict[int, ObjectLogits]:
     rng = np.random.default_rng(seed)
     claims = {}
     taken: set[tuple[int, int, int]] = set()
@@ -93,7 +93,7 @@ def random_claims(seed: int, clicked: bool) -> dict[int, Claim]:
                 clicks.append(click)
                 logits[tuple(i - s.start for i, s in zip(click, region, strict=True))] = 1
             taken.add(click)  # type: ignore[arg-type]
-        claims[int(k)] = Claim(region, logits, tuple(clicks))  # type: ignore[arg-type]
+        claims[int(k)] = ObjectLogits(region, logits, tuple(clicks))  # type: ignore[arg-type]
     return claims
 
 

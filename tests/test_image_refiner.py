@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flood import FRAMING, FloodEngine
+from flood import POLICY, FloodEngine
 from latency import a_model
 from numpy.typing import NDArray
 
@@ -18,15 +18,15 @@ from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.core.window import Window
 from gstk.evaluation.protocol import click_by_click
 from gstk.session import image_refiner as refine
-from gstk.session import projection as placing
+from gstk.session import projection
 from gstk.session.deadline import Budget
-from gstk.session.image_refiner import Hints, fine_part, refine_logits
-from gstk.session.segmenter import SECOND_LOOK
+from gstk.session.image_refiner import LocalPrompts, fine_part, refine_logits
+from gstk.session.segmenter import REPROMPTED
 from gstk.session.session import Session
 
 SHAPE = (24, 28, 32)
 CENTRE = np.array([[12.0, 14.0, 16.0]])
-NOTHING = Hints(np.zeros((0, 3)), np.zeros(0, bool))
+NOTHING = LocalPrompts(np.zeros((0, 3)), np.zeros(0, bool))
 
 
 def ball(radius: float, centre: NDArray[np.float64] = CENTRE) -> NDArray[np.bool_]:
@@ -43,9 +43,9 @@ def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
-def on_object(*more: tuple[list[float], bool], box: NDArray[np.float64] | None = None) -> Hints:
+def on_object(*more: tuple[list[float], bool], box: NDArray[np.float64] | None = None) -> LocalPrompts:
     points = np.concatenate([CENTRE, *(np.array([p]) for p, _ in more)])
-    return Hints(points, np.array([True, *(f for _, f in more)]), box)
+    return LocalPrompts(points, np.array([True, *(f for _, f in more)]), box)
 
 
 def test_a_mask_that_is_too_small_or_too_large_comes_to_the_edge() -> None:
@@ -88,7 +88,7 @@ def test_a_box_gives_in_around_clicks_that_say_the_opposite() -> None:
 
     def given_in(on: NDArray[np.float64], off: NDArray[np.float64]) -> NDArray[np.float32]:
         prior = before.copy()
-        refine._give_in(prior, low, high, ((on, True), (off, False)))
+        refine.relax_box_prior(prior, low, high, ((on, True), (off, False)))
         return prior
 
     beside, corner = np.array([[12.0, 14, 20]]), np.array([[18.0, 20, 22]])  # half way to the border; beyond it
@@ -114,27 +114,27 @@ def test_a_click_beside_the_object_takes_a_twin_away() -> None:
 
 def test_a_flat_image_leaves_a_sure_network_its_mask() -> None:
     guess = np.where(ball(7), 6, -6).astype(np.float32)
-    for hints in (NOTHING, on_object()):
-        assert dice(refine_logits(np.full(SHAPE, 0.5, np.float32), guess, hints) > 0, guess > 0) > 0.97
+    for local in (NOTHING, on_object()):
+        assert dice(refine_logits(np.full(SHAPE, 0.5, np.float32), guess, local) > 0, guess > 0) > 0.97
 
 
 @pytest.mark.parametrize("level", [-6.0, 0.0, 6.0])
 @pytest.mark.parametrize("shape", [(16, 16, 16), (2, 16, 40)])
 def test_any_logits_and_hints_give_finite_logits(shape: tuple[int, int, int], level: float) -> None:
     image = np.random.default_rng(1).random(shape).astype(np.float32)
-    outside = Hints(np.array([[-4.0, 50, 3], [5, 5, 5], [5, 5, 5]]), np.array([True, True, False]))
+    outside = LocalPrompts(np.array([[-4.0, 50, 3], [5, 5, 5], [5, 5, 5]]), np.array([True, True, False]))
     thin = np.array([[1.0, 4, 4], [1.0, 4, 4]])
-    for hints in (NOTHING, outside, NOTHING._replace(box=thin), outside._replace(box=thin)):
-        assert np.isfinite(refine_logits(image, np.full(shape, level, np.float32), hints)).all()
+    for local in (NOTHING, outside, NOTHING._replace(box=thin), outside._replace(box=thin)):
+        assert np.isfinite(refine_logits(image, np.full(shape, level, np.float32), local)).all()
 
 
 def test_axes_are_treated_alike() -> None:
     image, _ = scene(0.1)
     guess = np.random.default_rng(2).normal(size=SHAPE).astype(np.float32)
-    hints = on_object(([3, 4, 5], False))
-    mirrored = Hints(np.array(SHAPE) - 1 - hints.points, hints.foreground)
+    local = on_object(([3, 4, 5], False))
+    mirrored = LocalPrompts(np.array(SHAPE) - 1 - local.points, local.foreground)
     found = refine_logits(image[::-1, ::-1, ::-1].copy(), guess[::-1, ::-1, ::-1].copy(), mirrored)[::-1, ::-1, ::-1]
-    agreement = (found > 0) == (refine_logits(image, guess, hints) > 0)
+    agreement = (found > 0) == (refine_logits(image, guess, local) > 0)
     assert agreement.mean() > 0.999  # sweeps begin at one end of the volume
 
 
@@ -148,7 +148,7 @@ def test_swept_distances_are_shortest_paths(monkeypatch: pytest.MonkeyPatch) -> 
     cost = slope2 / float(refine.EDGE) ** 2 + float(refine.FLAT)
     near, far = (_dijkstra(cost, tuple(np.argwhere(seeds)[0])) for seeds in (inner, outer))
     monkeypatch.setattr(refine, "SWEEPS", 20)
-    found = refine._nearness(smooth, inner, outer)
+    found = refine.geodesic_score(smooth, inner, outer)
     np.testing.assert_allclose(found, (far - near) / (far + near), atol=1e-4)
     assert found[1, 1, 1] == 1
     assert found[4, 5, 6] == -1
@@ -174,7 +174,7 @@ def test_clicked_voxels_are_as_they_were_clicked() -> None:
     """Also where the network and the image say otherwise."""
     image = np.zeros((40, 60, 60), np.uint8)
     image[12:29, 12:29, 12:29] = 200
-    session = Session(FloodEngine(), FRAMING, refine=True)  # type: ignore[arg-type]
+    session = Session(FloodEngine(), POLICY, refine=True)  # type: ignore[arg-type]
     session.set_image(image)
     session.add_box(Box(12, 28, 20, 12, 12, 28, 28))
     clicks = [((20, 20, 20), False), ((20, 20, 34), True), ((13, 13, 13), False), ((30, 30, 30), True)]
@@ -210,7 +210,7 @@ def test_where_a_coarse_window_is_refined_on_a_finer_grid() -> None:
     assert fine_part(unit, window, NOTHING) == ([0, 0, 0], [64, 64, 64], 2)
     box = np.array([[20.0, 20, 20], [30, 30, 40]])  # its middle ± 1.5 halves, and 2 voxels more
     assert fine_part(unit, window, NOTHING._replace(box=box)) == ([15, 15, 13], [36, 36, 48], 2)
-    said = Hints(np.array([[50.0, 25, 25], [25, 60, 25]]), np.array([True, False]), box)
+    said = LocalPrompts(np.array([[50.0, 25, 25], [25, 60, 25]]), np.array([True, False]), box)
     assert fine_part(unit, window, said) == ([15, 15, 13], [53, 36, 48], 2)
     # Up to the volume's finest spacing, and not beyond: a thick slice asks for no more than the others.
     thick = Geometry((40, 200, 200), (5.0, 1.0, 1.0))
@@ -227,7 +227,7 @@ def large_truth() -> NDArray[np.bool_]:
     return np.asarray(np.sqrt((grid**2).sum(0)) < 34 + 2.5 * np.sin(angle))
 
 
-def hints_of(window: Window) -> Hints:
+def hints_of(window: Window) -> LocalPrompts:
     """Of the box in `large_object`."""
     where = np.argwhere(large_truth())
     faces = np.array([where.min(0), where.max(0) + 1]) - 0.5
@@ -238,7 +238,7 @@ def large_object(monkeypatch: pytest.MonkeyPatch, finer: int, **options: object)
     """Dice of a box on an object with a wavy border, many voxels of the volume to one of the window."""
     truth = large_truth()
     image = np.where(truth, 180, 60) + np.random.default_rng(0).normal(0, 4, truth.shape)
-    session = Session(FloodEngine(), FRAMING, **{"refine": True, **options})  # type: ignore[arg-type]
+    session = Session(FloodEngine(), POLICY, **{"refine": True, **options})  # type: ignore[arg-type]
     session.set_image(image.astype(np.uint8))
     where = np.argwhere(truth)
     with monkeypatch.context() as patch:
@@ -260,7 +260,7 @@ def test_without_time_for_it_borders_stay_coarse(monkeypatch: pytest.MonkeyPatch
     coarse, _ = large_object(monkeypatch, 1)
     limits: dict[str, Any] = {"model": a_model(0.01, 0.001), "budget": Budget(60)}
     fine, session = large_object(monkeypatch, 3, **limits)
-    assert session.report.given_up == ()
+    assert session.report.compromises == ()
     # What is expected holds the finer grid's voxels, one look at them, and the second look.
     _, plain = large_object(monkeypatch, 3, refine=False, **limits)
     window = session.window(1)
@@ -269,9 +269,9 @@ def test_without_time_for_it_borders_stay_coarse(monkeypatch: pytest.MonkeyPatch
         patch.setattr(refine, "MOST_FINER", 3)
         grid = window.part(*fine_part(Geometry((90, 100, 100), (1.0, 1.0, 1.0)), window, hints_of(window)))
     more_s = session.report.expected_s - plain.report.expected_s
-    again_s = placing._REFINE_S * np.prod(window.shape) + limits["model"].decode_s(window.shape)
-    assert more_s == pytest.approx(placing._REFINE_S * np.prod(grid.shape) + again_s)
-    monkeypatch.setattr(placing, "_REFINE_S", 1.0)
+    second_window_s = projection._REFINE_S_PER_VOXEL * np.prod(window.shape) + limits["model"].decode_s(window.shape)
+    assert more_s == pytest.approx(projection._REFINE_S_PER_VOXEL * np.prod(grid.shape) + second_window_s)
+    monkeypatch.setattr(projection, "_REFINE_S_PER_VOXEL", 1.0)
     late, session = large_object(monkeypatch, 3, **limits)
-    assert session.report.given_up == (SECOND_LOOK, "borders at the volume's resolution")
+    assert session.report.compromises == (REPROMPTED, "borders at the volume's resolution")
     assert (late, fine > coarse) == (coarse, True)

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gstk.core.regions import bounds, connected_parts
+from gstk.core.regions import bounds, connected_components
 
 masks = arrays.arrays(bool, st.tuples(*[st.integers(1, 6)] * 3), elements=st.booleans())
 
@@ -23,7 +23,7 @@ def test_bounds_are_those_of_scipy(mask: NDArray[np.bool_]) -> None:
 @settings(max_examples=50)
 @given(masks)
 def test_parts_are_joined_by_corners_and_nothing_else(mask: NDArray[np.bool_]) -> None:
-    parts, count = connected_parts(mask)
+    parts, count = connected_components(mask)
     left = {tuple(int(i) for i in voxel) for voxel in np.argwhere(mask)}
     seen = set()
     while left:

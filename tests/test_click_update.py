@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gstk.core.prompts import Point
-from gstk.session.click_update import Reach, change_near, clicked_components
+from gstk.session.click_update import ClickScope, apply_click, clicked_components
 
 STEPS = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
 
@@ -55,7 +55,7 @@ def box(low: int, high: int, along_x: int = SIDE) -> NDArray[np.bool_]:
 
 def changed(click: Point, old: NDArray[np.float32], new: NDArray[np.float32], weighed: bool) -> NDArray[np.bool_]:
     before = old.copy(), new.copy()
-    region, found = change_near(Reach(click, [], UNIT_MM, weighed), WHOLE, old, WHOLE, new)
+    region, found = apply_click(ClickScope(click, [], UNIT_MM, weighed), WHOLE, old, WHOLE, new)
     np.testing.assert_array_equal((old, new), before)
     assert region == WHOLE
     return found > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from flood import FRAMING, FloodEngine
+from flood import POLICY, FloodEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,7 +57,7 @@ def image_of_a_ball() -> np.ndarray:
 
 def test_undo_objects_in_one_window_and_a_reset_encode_nothing_again() -> None:
     engine = FloodEngine()
-    session = Session(engine, FRAMING)  # type: ignore[arg-type]
+    session = Session(engine, POLICY)  # type: ignore[arg-type]
     session.set_image(image_of_a_ball())
     session.add_point((20, 20, 20))
     session.add_point((20, 20, 24))
@@ -75,7 +75,7 @@ def test_another_image_forgets_and_a_small_cache_gives_the_same_masks() -> None:
     image, masks, counts = image_of_a_ball(), [], []
     for cache_bytes in (1, 2**30):
         engine = FloodEngine()
-        session = Session(engine, FRAMING, cache_bytes)  # type: ignore[arg-type]
+        session = Session(engine, POLICY, cache_bytes)  # type: ignore[arg-type]
         session.set_image(image)
         for place in ((20, 20, 20), (5, 5, 5), (20, 20, 20)):
             session.reset()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flood import FRAMING, FloodEngine
+from flood import POLICY, FloodEngine
 from hypothesis import given
 from hypothesis import strategies as st
 from latency import a_model
@@ -14,17 +14,17 @@ from scipy import ndimage
 from gstk.core.prompts import Box
 from gstk.session import segmenter as looking
 from gstk.session.deadline import Budget
-from gstk.session.image_refiner import Hints
-from gstk.session.reprompting import FEWER, OFF, ON, is_wanted, own_points
-from gstk.session.segmenter import SECOND_LOOK
+from gstk.session.image_refiner import LocalPrompts
+from gstk.session.reprompting import FEWER, OFF, ON, is_wanted, points_from_mask
+from gstk.session.segmenter import REPROMPTED
 from gstk.session.session import Session
 
 NOTHING = np.zeros((0, 3))
 BOX = np.array([[4.0, 5, 6], [19, 20, 24]])
 
 
-def hints(clicks: NDArray[np.float64] = NOTHING, box: NDArray[np.float64] | None = BOX) -> Hints:
-    return Hints(clicks, np.ones(len(clicks), bool), box)
+def local(clicks: NDArray[np.float64] = NOTHING, box: NDArray[np.float64] | None = BOX) -> LocalPrompts:
+    return LocalPrompts(clicks, np.ones(len(clicks), bool), box)
 
 
 def test_a_cuboids_own_points() -> None:
@@ -32,7 +32,7 @@ def test_a_cuboids_own_points() -> None:
     mask = np.zeros((24, 24, 30), bool)
     mask[5:20, 6:21, 6:26] = True
     middle = BOX.mean(axis=0, keepdims=True)
-    points, labels = own_points(mask, hints(), middle, np.array([1]))
+    points, labels = points_from_mask(mask, local(), middle, np.array([1]))
     np.testing.assert_array_equal(labels, [1] * (1 + ON) + [0] * OFF)
     np.testing.assert_array_equal(points[0], middle[0])
     first = points[1].astype(int)
@@ -49,7 +49,7 @@ def test_own_points_are_sure_and_apart(seed: int, clicks: int) -> None:
     clicked = rng.uniform(0, 24, (clicks, 3))
     said = np.concatenate([BOX.mean(axis=0, keepdims=True), clicked])
     told = np.concatenate([[1], rng.integers(0, 2, clicks)])
-    points, labels = own_points(mask, hints(clicked), said, told)
+    points, labels = points_from_mask(mask, local(clicked), said, told)
     np.testing.assert_array_equal(points[: len(said)], said)
     np.testing.assert_array_equal(labels[: len(said)], told)
     own, kinds = points[len(said) :].astype(int), labels[len(said) :]
@@ -72,7 +72,7 @@ def test_without_a_box_or_a_border_there_are_none() -> None:
     half = np.zeros((8, 8, 8), bool)
     half[:4] = True
     for mask, box in ((half, None), (half | True, BOX), (half & False, BOX)):
-        assert len(own_points(mask, hints(box=box), said, labels)[0]) == 1
+        assert len(points_from_mask(mask, local(box=box), said, labels)[0]) == 1
     assert [is_wanted(n, True) for n in range(4)] == [True, True, False, False]
     assert not is_wanted(0, False)
 
@@ -80,7 +80,7 @@ def test_without_a_box_or_a_border_there_are_none() -> None:
 def boxed(refine: bool, **options: object) -> Session:
     image = np.full((40, 44, 48), 60, np.uint8)
     image[10:30, 12:34, 14:36] = 180
-    session = Session(FloodEngine(), FRAMING, **{"refine": refine, **options})  # type: ignore[arg-type]
+    session = Session(FloodEngine(), POLICY, **{"refine": refine, **options})  # type: ignore[arg-type]
     session.set_image(image)
     session.add_box(Box.from_corners(((10, 12, 14), (29, 33, 35))))
     return session
@@ -101,11 +101,11 @@ def test_a_session_looks_again_while_a_mask_knows_more_than_the_clicks() -> None
 def test_without_time_for_it_there_is_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {"model": a_model(0.01, 0.001), "budget": Budget(60)}
     session = boxed(refine=True, **limits)
-    assert (session.decodes, session.report.given_up) == (2, ())
+    assert (session.decodes, session.report.compromises) == (2, ())
     more_s = session.report.expected_s - boxed(refine=False, **limits).report.expected_s
-    monkeypatch.setattr(looking.Looker, "second_looks_s", lambda *_: 0.0)
+    monkeypatch.setattr(looking.ObjectSegmenter, "reprompts_s", lambda *_: 0.0)
     assert more_s > boxed(refine=True, **limits).report.expected_s - boxed(refine=False, **limits).report.expected_s
-    monkeypatch.setattr(looking.Looker, "_again_s", lambda *_, **__: 1e3)
+    monkeypatch.setattr(looking.ObjectSegmenter, "_reprompt_s", lambda *_, **__: 1e3)
     late = boxed(refine=True, **limits)
-    assert (late.decodes, late.report.given_up) == (1, (SECOND_LOOK,))
+    assert (late.decodes, late.report.compromises) == (1, (REPROMPTED,))
     assert late.mask.any()
