@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ settings.register_profile("explore", derandomize=False, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+OnceForAll = Callable[[str, Callable[[Path], None]], Path]
+"""Name of a folder, and what fills it → the folder."""
 EXPORTS = {"small_export", "every_precision"}
 """Fixtures that export a network; what uses them is slow."""
 
@@ -63,16 +66,46 @@ class SmallExport:
     checkpoint: Path
     bundle: Bundle
 
+    def traced(self, kind: str) -> Any:
+        """The export's own trace of the encoder or prompt decoder, float32 and unfolded: a fresh model at each call.
+
+        Tracing is most of an export's time; tests that need a graph take this one.
+        """
+        import onnx_ir as ir
+
+        return ir.load(self.checkpoint.parent / f"{kind}.traced.onnx")
+
 
 @pytest.fixture(scope="session")
-def small_export(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> SmallExport:
+def once_for_all(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> OnceForAll:
+    """Makes a folder once for all processes that run tests: the first one fills it, the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base if worker_id == "master" else base.parent
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        folder = base / name
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "done").exists():
+                folder.mkdir(exist_ok=True)
+                fill(folder)
+                (folder / "done").touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_export(once_for_all: OnceForAll) -> SmallExport:
     """Exported once for all tests, in all processes that run them; do not write to its files."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
+    import onnx_ir as ir
     import torch
 
     from gstk.core.bundle import Bundle
+    from gstk.export import export as export_module
     from gstk.export.export import Options, export_bundle
+    from gstk.export.onnx_writer import trace_graph
     from gstk.training.checkpoint import save_checkpoint
     from gstk.training.network import build_network
     from gstk.training.spec import VISTA3DSpec
@@ -87,51 +120,59 @@ def small_export(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sm
             parameter.copy_(parameter.half())
         for buffer in network.buffers():
             buffer.copy_(buffer.half())
-    alone = worker_id == "master"
-    folder = (tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent) / "small"
-    checkpoint, bundle = folder / "small.pt", folder / "bundle"
-    with FileLock(f"{folder}.lock"):
-        if not bundle.exists():
-            folder.mkdir()
-            save_checkpoint(checkpoint, network, spec, {"training": {"recipe": "none", "seed": 7}})
-            options = Options(half_weights=True)
-            export_bundle(checkpoint, bundle, licence="CC0-1.0", default_roi=(32, 32, 32), options=options)
-    return SmallExport(spec, network, checkpoint, Bundle.open(bundle))
+
+    def export(folder: Path) -> None:
+        def trace_and_keep(graph: Any) -> Any:
+            model = trace_graph(graph)
+            ir.save(model, folder / f"{graph.kind}.traced.onnx")
+            return model
+
+        save_checkpoint(folder / "small.pt", network, spec, {"training": {"recipe": "none", "seed": 7}})
+        options = Options(half_weights=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(export_module, "trace_graph", trace_and_keep)
+            export_bundle(
+                folder / "small.pt", folder / "bundle", licence="CC0-1.0", default_roi=(32, 32, 32), options=options
+            )
+
+    folder = once_for_all("small", export)
+    return SmallExport(spec, network, folder / "small.pt", Bundle.open(folder / "bundle"))
 
 
 @pytest.fixture(scope="session")
-def every_precision(small_export: SmallExport, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The small bundle with FP16 graphs and an INT8 encoder beside its own."""
+def every_precision(small_export: SmallExport, once_for_all: OnceForAll) -> Bundle:
+    """The small bundle with FP16 graphs and an INT8 encoder beside its own; do not write to its files."""
     pytest.importorskip("nncf")
     import numpy as np
     import onnx_ir as ir
 
-    from gstk.core.bundle import write_bundle
-    from gstk.export.graphs import encoder_graph, prompt_decoder_graph
+    from gstk.core.bundle import Bundle, write_bundle
     from gstk.export.half import to_fp16_graph
     from gstk.export.int8 import quantise
-    from gstk.export.onnx_writer import trace_graph
 
-    folder = tmp_path_factory.mktemp("precisions")
-    given: Bundle = small_export.bundle
-    sources = {name: given.path / name for name in given.manifest.files}
-    graphs = {kind: dict(files) for kind, files in given.manifest.graphs.items()}
+    given = small_export.bundle
     images = list(np.random.default_rng(9).random((2, 1, 1, 32, 32, 32)).astype(np.float32))
 
-    def add(kind: str, precision: str, model: Any) -> None:
-        name = f"{kind}.{precision}.onnx"
-        ir.save(model, folder / name)
-        sources[name] = folder / name
-        graphs[kind][precision] = name
+    def add_precisions(folder: Path) -> None:
+        sources = {name: given.path / name for name in given.manifest.files}
+        graphs = {kind: dict(files) for kind, files in given.manifest.graphs.items()}
 
-    for make in (encoder_graph, prompt_decoder_graph):
-        model = trace_graph(make(small_export.network, small_export.spec))
-        if make is encoder_graph:
-            add("encoder", "int8", quantise(model, images))
-        to_fp16_graph(model)
-        add(make(small_export.network, small_export.spec).kind, "fp16", model)
-    graphs["prompt_decoder"]["int8"] = graphs["prompt_decoder"]["fp32"]
-    return write_bundle(folder / "bundle", replace(given.manifest, graphs=graphs), sources)
+        def add(kind: str, precision: str, model: Any) -> None:
+            name = f"{kind}.{precision}.onnx"
+            ir.save(model, folder / name)
+            sources[name] = folder / name
+            graphs[kind][precision] = name
+
+        for kind in ("encoder", "prompt_decoder"):
+            model = small_export.traced(kind)
+            if kind == "encoder":
+                add(kind, "int8", quantise(model, images))
+            to_fp16_graph(model)
+            add(kind, "fp16", model)
+        graphs["prompt_decoder"]["int8"] = graphs["prompt_decoder"]["fp32"]
+        write_bundle(folder / "bundle", replace(given.manifest, graphs=graphs), sources)
+
+    return Bundle.open(once_for_all("precisions", add_precisions) / "bundle")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from gstk.errors import BundleError, CheckpointError, ExportError, GstkError  # 
 from gstk.export import export as export_module  # noqa: E402
 from gstk.export import onnx_writer, parity, tolerances  # noqa: E402
 from gstk.export.export import Options, export_bundle, roi_rules  # noqa: E402
-from gstk.export.graphs import CLEAN_OPS, encoder_graph  # noqa: E402
+from gstk.export.graphs import CLEAN_OPS  # noqa: E402
 from gstk.export.parity import ParityCase, default_cases, measure_parity, reference_logits  # noqa: E402
 from gstk.training.checkpoint import save_checkpoint  # noqa: E402
 from gstk.training.spec import SPECIAL_CLASSES, VISTA3DSpec  # noqa: E402
@@ -133,7 +133,7 @@ def test_weights_too_large_for_one_file_go_beside_it(
     tmp_path: Path, small_export: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_writer, "SINGLE_FILE_BYTES", 1000)
-    model = onnx_writer.trace_graph(encoder_graph(small_export.network, small_export.spec))
+    model = small_export.traced("encoder")
     files = onnx_writer.save_graph(model, tmp_path / "encoder.onnx")
     assert [file.name for file in files] == ["encoder.onnx", "encoder.onnx.data"]
     assert files[0].stat().st_size < files[1].stat().st_size

@@ -19,10 +19,8 @@ from gstk.errors import ExportError  # noqa: E402
 from gstk.export import export as export_module  # noqa: E402
 from gstk.export.check import check_graph  # noqa: E402
 from gstk.export.export import Options, export_bundle  # noqa: E402
-from gstk.export.graphs import encoder_graph, prompt_decoder_graph  # noqa: E402
 from gstk.export.half import half_values, to_fp16_graph  # noqa: E402
-from gstk.export.onnx_writer import trace_graph  # noqa: E402
-from gstk.export.parity import ParityCase  # noqa: E402
+from gstk.export.parity import ParityCase, default_cases  # noqa: E402
 from gstk.export.ranges import activation_ranges, check_ranges  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -34,15 +32,17 @@ EXACT = {"InstanceNormalization", "LayerNormalization", "Softmax", "Sin", "Cos",
 @pytest.fixture(scope="module")
 def traced(small_export: Any) -> dict[str, Any]:
     """The small network's float32 graphs; clone them before a change."""
-    graphs = (encoder_graph, prompt_decoder_graph)
-    return {g.kind: trace_graph(g) for g in (graph(small_export.network, small_export.spec) for graph in graphs)}
+    return {kind: small_export.traced(kind) for kind in ("encoder", "prompt_decoder")}
 
 
 @pytest.fixture(scope="module")
 def half_bundle(small_export: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("half")
     options = Options(fp16=True)
-    return export_bundle(small_export.checkpoint, folder / "b", default_roi=(32, 32, 32), options=options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_module, "trace_graph", lambda graph: small_export.traced(graph.kind))
+        patch.setattr(export_module, "default_cases", lambda multiple: default_cases(multiple)[:2])
+        return export_bundle(small_export.checkpoint, folder / "b", default_roi=(32, 32, 32), options=options)
 
 
 def element_types(model: Any) -> dict[str, int]:
@@ -180,8 +180,7 @@ def test_export_with_large_values_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(export_module, "activation_ranges", lambda *_: {"encoder/x": 1e9})
     monkeypatch.setattr(export_module, "default_cases", lambda _: (ParityCase((8, 8, 8), 1, 1),) * 2)
-    models = {kind: ir.load(small_export.bundle.graph(kind)) for kind in ("encoder", "prompt_decoder")}
-    monkeypatch.setattr(export_module, "trace_graph", lambda graph: models[graph.kind])
+    monkeypatch.setattr(export_module, "trace_graph", lambda graph: small_export.traced(graph.kind))
     with pytest.raises(ExportError, match=r"values up to 1e\+09 at encoder/x"):
         export_bundle(small_export.checkpoint, tmp_path / "b", options=Options(fp16=True))
     assert list(tmp_path.iterdir()) == []

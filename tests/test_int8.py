@@ -24,9 +24,7 @@ from gstk.evaluation.click_trial import ClickTrial  # noqa: E402
 from gstk.export import export as export_module  # noqa: E402
 from gstk.export.check import check_graph  # noqa: E402
 from gstk.export.export import Options, export_bundle  # noqa: E402
-from gstk.export.graphs import encoder_graph  # noqa: E402
 from gstk.export.int8 import Int8Report, _run, quantise, restore_until  # noqa: E402
-from gstk.export.onnx_writer import trace_graph  # noqa: E402
 from gstk.export.parity import ParityCase  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -38,7 +36,7 @@ IMAGES = [ParityCase((32, 32, 32), 1, 1, seed).inputs()[0] for seed in range(3)]
 @pytest.fixture(scope="module")
 def models(small_export: Any) -> tuple[Any, Any]:
     """The float32 encoder and its INT8 form."""
-    model = trace_graph(encoder_graph(small_export.network, small_export.spec))
+    model = small_export.traced("encoder")
     return model, quantise(model, IMAGES)
 
 
@@ -183,11 +181,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def quick(small_export: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """An export that reads the small bundle's graphs in place of tracing."""
-    model = trace_graph(encoder_graph(small_export.network, small_export.spec))
-    decoder = ir.load(small_export.bundle.graph("prompt_decoder"))
+    """An export that takes the small export's traces in place of tracing again."""
     monkeypatch.setattr(export_module, "default_cases", lambda _: (ParityCase((8, 8, 8), 1, 1),) * 2)
-    monkeypatch.setattr(export_module, "trace_graph", lambda graph: model if graph.kind == "encoder" else decoder)
+    monkeypatch.setattr(export_module, "trace_graph", lambda graph: small_export.traced(graph.kind))
 
     def run(output: Path, quality_gate: Any) -> Any:
         return export_bundle(

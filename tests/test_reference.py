@@ -8,20 +8,41 @@ import pytest
 pytest.importorskip("torch", reason="MONAI's pipeline needs torch")
 pytest.importorskip("onnxscript", reason="weights are found by an export")
 
+import onnx_ir as ir
 import torch
 from conftest import SmallExport
+from monai.networks.nets.vista3d import VISTA3D
 
 from gstk.core.bundle import Bundle
 from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.errors import ExportError
+from gstk.export import weights
+from gstk.export.graphs import GraphSpec
+from gstk.export.onnx_writer import trace_graph
 from gstk.export.weights import network_of_bundle
 from gstk.training.reference import ReferenceSegmenter
 
 pytestmark = pytest.mark.slow
 
 
-def test_the_weights_of_a_bundle_come_back(small_export: SmallExport) -> None:
-    known, network = small_export.network.state_dict(), network_of_bundle(small_export.bundle)
+@pytest.fixture(scope="module")
+def recovery(small_export: SmallExport) -> tuple[VISTA3D, dict[str, ir.Model]]:
+    """The bundle's network, and the traces of random networks that it was found by."""
+    traces = {}
+
+    def trace_and_keep(graph: GraphSpec) -> ir.Model:
+        traces[graph.kind] = trace_graph(graph)
+        return traces[graph.kind]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "trace_graph", trace_and_keep)
+        return network_of_bundle(small_export.bundle), traces
+
+
+def test_the_weights_of_a_bundle_come_back(
+    small_export: SmallExport, recovery: tuple[VISTA3D, dict[str, ir.Model]]
+) -> None:
+    known, network = small_export.network.state_dict(), recovery[0]
     back = network.state_dict()
     assert list(back) == list(known)
     unused = ("image_encoder.up_layers_auto", "class_head", "point_head.mask_downsample", "point_head.class_embeddings")
@@ -40,9 +61,10 @@ def test_the_weights_of_a_bundle_come_back(small_export: SmallExport) -> None:
     torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
 
 
-def test_weights_that_are_not_those_are_refused(small_export: SmallExport, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gstk.export import weights
-
+def test_weights_that_are_not_those_are_refused(
+    small_export: SmallExport, recovery: tuple[VISTA3D, dict[str, ir.Model]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "trace_graph", lambda graph: recovery[1][graph.kind])
     monkeypatch.setattr(weights._Index, "put_back", lambda *_: None)
     with pytest.raises(ExportError, match="--checkpoint"):
         network_of_bundle(Bundle.open(small_export.bundle.path))
