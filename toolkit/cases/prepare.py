@@ -33,6 +33,7 @@ __all__ = [
     "prepare_case",
     "relabel",
     "rescale",
+    "window_image",
 ]
 
 CT_WINDOWS = {"soft": (400.0, 40.0), "lung": (1500.0, -160.0), "brain": (80.0, 40.0), "bone": (1800.0, 400.0)}
@@ -160,6 +161,18 @@ def rescale(image: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.
     return scaled
 
 
+def window_image(case: Case, intensity_window: IntensityWindow = None) -> tuple[npt.NDArray[np.uint8], str]:
+    """The image of a case as a network takes it, uint8 (z, y, x) 0..255, and what was done to it in words.
+
+    Raises:
+        CaseError: see `prepare_case`.
+    """
+    limits, intensities = _choose_limits(case, intensity_window)
+    if limits is None:
+        return case.image.astype(np.uint8, copy=False), intensities
+    return rescale(case.image, *limits), intensities
+
+
 def relabel(labels: LabelMap) -> tuple[LabelMap, dict[int, int]]:
     """Number the ids of a label map 1..K without gaps, in their order.
 
@@ -227,11 +240,7 @@ def _build(
     source: Path, intensity_window: IntensityWindow, labels: StrPath | None, spacing_order: SpacingOrder
 ) -> tuple[Case, str, dict[int, int]]:
     case = read_any(source, spacing_order)
-    limits, intensities = _choose_limits(case, intensity_window)
-    if limits is None:
-        image = case.image.astype(np.uint8, copy=False)
-    else:
-        image = rescale(case.image, *limits)
+    image, intensities = window_image(case, intensity_window)
     label_map = case.labels if labels is None else _read_labels(labels, case)
     if label_map is None or (labels is None and case.prompts):
         return replace(case, image=image), intensities, {}

@@ -24,6 +24,7 @@ from gstk.cli.inspect import inspect_command
 from gstk.cli.phantom import phantom_command
 from gstk.cli.plan import plan_command
 from gstk.cli.prepare import prepare_command
+from gstk.cli.serve import serve_command
 from gstk.cli.train import train_command
 from gstk.errors import GstkError
 
@@ -37,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command("infer")(infer_command)
+app.command("serve")(serve_command)
 app.command("plan")(plan_command)
 app.command("prepare")(prepare_command)
 app.command("export")(export_command)

@@ -361,6 +361,20 @@ class Session:
                 image.labels = image.merge()
             return image.labels
 
+    def prompts(self, object_id: int = 1) -> ObjectPrompts:
+        """What was said about an object; empty before its first prompt."""
+        with self._lock:
+            return self._object(object_id).prompts
+
+    @property
+    def extent(self) -> Region:
+        """Slices (z,y,x) of the volume outside which `mask` is 0."""
+        with self._lock:
+            extent: Region | None = None
+            for known in self._current().objects.values():
+                extent = union(extent, known.region) if known.region is not None else extent
+            return union(extent, None)
+
     def window(self, object_id: int = 1) -> Window | None:
         """The part of the volume that the network saw for an object; None before its first prompt."""
         with self._lock:

@@ -1,0 +1,96 @@
+"""`gstk serve`: clicks over HTTP."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gstk.cli.options import BackendOption, DeviceOption, EngineOption, PrecisionOption, ThreadsOption, needing
+
+__all__ = ["serve_command"]
+
+_KEY_VARIABLE = "NN_INTERACTIVE_API_KEY"
+"""Where nnInteractive's own server and clients look for the key."""
+
+
+def serve_command(
+    volume: Annotated[
+        Path | None,
+        typer.Argument(help="A scan or .npz case that the page opens by itself.", show_default=False),
+    ] = None,
+    bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; another than this machine's needs a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 1527,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Do not serve: say what a viewer would find at an address.", show_default=False
+        ),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Key that clients must show; better given in {_KEY_VARIABLE}. Made where one is needed.",
+            show_default=False,
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name of this machine that requests may be for. May be repeated.", show_default=False),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="Name of this server, in front of its lease tokens, for a proxy before several.")
+    ] = "",
+    max_sessions: Annotated[int, typer.Option(min=1, help="Most clients at a time.")] = 8,
+    idle_seconds: Annotated[float, typer.Option(min=1, help="Seconds after which an unused session ends.")] = 3600.0,
+    max_upload_gb: Annotated[float, typer.Option(help="Largest volume, GB.")] = 4.0,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    engine: EngineOption = None,
+) -> None:
+    """Serve clicks to viewers: the page in the browser, and nnInteractive's clients in 3D Slicer, napari and MITK."""
+    key = api_key or os.environ.get(_KEY_VARIABLE) or None
+    if check is not None:
+        from gstk.server.check import check_server
+
+        report = check_server(check, key)
+        typer.echo(f"works    nnInteractive {report.version}, {', '.join(report.interactions)}")
+        typer.echo(f"licence  {report.licence}")
+        typer.echo(f"sessions {report.max_sessions} at most")
+        return
+    with needing("serve"):
+        import blosc2  # noqa: F401 - the first upload would find out otherwise
+
+        from gstk.server.run import serve
+        from gstk.server.service import Settings
+    from gstk.engines.options import parse_assignments
+    from gstk.server.leases import Clocks
+
+    settings = Settings(
+        max_sessions=max_sessions,
+        clocks=Clocks(idle_s=idle_seconds),
+        key=key,
+        hosts=tuple(allow_host or ()),
+        name=name,
+        upload_limit_bytes=int(max_upload_gb * 2**30),
+    )
+    serve(
+        volume,
+        bundle,
+        host,
+        port,
+        settings,
+        open_browser,
+        typer.echo,
+        backend=backend,
+        precision=precision,
+        device=device,
+        threads=threads,
+        options=parse_assignments(engine or []),
+    )

@@ -1,0 +1,190 @@
+"""A lease's own: its session, its image, and what its client knows of the mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.calibration import memory
+from gstk.cases.npz import Case
+from gstk.cases.prepare import window_image
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import ObjectPrompts, Point
+from gstk.core.regions import Region, bounds, union
+from gstk.errors import CaseError, PromptError
+from gstk.session.session import Session
+
+__all__ = ["Patch", "Workspace", "require_memory"]
+
+CALL_S = 45.0
+"""Seconds for a call: clients take a server that is silent for 60 s for dead."""
+_EMPTY = (slice(0, 0), slice(0, 0), slice(0, 0))
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A part of the mask that changed.
+
+    Attributes:
+        box: slices (z,y,x) of the volume.
+        values: the mask's new values there, contiguous, of the client's dtype.
+    """
+
+    box: Region
+    values: NDArray[np.integer]
+
+
+class Workspace:
+    """A session on one image, and the mask as its client has it. Calls are to come from one thread at a time.
+
+    Attributes:
+        session: whose engine other workspaces share.
+        case: the image with its geometry; None before there is one.
+        intensities: what was done to the image's intensities, in words.
+        shown: the mask that the client has, (z,y,x); None before it said what it wants.
+        queued: prompts that wait for a prediction, each a function of what was said before.
+    """
+
+    def __init__(self, session: Session, call_s: float = CALL_S) -> None:
+        self.session, self._call_s = session, call_s
+        self.case: Case | None = None
+        self.intensities = ""
+        self.shown: NDArray[np.integer] | None = None
+        self._shown_extent: Region = _EMPTY
+        self.queued: list[Callable[[ObjectPrompts], ObjectPrompts]] = []
+
+    def set_image(self, case: Case) -> None:
+        """Takes an image; masks and prompts of the one before are forgotten.
+
+        Raises:
+            CaseError: there is too little memory, or the image is of one value only.
+        """
+        require_memory(case.geometry.shape, case.image.dtype)
+        image, self.intensities = window_image(case)
+        self.case, self.shown, self._shown_extent = case, None, _EMPTY
+        self.queued.clear()
+        self.session.set_image(image, case.geometry.spacing_mm, look_at="centre")
+
+    @property
+    def geometry(self) -> Geometry:
+        """The image's.
+
+        Raises:
+            PromptError: there is no image.
+        """
+        if self.case is None:
+            raise PromptError("got a call without an image, expected an image first")
+        return self.case.geometry
+
+    def show(self, shown: NDArray[np.integer]) -> None:
+        """Says what the client has: a mask of the image's shape."""
+        self.shown = shown
+        self._shown_extent = bounds(shown != 0) or _EMPTY
+
+    def add(self, points: Sequence[Point], object_id: int = 1) -> None:
+        """Adds clicks to an object, in one step.
+
+        Raises:
+            PromptError, Interrupted: as `Session.add_point`.
+        """
+        self.say(lambda said: replace(said, points=(*said.points, *points)), object_id)
+
+    def say(self, change: Callable[[ObjectPrompts], ObjectPrompts], object_id: int = 1) -> None:
+        """Changes what was said about an object, within the time for a call."""
+        said = change(self.session.prompts(object_id))
+        self.session.set_all({object_id: said}, within_s=self._call_s)
+
+    def predict(self) -> bool:
+        """Says what was queued, in one step; whether there was anything."""
+        if not self.queued:
+            return False
+
+        def all_queued(said: ObjectPrompts) -> ObjectPrompts:
+            for change in self.queued:
+                said = change(said)
+            return said
+
+        self.say(all_queued)
+        self.queued.clear()
+        return True
+
+    def undo(self) -> bool:
+        """Takes back the latest prompt; whether there was one."""
+        if self.queued:
+            self.queued.pop()
+            return True
+        return self._taken(self.session.undo)
+
+    def redo(self) -> bool:
+        """Does again what was taken back last; whether there was anything."""
+        return self._taken(self.session.redo)
+
+    @staticmethod
+    def _taken(step: Callable[[], object]) -> bool:
+        try:
+            step()
+        except PromptError:
+            return False
+        return True
+
+    def reset(self, object_id: int | None = None) -> None:
+        """Forgets an object, or all."""
+        self.queued.clear()
+        if self.case is not None:
+            self.session.reset(object_id)
+
+    def patch(self) -> Patch | None:
+        """What changed since the client heard last, which it then has; None where nothing did."""
+        if self.shown is None:
+            return None
+        extent = self.session.extent
+        region = union(extent, self._shown_extent) if _holds(self._shown_extent) else extent
+        self._shown_extent = extent
+        new, old = self.session.mask[region], self.shown[region]
+        inner = _differing(new, old)
+        if inner is None:
+            return None
+        old[inner] = new[inner]
+        box = tuple(slice(i.start + r.start, i.stop + r.start) for i, r in zip(inner, region, strict=True))
+        return Patch((box[0], box[1], box[2]), np.ascontiguousarray(old[inner]))
+
+    def close(self) -> None:
+        """Frees the image and what was computed for it."""
+        self.case = self.shown = None
+        self.session.close()
+
+
+def require_memory(shape: Sequence[int], dtype: np.dtype[np.generic]) -> None:
+    """Refuses a volume that does not fit beside what is there already.
+
+    Raises:
+        CaseError: its voxels, the network's copy of them and two label maps take more than what is free.
+    """
+    need = int(np.prod([int(n) for n in shape], dtype=object)) * (dtype.itemsize + 1 + 4)
+    free = memory.free_bytes()
+    if need > free:
+        raise CaseError(
+            f"got a volume {tuple(shape)} of {dtype}, which takes {need / 1e9:.1f} GB of memory, expected at most the "
+            f"{free / 1e9:.1f} GB that are free; crop it, or sample it coarser"
+        )
+
+
+def _differing(new: NDArray[np.integer], old: NDArray[np.integer]) -> Region | None:
+    """The smallest box around what differs; slices are left out first, so that most are looked at once."""
+    axes = [slice(0, n) for n in new.shape]
+    for axis in range(3):
+        others = tuple(i for i in range(3) if i != axis)
+        differs = (new[tuple(axes)] != old[tuple(axes)]).any(axis=others)
+        held = np.flatnonzero(differs)
+        if not len(held):
+            return None
+        start = axes[axis].start
+        axes[axis] = slice(start + int(held[0]), start + int(held[-1]) + 1)
+    return axes[0], axes[1], axes[2]
+
+
+def _holds(box: Region) -> bool:
+    return all(axis.stop > axis.start for axis in box)
