@@ -177,6 +177,56 @@ def test_a_call_can_be_cancelled_and_changes_nothing() -> None:
     np.testing.assert_array_equal(session.mask, before)
 
 
+def test_clicked_voxels_are_as_they_were_clicked_without_time_for_the_network() -> None:
+    """Clicks lie nearer to each other than the balls that stand for them reach."""
+    engine = SlowEngine(a_model(), itertools.repeat(1e6))
+    session = slow_session(engine, 0.2)
+    session.set_image(an_image())
+    clicks = [((32, 32, 32), True), ((32, 32, 34), False), ((32, 33, 34), True), ((32, 33, 33), False)]
+    session.set_prompts(ObjectPrompts(tuple(Point(zyx, foreground) for zyx, foreground in clicks)))
+    assert any("prompts alone" in note for note in session.report.compromises)
+    assert [bool(session.mask[zyx]) for zyx, _ in clicks] == [foreground for _, foreground in clicks]
+
+
+def test_a_cancel_while_nothing_runs_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a later undo that computes a forgotten mask again, nor what is encoded in the background."""
+    monkeypatch.setattr("gstk.session.state._HISTORY_BYTES", 0)
+    engine = SlowEngine(a_model(), itertools.repeat(0.01))
+    session = slow_session(engine)
+    session.set_image(an_image())
+    session.add_point((32, 32, 32))
+    before = session.mask.copy()
+    session.add_point((32, 32, 30), foreground=False)
+    session.cancel()
+    session.undo()
+    np.testing.assert_array_equal(session.mask, before)
+    engine.factors = itertools.repeat(0.5)
+    session.set_image(an_image(), look_at="centre")
+    session.cancel()
+    session.add_point((32, 32, 32))
+    np.testing.assert_array_equal(session.mask, before)
+
+
+def test_an_undo_that_computes_can_be_cancelled_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gstk.session.state._HISTORY_BYTES", 0)
+    engine = SlowEngine(a_model(), itertools.repeat(0.01))
+    session = slow_session(engine)
+    session.set_image(an_image())
+    session.add_point((32, 32, 32))
+    session.add_point((32, 32, 30), foreground=False)
+    before = session.mask.copy()
+    engine.factors = itertools.repeat(1e6)
+    thread = threading.Timer(0.2, session.cancel)
+    thread.start()
+    with pytest.raises(Interrupted):
+        session.undo()
+    thread.join()
+    np.testing.assert_array_equal(session.mask, before)
+    engine.factors = itertools.repeat(0.01)
+    session.undo()
+    assert session.mask[32, 32, 30] == 1
+
+
 class Counted(FloodEngine):
     """Tells which thread encodes."""
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import gstk
 from gstk.cases.phantom_case import phantom_case
 from gstk.core.geometry import Geometry
-from gstk.core.prompts import Box, ObjectPrompts, Point
+from gstk.core.prompts import Box, ObjectPrompts
 from gstk.core.window import Window
 from gstk.evaluation.protocol import click_by_click
 from gstk.session import image_refiner as refine
@@ -168,25 +168,6 @@ def _dijkstra(cost: NDArray[np.float64], seed: tuple[int, ...]) -> NDArray[np.fl
                 if all(0 <= i < n for i, n in zip(to, cost.shape, strict=True)):
                     heapq.heappush(waiting, (length + (cost[at] + cost[to]) / 2, to))
     return distance
-
-
-def test_clicked_voxels_are_as_they_were_clicked() -> None:
-    """Also where the network and the image say otherwise."""
-    image = np.zeros((40, 60, 60), np.uint8)
-    image[12:29, 12:29, 12:29] = 200
-    session = Session(FloodEngine(), POLICY, refine=True)  # type: ignore[arg-type]
-    session.set_image(image)
-    session.add_box(Box(12, 28, 20, 12, 12, 28, 28))
-    clicks = [((20, 20, 20), False), ((20, 20, 34), True), ((13, 13, 13), False), ((30, 30, 30), True)]
-    for end, (zyx, foreground) in enumerate(clicks, start=1):
-        session.add_point(zyx, foreground)
-        for clicked, expected in clicks[:end]:
-            assert session.mask[clicked] == expected
-    said = ObjectPrompts(tuple(Point(zyx, foreground) for zyx, foreground in clicks), Box(12, 28, 20, 12, 12, 28, 28))
-    step_by_step = session.mask.copy()
-    session.set_image(image)
-    session.set_prompts(said)
-    np.testing.assert_array_equal(session.mask, step_by_step)
 
 
 def test_the_tiny_bundle_gains_from_it_on_volumes_that_no_network_saw() -> None:

@@ -149,6 +149,32 @@ def test_all_prompts_at_once_equal_one_after_the_other(session: Session) -> None
     assert dice(session.mask > 0, step_by_step > 0) > 0.95
 
 
+@pytest.mark.parametrize("refine", [False, True])
+@pytest.mark.parametrize("box", [None, Box(12, 28, 20, 12, 12, 28, 28)])
+def test_clicked_voxels_are_as_they_were_clicked(box: Box | None, refine: bool) -> None:
+    """Also where the network and the image say otherwise."""
+    image = np.zeros((40, 60, 60), np.uint8)
+    image[12:29, 12:29, 12:29] = 200
+    session = Session(FloodEngine(), POLICY, refine=refine)  # type: ignore[arg-type]
+    session.set_image(image)
+    if box is not None:
+        session.add_box(box)
+    clicks = [
+        *(((20, 20, 20), False), ((20, 20, 34), True), ((13, 13, 13), False), ((30, 30, 30), True)),
+        *(((20, 20, 35), False), ((30, 50, 30), True), ((20, 20, 20), True)),
+    ]
+    for end, (zyx, foreground) in enumerate(clicks, start=1):
+        session.add_point(zyx, foreground)
+        for clicked, expected in dict(clicks[:end]).items():  # of two clicks on one voxel the later one holds
+            if box is not None or any(f for _, f in clicks[:end]):
+                assert session.mask[clicked] == expected, (end, clicked)
+    prompts = ObjectPrompts(tuple(Point(zyx, foreground) for zyx, foreground in clicks), box)
+    step_by_step = session.mask.copy()
+    session.set_image(image)
+    session.set_prompts(prompts)
+    np.testing.assert_array_equal(session.mask, step_by_step)
+
+
 @pytest.mark.parametrize(
     "shape", [(2, 50, 50), (50, 2, 50), (1, 30, 30), (5, 6, 7), (16, 16, 16), (1, 1, 1), (3, 400, 30)]
 )

@@ -20,14 +20,14 @@ import torch
 from gstk.cases.npz import Case, save_case
 from gstk.cases.phantoms import generate_phantom
 from gstk.core.geometry import Geometry
-from gstk.errors import CheckpointError, TrainingError
+from gstk.errors import CheckpointError, GstkError, TrainingError, TrainingInterrupted
 from gstk.training.checkpoint import load_checkpoint, save_checkpoint
 from gstk.training.estimate import estimate_stage
 from gstk.training.loop import Progress, Trainer, stage_steps, warmup_cosine
 from gstk.training.network import build_network
 from gstk.training.recipe import DataRecipe, LoopRecipe, Recipe, StageRecipe, ValidationRecipe
 from gstk.training.spec import VISTA3DSpec
-from gstk.training.train import Interrupted, Report, train
+from gstk.training.train import Report, train
 from gstk.training.validation import NetworkEngine
 
 pytestmark = pytest.mark.slow
@@ -158,8 +158,9 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     given = cases if recipe is not PHANTOMS and recipe.data.source == "cases" else []
     whole, halves = Notes(), [Notes(stop_at=3), Notes()]
     straight = train(recipe, tmp_path / "whole", given, stages=[1], report=whole)
-    with pytest.raises(Interrupted) as stopped:
+    with pytest.raises(TrainingInterrupted) as stopped:
         train(recipe, tmp_path / "parts", given, stages=[1], report=halves[0])
+    assert isinstance(stopped.value, GstkError)
     assert stopped.value.signal == signal.SIGTERM
     assert stopped.value.checkpoint == tmp_path / "parts/stage1/checkpoints/step-00000003.pt"
     resumed = train(recipe, tmp_path / "parts", given, stages=[1], resume=True, report=halves[1])

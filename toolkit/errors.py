@@ -10,6 +10,7 @@
     ├── ExportError          an export that failed or did not agree with torch
     ├── CalibrationError     a latency model that cannot be measured or read
     ├── TrainingError        a recipe or data set that cannot be trained on
+    ├── TrainingInterrupted  a training run that a signal ended, after its checkpoint was written
     ├── EvaluationError      an evaluation's folder that is not what it must be, or workers that were lost
     └── EngineError          a tensor an engine cannot take, or an engine that was closed
         ├── BackendMissing    a backend whose package or device is not there
@@ -43,6 +44,7 @@ __all__ = [
     "PlanError",
     "PromptError",
     "TrainingError",
+    "TrainingInterrupted",
     "WrongArchitecture",
 ]
 
@@ -85,6 +87,19 @@ class CalibrationError(GstkError):
 
 class TrainingError(GstkError):
     """A recipe or a data set cannot be trained on."""
+
+
+class TrainingInterrupted(GstkError):
+    """A signal ended a training run after a step; `checkpoint` holds all of it, so that the run can go on.
+
+    Attributes:
+        signal: its number.
+        checkpoint: path of the file to go on from.
+    """
+
+    def __init__(self, message: str, signal: int, checkpoint: object) -> None:
+        super().__init__(message)
+        self.signal, self.checkpoint = signal, checkpoint
 
 
 class EvaluationError(GstkError):

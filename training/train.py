@@ -26,7 +26,7 @@ from monai.networks.nets.vista3d import VISTA3D
 from torch import nn
 
 from gstk.core.files import atomic_path, make_folder
-from gstk.errors import CheckpointError, TrainingError
+from gstk.errors import CheckpointError, TrainingError, TrainingInterrupted
 from gstk.training.checkpoint import load_checkpoint, load_extra, load_network, save_checkpoint
 from gstk.training.cutting import Volume
 from gstk.training.distributed import Processes
@@ -36,26 +36,13 @@ from gstk.training.network import build_network
 from gstk.training.recipe import Recipe, difference, recipe_from_dict, with_spec
 from gstk.training.validation import NetworkEngine, Score, validate, validation_phantoms
 
-__all__ = ["Interrupted", "Report", "train"]
+__all__ = ["Report", "train"]
 
 PICTURES = 2
 """Cases of a validation that are drawn."""
 _MAY_CHANGE = ("name", "loop.accumulate", "loop.checkpoint_steps", "loop.keep", "data.workers", "validation.")
 """Fields that a resumed run may have otherwise: they do not touch the weights (the patches of a step are checked)."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
-
-
-class Interrupted(Exception):
-    """A signal ended the run after a step.
-
-    Attributes:
-        signal: its number.
-        checkpoint: where the run can go on from.
-    """
-
-    def __init__(self, number: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; {checkpoint} holds all of it")
-        self.signal, self.checkpoint = number, checkpoint
 
 
 class Report:
@@ -102,7 +89,7 @@ def train(
     Raises:
         TrainingError: nothing to train on, a folder that holds another run, or nothing to begin stage 2 with.
         CheckpointError: `init` or a checkpoint cannot be used.
-        Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
+        TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint was written.
     """
     processes, report = processes or Processes(), report or Report()
     held_out = {path.resolve() for path in validation}
@@ -197,7 +184,9 @@ class _Stage:
             if trainer.step < trainer.steps:
                 self._save_checkpoint(trainer)
                 number = max(int(n) for n in self.processes.gather(signals[0] if signals else 0))
-                raise Interrupted(number, _checkpoint_name(self.checkpoints, trainer.step))
+                checkpoint = _checkpoint_name(self.checkpoints, trainer.step)
+                name = signal.Signals(number).name
+                raise TrainingInterrupted(f"stopped by {name}; {checkpoint} holds all of it", number, checkpoint)
             self._validate(trainer, log)
         if first:
             self._save(trainer, self.folder / "model.pt", {})

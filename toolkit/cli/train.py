@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gstk.cli.options import needing
+from gstk.errors import TrainingInterrupted
 
 if TYPE_CHECKING:
     from gstk.training.estimate import Estimate
@@ -69,7 +70,7 @@ def train_command(
         from gstk.training.data import find_cases, read_list
         from gstk.training.distributed import join_processes
         from gstk.training.recipe import load_recipe, with_settings, with_spec
-        from gstk.training.train import Interrupted, train
+        from gstk.training.train import train
     chosen = with_settings(load_recipe(recipe), settings or [])
     listed = [] if folder is None else read_list(cases, folder) if cases else find_cases(folder)
     held_out = read_list(validation, folder) if validation and folder else []
@@ -94,7 +95,7 @@ def train_command(
         )
         if processes.is_first:
             typer.echo(str(model))
-    except Interrupted as stopped:
+    except TrainingInterrupted as stopped:
         if processes.is_first:
             typer.echo(f"{stopped}; go on with --resume", err=True)
         raise typer.Exit(128 + stopped.signal) from None

@@ -7,8 +7,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -96,6 +97,8 @@ class TimedEngine:
         self._seen: set[tuple[str, Shape]] = set()
         self._worker: ThreadPoolExecutor | None = None
         self._cancelled = threading.Event()
+        self._cancelling = threading.Lock()
+        self._is_running = False
 
     @property
     def slowdown(self) -> float:
@@ -139,14 +142,24 @@ class TimedEngine:
             self._worker = ThreadPoolExecutor(1, "gstk-engine")
         return self._worker.submit(call)
 
-    def begin(self) -> None:
-        """Forgets a `cancel` that came before."""
-        self._cancelled.clear()
+    @contextmanager
+    def cancellable(self) -> Iterator[None]:
+        """A block that `cancel` ends."""
+        with self._cancelling:
+            self._cancelled.clear()
+            self._is_running = True
+        try:
+            yield
+        finally:
+            with self._cancelling:
+                self._is_running = False
 
     def cancel(self) -> None:
-        """Ends the call that somebody waits for, from another thread: it raises `Interrupted`."""
-        self._cancelled.set()
-        self.engine.interrupt()
+        """Ends the `cancellable` block that another thread is in: it raises `Interrupted`. Outside of one, nothing."""
+        with self._cancelling:
+            if self._is_running:
+                self._cancelled.set()
+                self.engine.interrupt()
 
     def stop(self) -> None:
         """Ends what runs in the background; the engine stays open."""

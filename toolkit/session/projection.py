@@ -54,22 +54,22 @@ class MaskProjector:
     ) -> ObjectState:
         """The network's answer on the volume's voxels, where the click asked for it."""
         shape = image.geometry.shape
-        held = None  # voxels that must be in the region, be the network's answer there or not
         grid = window
         if self.refines:
             grid, logits = self._refined(image, window, known.prompts, logits, chain, deadline, notes)
-            held = known.prompts.clicked(foreground_only=True)
         elif chain is not None:
             grid, logits = chain.grid, chain.blended(window, shape)
         began = time.perf_counter()
-        part, values = grid.above_zero(logits, held)
+        # The region holds what was clicked on the object, be the network's answer there or not.
+        part, values = grid.above_zero(logits, known.prompts.clicked(foreground_only=True))
         region = part.inside(shape)
         if deadline.is_set and self.resample_s_per_voxel * voxels_of(region) > deadline.left_s:
             notes.append("smooth borders: the mask is as coarse as its window")
-            return ObjectState(known.prompts, window, region, part.nearest(values, shape), chain=chain)
+            coarse = part.nearest(values, shape)
+            enforce_clicks(coarse, region, known.prompts)
+            return ObjectState(known.prompts, window, region, coarse, chain=chain)
         placed = keep_clicked_components(part.back(values, shape), region, known.prompts)
-        if self.refines:
-            enforce_clicks(placed, region, known.prompts)
+        enforce_clicks(placed, region, known.prompts)
         if click is not None and known.region is not None and known.logits is not None:
             opposite = [p.zyx for p in known.prompts.points if p.foreground != click.foreground]
             if known.prompts.box is not None and not click.foreground:
@@ -78,8 +78,7 @@ class MaskProjector:
             weighed = self.refines and known.prompts.box is not None
             reach = ClickScope(click, opposite, image.geometry.spacing_mm, weighed)
             region, placed = apply_click(reach, known.region, known.logits, region, placed)
-            if self.refines:
-                enforce_clicks(placed, region, known.prompts)  # a click on a voxel that said the opposite before
+            enforce_clicks(placed, region, known.prompts)  # a click on a voxel that said the opposite before
         if placed.size >= _MEASURED_VOXELS:
             self.resample_s_per_voxel = (time.perf_counter() - began) / placed.size
         return ObjectState(known.prompts, window, region, placed, chain=chain)

@@ -12,7 +12,7 @@ from gstk.core.click_rule import component_centre
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.window import Window, frame
 from gstk.engines.base import Embedding
-from gstk.session.click_update import fallback_mask
+from gstk.session.click_update import enforce_clicks, fallback_mask
 from gstk.session.deadline import Deadline, TimedEngine, TimeUp
 from gstk.session.embedding_cache import EmbeddingCache
 from gstk.session.image_refiner import refine_logits
@@ -103,6 +103,7 @@ class ObjectSegmenter:
             notes.append(f"{unanswered}: the mask is made from the prompts alone")
             unsaid = replace(prompts, points=prompts.points[len(following.prompts.points) :])
             region, values = fallback_mask(unsaid, image.geometry, following.region, following.logits)
+            enforce_clicks(values, region, prompts)
             following = replace(following, region=region, logits=values, is_fallback=True)
         return replace(following, prompts=prompts, given=given)
 

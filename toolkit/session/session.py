@@ -92,8 +92,7 @@ class Session:
             engine: encodes and decodes.
             policy: how windows are made where there is time.
             cache_bytes: memory for embeddings, so that going back to a window costs no encode.
-            refine: whether the image and the clicks correct the network's logits (`image_refiner`); clicked voxels then
-                are as they were clicked.
+            refine: whether the image and the clicks correct the network's logits (`image_refiner`).
             model: what the engine's calls cost; without one a budget is kept by the clock alone.
             budget: of each object; None is any time.
             owns_engine: whether the engine is closed with the session.
@@ -302,18 +301,20 @@ class Session:
 
         Raises:
             PromptError: nothing was said yet.
+            Interrupted: by `cancel`; nothing has changed.
         """
         with self._lock:
             image = self._current()
             if not image.history:
-                raise PromptError("got undo, expected a click or box before it")
+                raise PromptError("nothing to undo")
             object_id, before = image.history[-1]
             after = image.objects.get(object_id, ObjectState())
             if before.region is None and (
                 before.given is not None or can_start(before.prompts)
             ):  # its mask was forgotten for want of memory
                 start = before.begun_anew(before.prompts)
-                before = self._segmenter.update(image, start, before.prompts, None, Deadline(), [])
+                with self._segmenter.engine.cancellable():
+                    before = self._segmenter.update(image, start, before.prompts, None, Deadline(), [])
             image.history.pop()
             image.undone.append((object_id, after))
             image.objects[object_id] = before
@@ -329,7 +330,7 @@ class Session:
         with self._lock:
             image = self._current()
             if not image.undone:
-                raise PromptError("got redo, expected an undo right before it")
+                raise PromptError("nothing to redo")
             *undone, (object_id, after) = image.undone
             before = image.objects.get(object_id, ObjectState())
             image.remember(object_id, before)
@@ -339,7 +340,10 @@ class Session:
             return union(before.region, after.region)
 
     def cancel(self) -> None:
-        """Ends the call that another thread waits for: it raises `Interrupted`, and all is as it was before it."""
+        """Ends the call that another thread waits for: it raises `Interrupted`, and all is as it was before it.
+
+        Does nothing where no call is running.
+        """
         self._segmenter.engine.cancel()
 
     def reset(self, object_id: int | None = None) -> None:
@@ -452,13 +456,13 @@ class Session:
         """A deadline for the block, and what the block fills in for the report."""
         began, counted = time.perf_counter(), (self.encodes, self.decodes)
         draft = _Draft()
-        self._segmenter.engine.begin()
         if within_s is None:
             deadline = Deadline()
         else:
             after_s = _MARGIN * within_s + _AFTER_S * self._current().volume.size
             deadline = Deadline(max(within_s / 2, within_s - after_s))
-        yield deadline, draft
+        with self._segmenter.engine.cancellable():
+            yield deadline, draft
         self.report = CallReport(
             within_s,
             draft.expected_s,
