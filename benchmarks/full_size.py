@@ -49,11 +49,16 @@ def write_checkpoint(path: Path) -> None:
 
 
 def export(checkpoint: str, output: str) -> dict[str, float]:
+    from gstk.core.profile import find_profile
     from gstk.export.export import Options, export_bundle
 
     began = time.perf_counter()
     bundle = export_bundle(
-        checkpoint, output, options=Options(fp16=True), on_progress=lambda w: print(w, file=sys.stderr)
+        checkpoint,
+        output,
+        profile=find_profile("challenge"),
+        options=Options(fp16=True),
+        on_progress=lambda w: print(w, file=sys.stderr),
     )
     precisions = bundle.manifest.parity["precisions"]
     return {

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gstk.core.bundle import Bundle
+from gstk.core.profile import find_profile
 from gstk.export.export import export_bundle
 from gstk.export.parity import ParityCase, measure_parity, reference_logits
 from gstk.training.checkpoint import load_network, save_checkpoint
@@ -56,7 +57,9 @@ def measure(width: int, side: int, console: Console) -> dict[str, Any]:
         def on_progress(words: str) -> None:
             status.update(f"width {width}: {words}")
 
-        bundle: Bundle = export_bundle(checkpoint, Path(folder) / "bundle", on_progress=on_progress)
+        bundle: Bundle = export_bundle(
+            checkpoint, Path(folder) / "bundle", profile=find_profile("challenge"), on_progress=on_progress
+        )
         network = load_network(checkpoint)
         result: dict[str, Any] = {"width": width, "bundle_bytes": bundle.size_bytes}
         for part, cases in (("main", CASES), ("large", (ParityCase((side,) * 3, 1, 5),))):

@@ -18,6 +18,7 @@ from monai.networks.nets.vista3d import VISTA3D
 from numpy.typing import NDArray
 
 from gstk.core.bundle import Bundle, Manifest, RoiRules, refuse_existing, write_bundle
+from gstk.core.profile import InputProfile, find_profile, list_profiles
 from gstk.engines import Engine, open_engine
 from gstk.engines.base import Sample
 from gstk.errors import ExportError
@@ -30,7 +31,7 @@ from gstk.export.ranges import activation_ranges, check_ranges
 from gstk.export.vectors import VECTORS_NAME, save_vectors
 from gstk.training.checkpoint import load_checkpoint, load_extra
 from gstk.training.network import TAPS, build_network
-from gstk.training.spec import SPECIAL_CLASSES, VISTA3DSpec
+from gstk.training.spec import VISTA3DSpec
 
 __all__ = ["DEFAULT_ROI_SIDE", "UNKNOWN_LICENCE", "Options", "QualityGate", "export_bundle", "roi_rules"]
 
@@ -79,6 +80,7 @@ def export_bundle(
     *,
     name: str | None = None,
     licence: str | None = None,
+    profile: InputProfile | None = None,
     default_roi: Sequence[int] | None = None,
     options: Options | None = None,
     quality_gate: QualityGate | None = None,
@@ -96,7 +98,10 @@ def export_bundle(
         output: the bundle's folder.
         name: of the model; None takes the checkpoint's file name.
         licence: of the weights, such as an SPDX identifier; None records that it is unknown.
-        default_roi: (z, y, x) sides of the region it was trained on, in voxels; None is 128 each.
+        profile: what the network's input is (`gstk.core.profile`). None is right for what gstk itself made: a
+            checkpoint of its training is `challenge`, as its cases are, and a network smaller than VISTA3D's `tiny`.
+        default_roi: sides of the region it was trained on, in voxels and in the network's axes; None is the profile's
+            patch, or 128 each without a profile.
         options: what goes into the bundle; None is the float32 graphs alone.
         quality_gate: labelled cases. INT8 needs them; without them FP16's ranges are of generated textures.
         overwrite: replace an existing bundle.
@@ -106,7 +111,8 @@ def export_bundle(
     Raises:
         BundleError: the output exists.
         CheckpointError: the checkpoint cannot be loaded.
-        ExportError: `default_roi` is no region of this network, the trace failed, the graphs do not agree with torch,
+        ExportError: a network of full size has no profile, or one that does not fit it; `default_roi` is no region of
+            this network, the trace failed, the graphs do not agree with torch,
             values come near the end of float16, INT8 costs too much, or the disk refused.
         BackendMissing: a package that the options need is not installed.
     """
@@ -117,13 +123,15 @@ def export_bundle(
         raise ExportError("got INT8 without labelled cases, expected some to take scales from and to score masks on")
     on_progress(f"loading {checkpoint.name}")
     spec, state = load_checkpoint(checkpoint)
-    rules = roi_rules(spec, default_roi)
+    extra = load_extra(checkpoint)
+    profile = _fitting_profile(profile, spec, state, default_roi, "training" in extra)
+    rules = roi_rules(spec, profile.patch)
     if spec.in_channels != 1:
         raise ExportError(
             f"got a network of {spec.in_channels} image channels, expected 1: the engines take one channel"
         )
     if training is None:
-        training = load_extra(checkpoint).get("training") or {}
+        training = extra.get("training") or {}
     network = build_network(spec).eval()
     network.load_state_dict(state, strict=False)
     del state
@@ -136,8 +144,8 @@ def export_bundle(
         architecture=spec.to_dict(),
         roi=rules,
         graphs={},
+        profile=profile,
         refine=options.refine,
-        special_classes=SPECIAL_CLASSES,
         vectors=VECTORS_NAME,
         training=training,
     )
@@ -150,6 +158,38 @@ def export_bundle(
             )
     except OSError as error:
         raise ExportError(f"{output} cannot be written: {error}") from error
+
+
+def _fitting_profile(
+    profile: InputProfile | None,
+    spec: VISTA3DSpec,
+    state: Mapping[str, torch.Tensor],
+    default_roi: Sequence[int] | None,
+    trained_here: bool = False,
+) -> InputProfile:
+    """The profile to write, with the region that was asked for as its patch."""
+    if profile is None and spec == VISTA3DSpec() and trained_here:
+        profile = find_profile("challenge")
+    if profile is None:
+        if spec == VISTA3DSpec():
+            raise ExportError(
+                "got a network of VISTA3D's full size without an input profile, which its weights do not tell; say "
+                f"which they are with --profile: {list_profiles()}; or a .toml file of your own"
+            )
+        side = max(DEFAULT_ROI_SIDE, 2 * spec.roi_multiple)
+        profile = replace(find_profile("tiny"), patch=(side, side, side))
+    if "classes" in profile.branches:
+        if not any(key.startswith("class_head.") for key in state):
+            raise ExportError(
+                f"got the profile {profile.name} with class prompts, but weights without a class head; take a profile "
+                'with branches = ["points"]'
+            )
+        last = max(profile.classes.names)
+        if last >= spec.n_classes:
+            raise ExportError(f"got class {last} in the profile {profile.name}, expected below {spec.n_classes}")
+    if default_roi is not None:
+        profile = replace(profile, patch=tuple(int(side) for side in default_roi))  # type: ignore[arg-type]
+    return profile
 
 
 def roi_rules(spec: VISTA3DSpec, default: Sequence[int] | None = None) -> RoiRules:

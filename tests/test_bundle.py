@@ -16,6 +16,7 @@ import pytest
 
 from gstk.core import bundle as module
 from gstk.core.bundle import Bundle, Manifest, RoiRules, builtin, find_bundle, write_bundle
+from gstk.core.profile import find_profile
 from gstk.errors import BundleError
 
 MANIFEST = Manifest(
@@ -25,7 +26,7 @@ MANIFEST = Manifest(
     architecture={"width": 8},
     roi=RoiRules(multiple=4, minimum=8, default=(32, 16, 8)),
     graphs={"encoder": {"fp32": "encoder.onnx"}, "prompt_decoder": {"fp32": "parts/decoder.onnx"}},
-    special_classes=(23, 57),
+    profile=replace(find_profile("nv-segment-ct"), patch=(32, 16, 8)),
     training={"seed": 1},
 )
 
@@ -146,21 +147,19 @@ def test_field_of_a_wrong_type_is_refused_or_plain(folder: Path, key: str, value
 @pytest.mark.parametrize("key", list(MANIFEST.to_json()))
 def test_missing_field_is_named(folder: Path, key: str) -> None:
     edit(folder, lambda values: values.pop(key))
-    refused(folder, f"got nothing for {key} " if key != "schema" else "got manifest schema None, expected 1")
+    refused(folder, f"got nothing for {key} " if key != "schema" else "got manifest schema None, expected 1 or 2")
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda v: v.__setitem__("schema", 2), "got manifest schema 2, expected 1"),
+        (lambda v: v.__setitem__("schema", 3), "got manifest schema 3, expected 1 or 2"),
         (lambda v: v["roi"].__setitem__("multiple", 0), "got 0 for roi.multiple"),
         (lambda v: v["roi"].__setitem__("minimum", 10), "roi.minimum in the manifest, expected a multiple of 4"),
         (lambda v: v["roi"].__setitem__("default", [32, 32]), "roi.default"),
         (lambda v: v["roi"].__setitem__("default", [32, 32, 30]), "roi.default"),
-        (lambda v: v["preprocessing"].__setitem__("percentiles", [99, 1]), "two rising numbers"),
-        (lambda v: v["preprocessing"].__setitem__("percentiles", [1, 101]), "two numbers in 0..100"),
-        (lambda v: v["preprocessing"].__setitem__("scope", "window"), "expected 'volume'"),
-        (lambda v: v["preprocessing"].__setitem__("clip", 1), "expected true or false"),
+        (lambda v: v["roi"].__setitem__("default", [16, 16, 16]), "the profile's patch, .32, 16, 8."),
+        (lambda v: v["profile"]["axes"].__setitem__("order", "yxz"), "profile.axes.order .*one of zyx, xyz"),
         (lambda v: v.__setitem__("refine", 1), "for refine .*expected true or false"),
         (lambda v: v["files"]["encoder.onnx"].__setitem__("sha256", "ABC"), "64 hexadecimal digits"),
         (lambda v: v["files"]["encoder.onnx"].__setitem__("bytes", -1), "files.encoder.onnx.bytes"),
@@ -177,7 +176,7 @@ def test_wrong_value_is_named(folder: Path, change: Any, match: str) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b"[" * 100_000, b'"text"'])
 def test_manifest_that_is_no_object_is_refused(folder: Path, content: bytes) -> None:
     (folder / "manifest.json").write_bytes(content)
-    refused(folder, "is not JSON|expected a JSON object")
+    refused(folder, "is not JSON|expected an object")
 
 
 def test_what_is_no_folder_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -253,3 +252,34 @@ def test_import_is_light(name: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True, env=os.environ
     )
     assert result.stdout.strip() == "[]"
+
+
+def schema_1(values: dict[str, Any], **change: Any) -> None:
+    """Turns a manifest into what gstk wrote before there were profiles."""
+    values.pop("profile")
+    steps = {"percentiles": [2, 98], "scope": "volume", "range": [0, 1], "clip": True, **change}
+    values.update(schema=1, preprocessing=steps, special_classes=[23, 57])
+
+
+def test_schema_1_opens_as_what_it_was(folder: Path) -> None:
+    edit(folder, schema_1)
+    profile = Bundle.open(folder).manifest.profile
+    assert (profile.orientation, profile.axis_order, profile.spacing_mm) == ("stored", "zyx", "session")
+    assert (profile.intensities.percentiles, profile.intensities.scope) == ((2, 98), "volume")
+    assert (profile.patch, profile.classes.special, profile.branches) == ((32, 16, 8), (23, 57), ("points",))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"percentiles": [99, 1]}, "two rising numbers"),
+        ({"percentiles": [1, 101]}, "two numbers in 0..100"),
+        ({"scope": "window"}, "one of volume"),
+        ({"clip": 1}, "expected true or false"),
+        ({"clip": False}, "always clips"),
+        ({"range": [0, 2]}, "the one range"),
+    ],
+)
+def test_schema_1_that_asks_for_something_else_is_refused(folder: Path, change: dict[str, Any], match: str) -> None:
+    edit(folder, lambda values: schema_1(values, **change))
+    refused(folder, match)

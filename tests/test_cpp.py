@@ -34,6 +34,7 @@ from gstk.calibration import LatencyModel, save_model
 from gstk.cases.npz import load_case, save_case
 from gstk.core.bundle import Bundle, builtin
 from gstk.core.manifest import Manifest
+from gstk.core.profile import builtin_profiles
 from gstk.core.window import WindowPolicy
 from gstk.cpp import cmake_dir
 from gstk.engines import open_engine
@@ -274,8 +275,30 @@ def test_the_same_manifests_are_taken(checked: Path, tmp_path: Path) -> None:
     whole = json.loads((TINY / "manifest.json").read_text())
     strange = [None, True, 0, -1, 1.5, 2**40, "", "x", "../x", "/x", "a/b", "encoder.onnx", [], [1, 2, 3], {}, [5, 1]]
     texts = [json.dumps(whole), "", "{", "[]", "null", "[" * 5000, "\udcff", '{"schema": 2}']
+    old = {key: value for key, value in whole.items() if key != "profile"} | {"schema": 1, "special_classes": [23]}
+    for change in ({}, {"percentiles": [0, 90]}, {"percentiles": [1, 101]}, {"range": [0, 2]}, {"clip": False}):
+        steps = {"percentiles": [1, 99], "scope": "volume", "range": [0, 1], "clip": True, **change}
+        texts.append(json.dumps({**old, "preprocessing": steps}))
+    for profile in builtin_profiles().values():
+        texts.append(json.dumps({**whole, "profile": {**profile.to_json(), "patch": [64, 64, 64]}}))
+        fitting = replace(profile, patch=(64, 64, 64)).to_json()
+        texts.append(json.dumps({**whole, "profile": fitting}))
+        for key, change in (
+            ("classes", {"groups": {"20": [5, 20]}}),
+            ("classes", {"groups": {"a": [5]}}),
+            ("classes", {"sets": {"all": []}}),
+            ("classes", {"names": {"1": "Liver", "7": "liver"}}),
+            ("prompts", {"branches": ["points", "boxes"]}),
+            ("prompts", {"branches": ["classes"]}),
+            ("resolution", {"spacing_mm": "session"}),
+            ("resolution", {"spacing_mm": 2.5, "crop_margin": 3}),
+            ("windows", {"overlap": 0.9}),
+        ):
+            texts.append(json.dumps({**whole, "profile": {**fitting, key: {**fitting[key], **change}}}))
     places = [(key,) for key in whole]
-    places += [(key, inner) for key in ("roi", "preprocessing", "graphs", "files") for inner in whole[key]]
+    places += [(key, inner) for key in ("roi", "profile", "graphs", "files") for inner in whole[key]]
+    sections = [key for key, value in whole["profile"].items() if isinstance(value, dict)]
+    places += [("profile", key, inner) for key in sections for inner in whole["profile"][key]]
     places += [("files", "encoder.onnx", "sha256"), ("files", "encoder.onnx", "bytes"), ("graphs", "encoder", "fp32")]
     for *path, last in places:
         for value in ["absent", *strange]:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner  # noqa: E402
 
 from gstk.cli import app  # noqa: E402
 from gstk.core.bundle import Bundle, write_bundle  # noqa: E402
+from gstk.core.profile import find_profile  # noqa: E402
 from gstk.engines import available, open_engine  # noqa: E402
 from gstk.errors import BundleError, CheckpointError, ExportError, GstkError  # noqa: E402
 from gstk.export import export as export_module  # noqa: E402
@@ -109,7 +110,8 @@ def test_manifest_states_what_was_exported(small_export: Any) -> None:
     assert (manifest.name, manifest.licence) == ("small", "CC0-1.0")
     assert VISTA3DSpec.from_dict(manifest.architecture) == small_export.spec
     assert (manifest.roi.multiple, manifest.roi.minimum, manifest.roi.default) == (4, 8, (32, 32, 32))
-    assert manifest.special_classes == SPECIAL_CLASSES
+    assert (manifest.profile.name, manifest.profile.patch) == ("tiny", (32, 32, 32))
+    assert manifest.profile.classes.special == SPECIAL_CLASSES
     assert manifest.training == {"recipe": "none", "seed": 7}
     found = manifest.parity["precisions"]["fp32"]
     assert set(found["engines"]) == set(INSTALLED)
@@ -201,10 +203,28 @@ def test_refusals_come_before_the_work(tmp_path: Path, small_export: Any, monkey
         export_bundle(small_export.checkpoint, tmp_path / "b", default_roi=(30, 32, 32))
     with pytest.raises(CheckpointError):
         export_bundle(tmp_path / "none.pt", tmp_path / "b")
+    by_class = find_profile("nv-segment-ct")
+    with pytest.raises(ExportError, match=r"got class 132 in the profile nv-segment-ct, expected below 100"):
+        export_module._fitting_profile(by_class, replace(small_export.spec, n_classes=100), _classes(), None)
+    with pytest.raises(ExportError, match="weights without a class head"):
+        export_module._fitting_profile(by_class, small_export.spec, {}, None)
     save_checkpoint(tmp_path / "full.pt", _nudged(small_export), small_export.spec)
     with pytest.raises(ExportError, match="weights that float16 does not hold exactly"):
         export_bundle(tmp_path / "full.pt", tmp_path / "b", options=Options(half_weights=True))
     assert [p.name for p in tmp_path.iterdir()] == ["full.pt"]
+
+
+def _classes() -> dict[str, Any]:
+    return {"class_head.class_embeddings.weight": torch.zeros(1)}
+
+
+def test_weights_of_full_size_need_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module, "load_checkpoint", lambda _: (VISTA3DSpec(), {}))
+    monkeypatch.setattr(export_module, "load_extra", lambda _: {})
+    with pytest.raises(ExportError, match=r"without an input profile.*challenge \(.*nv-segment-ct \(.*tiny \("):
+        export_bundle(tmp_path / "model.pt", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    assert export_module._fitting_profile(None, VISTA3DSpec(), {}, None, trained_here=True).name == "challenge"
 
 
 def _nudged(small_export: Any) -> Any:
@@ -248,6 +268,8 @@ def test_command_exports(tmp_path: Path, small_export: Any, monkeypatch: pytest.
         "n",
         "--licence",
         "MIT",
+        "--profile",
+        "challenge",
         "--roi",
         "32,48,64",
         "--half-weights",
@@ -261,6 +283,7 @@ def test_command_exports(tmp_path: Path, small_export: Any, monkeypatch: pytest.
         "output": Path("b"),
         "name": "n",
         "licence": "MIT",
+        "profile": find_profile("challenge"),
         "default_roi": [32, 48, 64],
         "options": Options(half_weights=True, refine=True),
         "quality_gate": None,

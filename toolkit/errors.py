@@ -5,6 +5,7 @@
     ├── GeometryError        a spacing, shape or direction that is no geometry
     ├── PromptError          a click or box that is malformed or lies outside the volume
     ├── OutputError          a result that cannot be written
+    ├── ProfileError         an input profile that is unknown or malformed, or a volume that does not fit it
     ├── BundleError          a bundle that is incomplete, altered, or of an unknown schema
     ├── CheckpointError      weights that cannot be loaded into the network
     ├── ExportError          an export that failed or did not agree with torch
@@ -42,6 +43,7 @@ __all__ = [
     "OutOfMemory",
     "OutputError",
     "PlanError",
+    "ProfileError",
     "PromptError",
     "TrainingError",
     "TrainingInterrupted",
@@ -67,6 +69,10 @@ class PromptError(GstkError, ValueError):
 
 class OutputError(GstkError):
     """A result cannot be written."""
+
+
+class ProfileError(GstkError):
+    """An input profile is unknown or malformed, or a volume does not fit it."""
 
 
 class BundleError(GstkError):

@@ -275,6 +275,7 @@ gstk_status gstk_session_open(gstk_engine* engine, const gstk_session_options* o
     return guarded([&] {
         auto found = engines().get(engine);
         const auto given = sized<gstk_session_options>(options, GSTK_SESSION_OPTIONS_INIT);
+        found->manifest().profile.require_supported();
         const RoiRules& roi = found->manifest().roi;
         const std::int64_t least = roi.minimum * roi.minimum * roi.minimum;
         const std::int64_t voxels = given.window_voxels ? given.window_voxels : count_of(roi.default_shape);

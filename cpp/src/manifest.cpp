@@ -7,7 +7,7 @@
 namespace gstk::impl {
 namespace {
 
-constexpr int kSchema = 1;
+constexpr int kSchema = 2;  // schema 1 is read, too
 
 const JsonFile kManifest{GSTK_ERROR_BUNDLE, "the manifest", "export the bundle again"};
 
@@ -34,14 +34,6 @@ RoiRules read_roi(const Fields& fields) {
     return roi;
 }
 
-void check_preprocessing(const Fields& fields) {
-    const auto percentiles = fields.rising_pair("percentiles");
-    fields.rising_pair("range");
-    if (percentiles.first < 0 || percentiles.second > 100) throw fields.wrong("percentiles", "two numbers in 0..100");
-    if (fields.text("scope") != "volume") throw fields.wrong("scope", "'volume'");
-    fields.flag("clip");
-}
-
 std::map<std::string, std::string> read_precisions(const Fields& graphs, const std::string& kind,
                                                    const std::map<std::string, GraphFile>& files) {
     const Fields precisions = graphs.sub(kind);
@@ -57,9 +49,9 @@ std::map<std::string, std::string> read_precisions(const Fields& graphs, const s
 Manifest from_json(const Json& values) {
     const Fields top(values, kManifest);
     const auto schema = values.find("schema");
-    if (schema == values.end() || !schema->is_number_integer() || *schema != kSchema)
+    if (schema == values.end() || !schema->is_number_integer() || (*schema != 1 && *schema != kSchema))
         throw error(GSTK_ERROR_BUNDLE, "got manifest schema ", schema == values.end() ? "nothing" : shorten(*schema),
-                    ", expected ", kSchema, "; use the gstk that wrote it, or export again");
+                    ", expected 1 or ", kSchema, "; use the gstk that wrote it, or export again");
     Manifest manifest;
     const Fields files = top.sub("files");
     for (const auto& item : files.values().items()) {
@@ -74,9 +66,14 @@ Manifest from_json(const Json& values) {
         manifest.graphs[kind] = read_precisions(graphs, kind, manifest.files);
     for (const auto& item : graphs.values().items())
         manifest.graphs[item.key()] = read_precisions(graphs, item.key(), manifest.files);
-    check_preprocessing(top.sub("preprocessing"));
+    if (*schema == 1) {
+        manifest.profile = Profile::parse_schema_1(top, manifest.roi.default_shape);
+    } else {
+        manifest.profile = Profile::parse(top.sub("profile"));
+        if (manifest.profile.patch != manifest.roi.default_shape)
+            throw top.sub("roi").wrong("default", "the profile's patch");
+    }
     manifest.refine = values.contains("refine") && top.flag("refine");
-    top.integers("special_classes", 0);
     const Json& vectors = top.value("vectors", "a name listed under `files`, or an empty one");
     if (!vectors.is_string() ||
         (!vectors.get_ref<const std::string&>().empty() && !manifest.files.count(vectors.get<std::string>())))

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "geometry.hpp"
+#include "profile.hpp"
 
 namespace gstk::impl {
 
@@ -26,6 +27,7 @@ struct Manifest {
     std::map<std::string, GraphFile> files;
     std::string vectors;  // file of the test vectors; empty for none
     RoiRules roi;
+    Profile profile;
     bool refine = false;  // sessions let the image correct the network's logits
 
     // Throws GSTK_ERROR_BUNDLE where the text is not JSON, the schema is unknown, or a field is missing, of the wrong

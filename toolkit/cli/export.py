@@ -20,9 +20,22 @@ def export_command(
     licence: Annotated[
         str | None, typer.Option(help="Licence of the weights, such as CC-BY-4.0.", show_default=False)
     ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.toml",
+            help="What the network's input is: challenge, nv-segment-ct, nv-segment-ctmr, tiny, or a file of your own. "
+            "Weights of full size need it.",
+            show_default=False,
+        ),
+    ] = None,
     roi: Annotated[
         str | None,
-        typer.Option(metavar="Z,Y,X", help="Region it was trained on, in voxels; 128,128,128 otherwise."),
+        typer.Option(
+            metavar="A,B,C",
+            help="Region it was trained on, in voxels and in the network's axes; the profile's patch otherwise.",
+            show_default=False,
+        ),
     ] = None,
     half_weights: Annotated[
         bool, typer.Option("--half-weights", help="Store weights as float16; they must be exact in it.")
@@ -61,6 +74,9 @@ def export_command(
     default_roi = None if roi is None else _sides(roi)
     if int8 and calibration_cases is None:
         raise typer.BadParameter("needs --calibration-cases DIR, labelled cases", param_hint="--int8")
+    from gstk.core.profile import find_profile
+
+    chosen = None if profile is None else find_profile(profile)
     with needing("export"):
         from gstk.export.export import UNKNOWN_LICENCE, Options, export_bundle
     from rich.console import Console
@@ -80,6 +96,7 @@ def export_command(
             output,
             name=name,
             licence=licence,
+            profile=chosen,
             default_roi=default_roi,
             options=Options(half_weights, external_weights, fp16, fp16_io, int8, refine),
             quality_gate=quality_gate,

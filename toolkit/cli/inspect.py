@@ -32,12 +32,8 @@ def inspect_command(
         f"sides multiples of {roi.multiple} from {roi.minimum} on, {'×'.join(map(str, roi.default))} by default, "
         f"{roi.max_voxels / 1e6:.1f} M voxels at most",
     )
-    steps = manifest.preprocessing
-    table.add_row(
-        "images",
-        f"percentiles {steps.percentiles[0]:g} and {steps.percentiles[1]:g} of the whole {steps.scope} to "
-        f"{steps.range[0]:g} and {steps.range[1]:g}{', clipped' if steps.clip else ''}",
-    )
+    for what, words in manifest.profile.lines():
+        table.add_row(what, words)
     for kind, graphs in manifest.graphs.items():
         sizes = (f"{p} ({manifest.files[name].size_bytes / 1e6:.2f} MB)" for p, name in graphs.items())
         table.add_row(kind, ", ".join(sizes))

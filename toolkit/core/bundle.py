@@ -26,7 +26,6 @@ from gstk.core.manifest import (
     SCHEMA,
     GraphFile,
     Manifest,
-    Preprocessing,
     RoiRules,
     checked_name,
 )
@@ -39,7 +38,6 @@ __all__ = [
     "Bundle",
     "GraphFile",
     "Manifest",
-    "Preprocessing",
     "RoiRules",
     "builtin",
     "find_bundle",

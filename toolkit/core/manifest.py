@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from gstk.core.fields import Fields, FieldsSource
+from gstk.core.profile import InputProfile, profile_of_schema_1
 from gstk.errors import BundleError
 
 __all__ = [
@@ -17,14 +19,15 @@ __all__ = [
     "SCHEMA",
     "GraphFile",
     "Manifest",
-    "Preprocessing",
     "RoiRules",
     "checked_name",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
+"""What is written. Schema 1 is read too: it had `preprocessing` and `special_classes` in place of a profile."""
 MANIFEST_NAME = "manifest.json"
 GRAPH_KINDS = ("encoder", "prompt_decoder")
+_SOURCE = FieldsSource("the manifest", "export the bundle again", BundleError)
 
 
 @dataclass(frozen=True)
@@ -41,30 +44,13 @@ class GraphFile:
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """How a volume becomes a network image.
-
-    Attributes:
-        percentiles: the intensities at these percentiles map to the ends of `range`.
-        scope: over which voxels the percentiles are taken; `volume` is the whole volume, before any crop.
-        range: (low, high) of the network image.
-        clip: whether intensities beyond the percentiles are clipped to `range`.
-    """
-
-    percentiles: tuple[float, float] = (1, 99)
-    scope: str = "volume"
-    range: tuple[float, float] = (0, 1)
-    clip: bool = True
-
-
-@dataclass(frozen=True)
 class RoiRules:
     """Which regions the graphs take, in voxels.
 
     Attributes:
         multiple: every side is a multiple of it.
         minimum: the smallest side; below it the deepest level has one voxel, over which no instance norm is defined.
-        default: (z, y, x) sides of the region the network was trained on.
+        default: sides of the region the network was trained on, in the network's axes; the profile's patch.
         max_voxels: the largest region; beyond it a tensor of one object has 2³¹ elements, which TensorRT's convolutions
             do not take.
     """
@@ -87,11 +73,10 @@ class Manifest:
         roi: see `RoiRules`.
         graphs: kind (`encoder`, `prompt_decoder`) → precision (`fp32`, ...) → file name.
         files: file name → `GraphFile`; every graph is among them, and so is a graph's external data.
-        preprocessing: see `Preprocessing`.
+        profile: what the network's input is; see `InputProfile`.
         refine: whether sessions let the image correct the network's logits (`session.image_refiner`): worth it for a
             network that
             is weak by itself. Absent in the JSON where it is false.
-        special_classes: class ids whose points carry labels 2/3 in place of 0/1.
         vectors: name of the file of test vectors (`gstk.export.vectors`), listed under `files`; empty where there is
             none.
         parity: agreement with torch, as `gstk.export.parity` measured it.
@@ -106,9 +91,8 @@ class Manifest:
     roi: RoiRules
     graphs: Mapping[str, Mapping[str, str]]
     files: Mapping[str, GraphFile] = field(default_factory=dict)
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    profile: InputProfile = field(default_factory=lambda: profile_of_schema_1((1, 99), (128, 128, 128), ()))
     refine: bool = False
-    special_classes: tuple[int, ...] = ()
     vectors: str = ""
     parity: Mapping[str, Any] = field(default_factory=dict)
     reports: Mapping[str, Any] = field(default_factory=dict)
@@ -116,19 +100,13 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON-ready values."""
-        steps = self.preprocessing
         return {
             "schema": SCHEMA,
             "name": self.name,
             "licence": self.licence,
             "created_by": self.created_by,
             "architecture": dict(self.architecture),
-            "preprocessing": {
-                "percentiles": list(steps.percentiles),
-                "scope": steps.scope,
-                "range": list(steps.range),
-                "clip": steps.clip,
-            },
+            "profile": self.profile.to_json(),
             **({"refine": True} if self.refine else {}),
             "roi": {
                 "multiple": self.roi.multiple,
@@ -136,7 +114,6 @@ class Manifest:
                 "default": list(self.roi.default),
                 "max_voxels": self.roi.max_voxels,
             },
-            "special_classes": list(self.special_classes),
             "graphs": {kind: dict(files) for kind, files in self.graphs.items()},
             "files": {name: {"sha256": file.sha256, "bytes": file.size_bytes} for name, file in self.files.items()},
             "vectors": self.vectors,
@@ -152,24 +129,24 @@ class Manifest:
         Raises:
             BundleError: the schema is unknown, or a field is missing, of the wrong type or out of its range.
         """
-        top = _Fields(values, "")
+        top = Fields(values, _SOURCE)
         schema = top.values.get("schema")
-        if type(schema) is not int or schema != SCHEMA:
+        if type(schema) is not int or schema not in (1, SCHEMA):
             raise BundleError(
-                f"got manifest schema {schema!r}, expected {SCHEMA}; use the gstk that wrote it, or export again"
+                f"got manifest schema {schema!r}, expected 1 or {SCHEMA}; use the gstk that wrote it, or export again"
             )
         files = {checked_name(name): _file(top.sub("files").sub(name)) for name in top.sub("files").values}
+        roi = _roi(top.sub("roi"))
         return cls(
             name=top.text("name"),
             licence=top.text("licence"),
             created_by=top.text("created_by"),
             architecture=top.sub("architecture").values,
-            roi=_roi(top.sub("roi")),
+            roi=roi,
             graphs=_graphs(top.sub("graphs"), files),
             files=files,
-            preprocessing=_preprocessing(top.sub("preprocessing")),
+            profile=_schema_1_profile(top, roi) if schema == 1 else _profile(top, roi),
             refine=top.flag("refine", absent=False),
-            special_classes=top.integers("special_classes", minimum=0),
             vectors=_vectors(top, files),
             parity=top.sub("parity").values,
             reports=top.sub("reports").values,
@@ -190,14 +167,14 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _file(fields: _Fields) -> GraphFile:
+def _file(fields: Fields) -> GraphFile:
     digest = fields.text("sha256")
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise fields.wrong("sha256", "64 hexadecimal digits")
     return GraphFile(digest, fields.integer("bytes", minimum=0))
 
 
-def _graphs(fields: _Fields, files: Mapping[str, GraphFile]) -> dict[str, dict[str, str]]:
+def _graphs(fields: Fields, files: Mapping[str, GraphFile]) -> dict[str, dict[str, str]]:
     graphs = {}
     for kind in (*GRAPH_KINDS, *(set(fields.values) - set(GRAPH_KINDS))):
         precisions = fields.sub(kind)
@@ -210,14 +187,14 @@ def _graphs(fields: _Fields, files: Mapping[str, GraphFile]) -> dict[str, dict[s
     return graphs
 
 
-def _vectors(top: _Fields, files: Mapping[str, GraphFile]) -> str:
+def _vectors(top: Fields, files: Mapping[str, GraphFile]) -> str:
     name = top.values.get("vectors")
     if not isinstance(name, str) or (name and name not in files):
         raise top.wrong("vectors", "a name listed under `files`, or an empty one")
     return name
 
 
-def _roi(fields: _Fields) -> RoiRules:
+def _roi(fields: Fields) -> RoiRules:
     multiple = fields.integer("multiple", minimum=1)
     minimum = fields.integer("minimum", minimum=1)
     if minimum % multiple:
@@ -229,81 +206,21 @@ def _roi(fields: _Fields) -> RoiRules:
     return RoiRules(multiple, minimum, (default[0], default[1], default[2]), most)
 
 
-def _preprocessing(fields: _Fields) -> Preprocessing:
-    percentiles, value_range = fields.rising_pair("percentiles"), fields.rising_pair("range")
+def _profile(top: Fields, roi: RoiRules) -> InputProfile:
+    profile = InputProfile.from_fields(top.sub("profile"))
+    if profile.patch != roi.default:
+        raise top.sub("roi").wrong("default", f"the profile's patch, {list(profile.patch)}")
+    return profile
+
+
+def _schema_1_profile(top: Fields, roi: RoiRules) -> InputProfile:
+    steps = top.sub("preprocessing")
+    percentiles = steps.rising_pair("percentiles")
     if percentiles[0] < 0 or percentiles[1] > 100:
-        raise fields.wrong("percentiles", "two numbers in 0..100")
-    scope = fields.text("scope")
-    if scope != "volume":
-        raise fields.wrong("scope", "'volume'")
-    return Preprocessing(percentiles, scope, value_range, fields.flag("clip"))
-
-
-class _Fields:
-    """One JSON object and its place in the manifest, for errors that name the field."""
-
-    def __init__(self, values: object, place: str) -> None:
-        if not isinstance(values, dict):
-            raise BundleError(
-                f"got {place or 'the manifest'} = {_shorten(values)}, expected a JSON object; export the bundle again"
-            )
-        self.values: dict[str, Any] = values
-        self._place = place
-
-    def wrong(self, key: str, expected: str) -> BundleError:
-        got = _shorten(self.values[key]) if key in self.values else "nothing"
-        return BundleError(
-            f"got {got} for {self._name(key)} in the manifest, expected {expected}; export the bundle again"
-        )
-
-    def sub(self, key: str) -> _Fields:
-        if key not in self.values:
-            raise self.wrong(key, "a JSON object")
-        return _Fields(self.values[key], self._name(key))
-
-    def text(self, key: str) -> str:
-        value = self.values.get(key)
-        if not isinstance(value, str) or not value:
-            raise self.wrong(key, "a string")
-        return value
-
-    def integer(self, key: str, *, minimum: int) -> int:
-        value = self.values.get(key)
-        if not _is_integer(value, minimum):
-            raise self.wrong(key, f"an integer of {minimum} or more")
-        return int(value)  # type: ignore[arg-type]
-
-    def flag(self, key: str, *, absent: bool | None = None) -> bool:
-        value = self.values.get(key, absent)
-        if not isinstance(value, bool):
-            raise self.wrong(key, "true or false")
-        return value
-
-    def integers(self, key: str, *, minimum: int) -> tuple[int, ...]:
-        value = self.values.get(key)
-        if not isinstance(value, list) or not all(_is_integer(v, minimum) for v in value):
-            raise self.wrong(key, f"a list of integers of {minimum} or more")
-        return tuple(value)
-
-    def rising_pair(self, key: str) -> tuple[float, float]:
-        value = self.values.get(key)
-        if (
-            not isinstance(value, list)
-            or len(value) != 2
-            or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in value)
-            or value[0] >= value[1]
-        ):
-            raise self.wrong(key, "two rising numbers")
-        return value[0], value[1]
-
-    def _name(self, key: str) -> str:
-        return f"{self._place}.{key}" if self._place else key
-
-
-def _is_integer(value: object, minimum: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
-
-
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        raise steps.wrong("percentiles", "two numbers in 0..100")
+    steps.choice("scope", ("volume",))
+    if steps.rising_pair("range") != (0, 1):
+        raise steps.wrong("range", "[0, 1], the one range that this gstk makes")
+    if not steps.flag("clip"):
+        raise steps.wrong("clip", "true, since this gstk always clips")
+    return profile_of_schema_1(percentiles, roi.default, top.integers("special_classes", minimum=0))

@@ -12,9 +12,11 @@ from gstk.calibration.probe import PROBE_S, probe
 from gstk.calibration.store import find_model, save_model
 from gstk.core.bundle import Bundle, find_bundle
 from gstk.core.files import StrPath
+from gstk.core.profile import InputProfile
 from gstk.core.window import WindowPolicy
 from gstk.engines.base import BundleEngine
 from gstk.engines.select import open_engine
+from gstk.errors import ProfileError
 from gstk.session.deadline import Budget, process_age_s
 from gstk.session.session import Session
 
@@ -54,11 +56,13 @@ def open(
 
     Raises:
         GstkError: `budget_s` is not above 0, or `calls` below 1.
+        ProfileError: the bundle's network wants what sessions do not prepare.
         BundleError: the bundle is not there, is not what its manifest says, or has no graphs of that precision.
         BackendMissing: the backend is not installed or its device not there; the message names the remedy.
     """
     budget = None if budget_s is None else Budget(budget_s, calls)
     opened = Bundle.open(find_bundle(bundle))
+    _require_supported(opened.manifest.profile)
     roi = opened.manifest.roi
     z, y, x = roi.default
     policy = WindowPolicy(max_voxels=z * y * x, multiple=roi.multiple, min_side=roi.minimum)
@@ -72,6 +76,18 @@ def open(
     except BaseException:
         engine.close()
         raise
+
+
+def _require_supported(profile: InputProfile) -> None:
+    """Refuses what sessions do not prepare yet: a mask made otherwise would be wrong without an error."""
+    plain = profile.orientation == "stored" and profile.axis_order == "zyx" and isinstance(profile.spacing_mm, str)
+    if not plain or profile.intensities.source != "case" or list(profile.intensities.percentiles) != [1.0, 99.0]:
+        raise ProfileError(
+            f"got a bundle with the input profile {profile.name}, whose axes, resolution or intensities sessions do "
+            "not prepare yet; export with another profile only if the weights are of that one"
+        )
+    if "points" not in profile.branches:
+        raise ProfileError(f"got a bundle with the input profile {profile.name}, whose weights take no points")
 
 
 def _latency_model(
