@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gstk.batch.ray_pool import Workers, map_on_ray
 from gstk.cases.npz import Case, SpacingOrder, load_case, save_segs
-from gstk.cases.volumes import VOLUME_SUFFIXES, case_name, find_cases, write_mask
+from gstk.cases.volumes import VOLUME_SUFFIXES, case_name, find_cases, write_case_mask
 from gstk.core.files import StrPath, make_folder
 from gstk.core.prompts import ObjectPrompts
 from gstk.errors import GstkError, OutputError, PromptError
@@ -34,6 +34,8 @@ class _Options(NamedTuple):
     overlay: bool
     intensity_window: str
     spacing_order: SpacingOrder
+    series: str | None
+    phase: int | None
     budget: Budget | None
     started_s: float
 
@@ -127,6 +129,8 @@ def infer(
     overlay: bool = False,
     intensity_window: str = "auto",
     spacing_order: SpacingOrder = "zyx",
+    series: str | None = None,
+    phase: int | None = None,
     budget: Budget | None = None,
     started_s: float = 0.0,
     workers: Workers | None = None,
@@ -143,6 +147,7 @@ def infer(
         overlay: also write `<name>_overlay.png`.
         intensity_window: intensities of volumes that are not .npz, as in `gstk.cases.prepare.prepare_case`.
         spacing_order: axis order of the `spacing` of .npz cases.
+        series, phase: which image of each DICOM folder, as in `gstk.cases.volumes.read_volume`.
         budget: time for each object of a case, reading and writing included. Give the session a latency model.
         started_s: seconds of the first case's budget that are gone already, such as the start of the process; opening
             the session is added.
@@ -168,7 +173,7 @@ def infer(
                 f"the result of {path} would overwrite {output}; give another --out folder, or one run each"
             )
         taken.add(output.resolve())
-    options = _Options(dict(prompts or {}), overlay, intensity_window, spacing_order, budget, started_s)
+    options = _Options(dict(prompts or {}), overlay, intensity_window, spacing_order, series, phase, budget, started_s)
     tasks = list(zip(paths, outputs, strict=True))
     if workers is not None:  # their working folder is another
         tasks = [(path.absolute(), output.absolute()) for path, output in tasks]
@@ -245,9 +250,10 @@ def _infer_one(session: Session, options: _Options, task: tuple[Path, Path]) -> 
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            case = read_case(path, options.intensity_window, options.spacing_order)
+            case = read_case(path, options.intensity_window, options.spacing_order, options.series, options.phase)
         notes += [str(w.message) for w in caught]
-        case = replace(case, prompts={**case.prompts, **options.prompts})
+        given = options.prompts if case.slices is None else case.slices.to_regular(options.prompts)
+        case = replace(case, prompts={**case.prompts, **given})
         within_s = None
         if options.budget is not None:
             spent_s = options.started_s + time.perf_counter() - began + _WRITE_S * case.image.size
@@ -257,7 +263,9 @@ def _infer_one(session: Session, options: _Options, task: tuple[Path, Path]) -> 
         if output.suffix == ".npz":
             save_segs(output, mask)
         else:
-            write_mask(output, mask, case.geometry)
+            regular = write_case_mask(output, mask, case)
+            if regular is not None:
+                notes.append(f"the mask on the regular grid, for viewers, is {regular}")
         picture = None
         if options.overlay:
             from gstk.cases.overlay import save_overlay
@@ -270,7 +278,9 @@ def _infer_one(session: Session, options: _Options, task: tuple[Path, Path]) -> 
     return InferResult(path, output, picture, objects, time.perf_counter() - began, tuple(notes), report=session.report)
 
 
-def read_case(path: Path, intensity_window: str, spacing_order: SpacingOrder) -> Case:
+def read_case(
+    path: Path, intensity_window: str, spacing_order: SpacingOrder, series: str | None = None, phase: int | None = None
+) -> Case:
     """A case from an .npz, or from a volume; see `infer` for the arguments."""
     if path.suffix.lower() == ".npz":
         if intensity_window != "auto":
@@ -284,4 +294,4 @@ def read_case(path: Path, intensity_window: str, spacing_order: SpacingOrder) ->
         warnings.warn(said, stacklevel=2)
     from gstk.cases.prepare import prepare_case
 
-    return prepare_case(path, intensity_window)
+    return prepare_case(path, intensity_window, series=series, phase=phase)

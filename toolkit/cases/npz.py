@@ -17,6 +17,7 @@ import numpy.lib.format as npy
 import numpy.typing as npt
 
 from gstk.cases.safe_npz import npz_keys, read_npz
+from gstk.cases.slice_grid import SliceGrid
 from gstk.core.files import StrPath, atomic_path
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point, list_prompts, parse_prompts
@@ -61,6 +62,8 @@ class Case:
         prev_mask: the same for the segmentation of an earlier round.
         path: where the case was read from.
         modality: DICOM modality such as "CT", where the file says it.
+        slices: where the slices lie that the image was resampled from; None where it is on the grid that was read.
+        nifti_header: of the NIfTI file that the image is from, which its mask carries; None for other files.
 
     Raises:
         CaseError: an array's shape is not the geometry's.
@@ -74,6 +77,8 @@ class Case:
     prev_mask: LabelMap | None = None
     path: Path | None = None
     modality: str | None = None
+    slices: SliceGrid | None = None
+    nifti_header: bytes | None = None
 
     def __post_init__(self) -> None:
         for what, array in (("image", self.image), ("labels", self.labels), ("prev_mask", self.prev_mask)):

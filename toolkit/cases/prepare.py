@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gstk.cases.npz import Case, CaseWarning, LabelMap, SpacingOrder, save_case, to_label_map
-from gstk.cases.volumes import case_name, find_cases, is_volume, read_any
+from gstk.cases.volumes import case_name, find_cases, is_volume, read_any, read_volume
 from gstk.core.files import StrPath, make_folder
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts
@@ -73,6 +73,9 @@ def prepare_case(
     intensity_window: IntensityWindow = None,
     labels: StrPath | None = None,
     spacing_order: SpacingOrder = "zyx",
+    *,
+    series: str | None = None,
+    phase: int | None = None,
 ) -> Case:
     """Make a case of one volume; what was chosen for it goes to the `gstk` logger.
 
@@ -84,6 +87,7 @@ def prepare_case(
         labels: a label map of the same grid, in any format that `source` may have. Its ids become 1..K without gaps,
             in their order, and each class gets a box. Without one, an .npz keeps the labels and prompts it has.
         spacing_order: axis order of an .npz file's `spacing`.
+        series, phase: which image of a DICOM folder; see `gstk.cases.volumes.read_volume`.
 
     Returns:
         A case with a uint8 image (z, y, x) 0..255 and the source's geometry.
@@ -93,7 +97,7 @@ def prepare_case(
             another grid.
         GeometryError, PromptError: see `gstk.cases.npz.load_case`.
     """
-    case, intensities, label_ids = _build(Path(source), intensity_window, labels, spacing_order)
+    case, intensities, label_ids = _build(Path(source), intensity_window, labels, spacing_order, series, phase)
     _LOG.info("%s: %s", case.name, intensities)
     if label_ids:
         _LOG.info("%s: labels %s", case.name, ", ".join(f"{old} -> {new}" for old, new in label_ids.items()))
@@ -107,6 +111,9 @@ def prepare(
     labels: StrPath | None = None,
     spacing_order: SpacingOrder = "zyx",
     progress: bool = False,
+    *,
+    series: str | None = None,
+    phase: int | None = None,
 ) -> list[PrepareResult]:
     """Make a case of every volume found, written to `out_dir`/<name>.npz. One that fails does not stop the others.
 
@@ -117,6 +124,7 @@ def prepare(
         labels: a label map where there is one source, or a folder with one label map a source, of the same name.
         spacing_order: axis order of the `spacing` of .npz sources.
         progress: show a progress bar on stderr.
+        series, phase: which image of each DICOM folder; see `gstk.cases.volumes.read_volume`.
 
     Returns:
         One result a source, in the order found.
@@ -140,7 +148,9 @@ def prepare(
             error = f"got no label map named {case_name(path)} in {labels}, expected one for each source"
             results.append(PrepareResult(path, error=error))
         else:
-            results.append(_prepare_one(path, output, intensity_window, label_of.get(path), spacing_order))
+            results.append(
+                _prepare_one(path, output, intensity_window, label_of.get(path), spacing_order, series, phase)
+            )
             kept.add(output.resolve())
     return results
 
@@ -223,12 +233,18 @@ def boxes_of(labels: LabelMap) -> dict[int, Box]:
 
 
 def _prepare_one(
-    path: Path, output: Path, intensity_window: IntensityWindow, labels: Path | None, spacing_order: SpacingOrder
+    path: Path,
+    output: Path,
+    intensity_window: IntensityWindow,
+    labels: Path | None,
+    spacing_order: SpacingOrder,
+    series: str | None,
+    phase: int | None,
 ) -> PrepareResult:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CaseWarning)
         try:
-            case, intensities, label_ids = _build(path, intensity_window, labels, spacing_order)
+            case, intensities, label_ids = _build(path, intensity_window, labels, spacing_order, series, phase)
             save_case(output, case)
             result = PrepareResult(path, output, intensities, label_ids)
         except GstkError as error:
@@ -237,9 +253,14 @@ def _prepare_one(
 
 
 def _build(
-    source: Path, intensity_window: IntensityWindow, labels: StrPath | None, spacing_order: SpacingOrder
+    source: Path,
+    intensity_window: IntensityWindow,
+    labels: StrPath | None,
+    spacing_order: SpacingOrder,
+    series: str | None = None,
+    phase: int | None = None,
 ) -> tuple[Case, str, dict[int, int]]:
-    case = read_any(source, spacing_order)
+    case = read_any(source, spacing_order, series=series, phase=phase)
     image, intensities = window_image(case, intensity_window)
     label_map = case.labels if labels is None else _read_labels(labels, case)
     if label_map is None or (labels is None and case.prompts):
@@ -301,9 +322,11 @@ def _parse_intensity_window(intensity_window: IntensityWindow) -> str | tuple[fl
 
 
 def _read_labels(labels: StrPath, case: Case) -> LabelMap:
-    other = read_any(labels)
+    other = read_any(labels) if str(labels).lower().endswith(".npz") else read_volume(labels, is_label_map=True)
     what = f"the label map {Path(labels).name}"
     array = other.image if other.labels is None else other.labels
+    if case.slices is not None and other.slices is None and array.shape == case.slices.geometry.shape:
+        return case.slices.resample(to_label_map(array, array.shape, what), nearest=True)
     label_map = to_label_map(array, case.geometry.shape, f"{what} of {case.name}")
     # An .npz has no origin, so there only the shape can be compared.
     if not any(str(path).lower().endswith(".npz") for path in (labels, case.path)):

@@ -3,31 +3,43 @@
 SimpleITK does the work; it is imported only where a volume is read or written.
 """
 
+import math
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gstk.cases.nifti_check import check_nifti_is_whole
-from gstk.cases.npz import Case, CaseWarning, SpacingOrder, check_image, load_case, to_label_map
-from gstk.core.files import StrPath, atomic_path
+from gstk.cases.dicom import read_dicom
+from gstk.cases.dicom_headers import is_dicom_file
+from gstk.cases.itk import one_line, quiet_itk
+from gstk.cases.nifti import read_nifti, write_nifti
+from gstk.cases.npz import Case, CaseWarning, LabelMap, SpacingOrder, check_image, load_case, to_label_map
+from gstk.cases.slice_grid import SliceGrid
+from gstk.core.files import StrPath, atomic_path, explain_lost_bytes
 from gstk.core.geometry import Geometry
 from gstk.errors import CaseError, GeometryError, OutputError
 
-__all__ = ["VOLUME_SUFFIXES", "case_name", "find_cases", "is_volume", "read_any", "read_volume", "write_mask"]
+__all__ = [
+    "VOLUME_SUFFIXES",
+    "case_name",
+    "find_cases",
+    "is_volume",
+    "read_any",
+    "read_volume",
+    "write_case_mask",
+    "write_mask",
+]
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
+_AT_RIGHT_ANGLES = 1e-4
+_LARGEST_SHEAR = 1.01e-3
 _KNOWN = f"expected .npz, {', '.join(VOLUME_SUFFIXES)}, a DICOM file or a folder of DICOM slices"
-_MODALITY_TAG = "0008|0060"
-_THICKNESS_TAG = "0018|0050"
-_SPACING_BETWEEN_TAG = "0018|0088"
 
 
 def case_name(path: StrPath) -> str:
@@ -73,12 +85,15 @@ def find_cases(paths: StrPath | Iterable[StrPath]) -> list[Path]:
     return list(found)
 
 
-def read_any(path: StrPath, spacing_order: SpacingOrder = "zyx") -> Case:
+def read_any(
+    path: StrPath, spacing_order: SpacingOrder = "zyx", *, series: str | None = None, phase: int | None = None
+) -> Case:
     """Read a case from an .npz file or any volume format.
 
     Args:
         path: an .npz or volume file, a DICOM file, or a folder of DICOM slices.
         spacing_order: axis order of an .npz file's `spacing`; the other formats know their own.
+        series, phase: see `read_volume`.
 
     Raises:
         CaseError: the path does not exist, is of no known format, or cannot be read.
@@ -86,88 +101,190 @@ def read_any(path: StrPath, spacing_order: SpacingOrder = "zyx") -> Case:
     """
     if Path(path).suffix.lower() == ".npz":
         return load_case(path, spacing_order)
-    return read_volume(path)
+    return read_volume(path, series=series, phase=phase)
 
 
-def read_volume(path: StrPath) -> Case:
+def read_volume(
+    path: StrPath, *, series: str | None = None, phase: int | None = None, is_label_map: bool = False
+) -> Case:
     """Read a NIfTI, NRRD or MetaImage file, or a DICOM series given as its folder or as any one of its files.
 
+    Args:
+        path: the file or folder.
+        series: which series of a DICOM folder: its number, description or Series Instance UID. None takes that of the
+            given file, or of a folder that with the largest image.
+        phase: which image of a DICOM series that holds several (phases, echoes, a scout), from 1. None takes the
+            largest.
+        is_label_map: whether voxels are label ids, of which no resampling makes others.
+
     Returns:
-        A case without prompts. The image is (z, y, x) in the file's own dtype (what ITK's rescaling makes of it), in
-        the stored orientation; its geometry is LPS mm.
+        A case without prompts. The image is (z, y, x) in the file's own dtype (with slope and intercept applied), in
+        the stored orientation; its geometry is LPS mm. Slices that shift in their plane (a gantry tilt), and those of a
+        DICOM series that are not evenly spaced, are resampled to a regular grid; `Case.slices` leads back.
 
     Raises:
         CaseError: the path does not exist, is of no known format, is damaged or truncated, is not a 3-D volume of
-            single real values, or holds NaN or infinity (in NIfTI, ITK reads those as 0).
+            single real values, holds NaN or infinity (in NIfTI those become 0), or has axes that are not at right
+            angles in another way than by slices that shift in their plane.
 
     Warns:
-        CaseWarning: a folder holds several series (that with the most slices is taken), files that are in no series,
-            or a series whose slices are not evenly spaced.
+        CaseWarning: a DICOM folder holds several series or images, files that are no images, or slices whose spacing
+            is not stated; axes were taken as at right angles, or resampled; see also `gstk.cases.nifti.read_nifti`.
     """
-    import SimpleITK
-
     file = Path(path)
     if not file.exists():
         raise CaseError(f"{file} does not exist; check the path")
     if not is_volume(file):
         what = "holds no DICOM slices" if file.is_dir() else "is of no known format"
         raise CaseError(f"{file} {what}; {_KNOWN}")
+    modality, header, slices = None, None, None
+    what = f"the image of {file.name}"
     try:
-        with _quiet():
-            if _suffix(file) in VOLUME_SUFFIXES and file.is_file():
-                image, modality = _read_file(file), None
-            else:
-                image, modality = _read_series(file)
-        array = SimpleITK.GetArrayFromImage(image)
-        geometry = Geometry.from_sitk(image)
-    except RuntimeError as error:
-        raise CaseError(f"cannot read {file}: {_one_line(error)}") from error
-    except (GeometryError, MemoryError) as error:
+        if _suffix(file) not in VOLUME_SUFFIXES or not file.is_file():
+            dicom = read_dicom(file, series, phase, is_label_map)
+            image, geometry, modality, slices = dicom.voxels, dicom.geometry, dicom.modality, dicom.slices
+        elif _suffix(file) in (".nii", ".nii.gz"):
+            image, geometry, header = read_nifti(file)
+        else:
+            image, geometry = _read_with_itk(file)
+        image = check_image(image, what)
+        if slices is None:
+            image, geometry, slices = _straighten(image, geometry, file.name, is_label_map)
+    except GeometryError as error:
+        raise CaseError(f"cannot read {file}: {error}") from error
+    except MemoryError as error:
         raise CaseError(f"cannot read {file}: {str(error) or 'it does not fit into memory'}") from error
-    image_zyx = check_image(array, f"the image of {file.name}")
-    return Case(case_name(file), image_zyx, geometry, path=file, modality=modality)
+    return Case(case_name(file), image, geometry, path=file, modality=modality, slices=slices, nifti_header=header)
 
 
-def write_mask(path: StrPath, mask: npt.NDArray[Any], geometry: Geometry) -> None:
+def write_case_mask(path: StrPath, mask: npt.NDArray[Any], case: Case) -> Path | None:
+    """Write a segmentation of a case's image where that image lies, whole or not at all.
+
+    A NIfTI mask carries the header of a NIfTI image. Where the image was resampled (`Case.slices`), the mask is given
+    back on what was read, and also written as `<name>_regular` on the grid of the case.
+
+    Args:
+        path: see `write_mask`.
+        mask: (z, y, x) of the case's image, whole label ids 0..65535.
+        case: from `read_volume`.
+
+    Returns:
+        The file of the mask on the regular grid; None where there is none.
+
+    Raises:
+        OutputError: see `write_mask`.
+    """
+    target = Path(path)
+    if case.slices is None:
+        write_mask(target, mask, case.geometry, nifti_header=case.nifti_header)
+        return None
+    write_mask(target, case.slices.restore(mask), case.slices.geometry, nifti_header=case.nifti_header)
+    regular = target.with_name(f"{case_name(target)}_regular{_suffix(target)}")
+    write_mask(regular, mask, case.geometry)
+    return regular
+
+
+def write_mask(path: StrPath, mask: npt.NDArray[Any], geometry: Geometry, *, nifti_header: bytes | None = None) -> None:
     """Write a segmentation, compressed, in the format that the suffix names; whole or not at all.
 
     Args:
         path: the file to write: .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd.
         mask: (z, y, x), whole label ids 0..65535 of any dtype; written as uint8 where they fit, else as uint16.
-        geometry: of the image that was segmented. NIfTI stores it in single precision.
+        geometry: of the image that was segmented. NIfTI stores it in single precision; axes that are not at right
+            angles it stores as the sform alone, which readers built on ITK refuse.
+        nifti_header: `Case.nifti_header` of a NIfTI image; a NIfTI mask carries it in place of `geometry`.
 
     Raises:
         OutputError: the mask is no label map of the geometry's shape, the suffix is unknown, the format cannot hold
             the geometry, or the file cannot be written.
     """
-    import SimpleITK
-
     target = Path(path)
     suffix = _suffix(target)
     if suffix not in VOLUME_SUFFIXES:
         raise OutputError(f"got the suffix {target.suffix!r} for {target.name}, expected {', '.join(VOLUME_SUFFIXES)}")
-    axes = np.reshape(geometry.direction, (3, 3))
-    # ITK would write the nearest rotation without a word, and the mask would lie beside its image.
-    if suffix not in (".nrrd", ".nhdr") and not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):
-        raise OutputError(f"{target.name} cannot hold axes that are not at right angles; write a .nrrd file")
     try:
-        image = SimpleITK.GetImageFromArray(to_label_map(mask, geometry.shape, "the mask"))
+        labels = to_label_map(mask, geometry.shape, "the mask")
     except CaseError as error:
         raise OutputError(str(error)) from None
-    geometry.apply_to(image)
     with atomic_path(target) as partial:
-        try:
-            with _quiet():
-                SimpleITK.WriteImage(image, str(partial), useCompression=True)
-        except RuntimeError as error:
-            raise OutputError(f"cannot write {target}: {_one_line(error)}") from error
+        if suffix in (".nii", ".nii.gz"):
+            write_nifti(partial, labels, geometry, nifti_header)
+        else:
+            _write_with_itk(partial, labels, geometry, target)
+
+
+def _write_with_itk(partial: Path, labels: LabelMap, geometry: Geometry, target: Path) -> None:
+    import SimpleITK
+
+    image = SimpleITK.GetImageFromArray(labels)
+    geometry.apply_to(image)
+    try:
+        with quiet_itk():
+            SimpleITK.WriteImage(image, str(partial), useCompression=True)
+    except RuntimeError as error:
+        raise OutputError(f"cannot write {target}: {one_line(error)}") from error
+    # ITK's writers do not say that a disk is full, so what they wrote is read back.
+    try:
+        with quiet_itk():
+            written = SimpleITK.ReadImage(str(partial))
+        same = np.array_equal(SimpleITK.GetArrayViewFromImage(written), labels)
+    except RuntimeError:
+        raise explain_lost_bytes(partial) from None
+    if not same:
+        raise explain_lost_bytes(partial)
+    if not np.allclose(Geometry.from_sitk(written).affine, geometry.affine, rtol=1e-6, atol=1e-4):
+        raise OutputError(f"{target.name} cannot hold axes that are not at right angles; write a .nrrd file")
+
+
+def _straighten(
+    image: npt.NDArray[Any], geometry: Geometry, name: str, nearest: bool
+) -> tuple[npt.NDArray[Any], Geometry, SliceGrid | None]:
+    """Resample an image whose slices shift in their plane to axes at right angles; leave others as they are."""
+    axes = np.reshape(geometry.direction, (3, 3))
+    axes = axes / np.linalg.norm(axes, axis=0)
+    x, y, step = axes.T
+    off = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    if off <= _AT_RIGHT_ANGLES:
+        return image, geometry, None
+    what = f"the axes of {name} are up to {math.degrees(math.asin(min(1.0, off))):.3g} degrees off right angles"
+    if off <= _LARGEST_SHEAR:
+        warnings.warn(f"{what}; they are taken as at right angles", CaseWarning, stacklevel=3)
+        return image, geometry, None
+    if abs(float(x @ y)) > _LARGEST_SHEAR or image.shape[0] == 1:
+        raise CaseError(
+            f"cannot read {name}: {what}, and not as slices shift with a gantry tilt; resample it to axes at right "
+            "angles, for example with nibabel.processing.resample_to_output, and segment that"
+        )
+    y = y - (x @ y) * x
+    y /= np.linalg.norm(y)
+    z = np.cross(x, y)
+    z *= np.sign(z @ step)
+    spacing = geometry.spacing_mm
+    positions = np.asarray(geometry.origin_mm) + np.outer(np.arange(image.shape[0]), step * spacing[0])
+    grid = SliceGrid.of(image.shape, positions, np.stack([x, y, z]), (spacing[0] * float(z @ step), *spacing[1:]))
+    warnings.warn(
+        f"{what}, as with a gantry tilt; it is resampled to axes at right angles, and its mask is given back on the "
+        "voxels read",
+        CaseWarning,
+        stacklevel=3,
+    )
+    return grid.resample(image, nearest), grid.regular, replace(grid, geometry=geometry)
+
+
+def _read_with_itk(file: Path) -> tuple[npt.NDArray[Any], Geometry]:
+    import SimpleITK
+
+    try:
+        with quiet_itk():
+            image = _read_file(file)
+    except RuntimeError as error:
+        raise CaseError(f"cannot read {file}: {one_line(error)}") from error
+    return SimpleITK.GetArrayFromImage(image), Geometry.from_sitk(image)
 
 
 def _read_file(file: Path) -> Any:
     import SimpleITK
 
-    if _suffix(file) in (".nii", ".nii.gz"):
-        check_nifti_is_whole(file)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
@@ -190,81 +307,6 @@ def _check_scalar_3d(file: Path, reader: Any) -> None:
         raise CaseError(f"got {components} values a voxel ({kind}) in {file.name}, expected one real number each")
 
 
-def _read_series(path: Path) -> tuple[Any, str | None]:
-    import SimpleITK
-
-    folder = path if path.is_dir() else path.parent
-    by_id = {
-        uid: SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
-        for uid in SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    }
-    if path.is_dir():
-        chosen = max(by_id, key=lambda uid: len(by_id[uid]), default=None)
-        _warn_of_other_files(folder, by_id, chosen)
-    else:
-        chosen = next((uid for uid, names in by_id.items() if path.name in {Path(n).name for n in names}), None)
-    if chosen is None:
-        raise CaseError(f"{path} holds no DICOM image that can be decoded; the files are damaged or hold no images")
-    names = by_id[chosen]
-    first = SimpleITK.ImageFileReader()
-    first.SetFileName(names[0])
-    first.ReadImageInformation()
-    modality = first.GetMetaData(_MODALITY_TAG).strip() if first.HasMetaDataKey(_MODALITY_TAG) else ""
-    _check_scalar_3d(path, first)
-    if len(names) == 1:
-        return _single_slice(first, path), modality or None
-    reader = SimpleITK.ImageSeriesReader()
-    reader.SetFileNames(names)
-    image = reader.Execute()
-    if image.HasMetaDataKey("ITK_non_uniform_sampling_deviation"):
-        warnings.warn(
-            f"the {len(names)} slices of {path.name} are not evenly spaced: a slice may be missing, and the z spacing "
-            f"of {image.GetSpacing()[2]:.3g} mm is their mean",
-            CaseWarning,
-            stacklevel=3,
-        )
-    return image, modality or None
-
-
-def _single_slice(reader: Any, path: Path) -> Any:
-    """The image of a series of one file: where it is one slice, ITK knows no z spacing and says 1 mm."""
-    image = reader.Execute()
-    stated = reader.GetMetaData(_THICKNESS_TAG).strip() if reader.HasMetaDataKey(_THICKNESS_TAG) else ""
-    if image.GetSize()[2] == 1 and not reader.HasMetaDataKey(_SPACING_BETWEEN_TAG):
-        try:
-            thickness_mm = float(stated)
-        except ValueError:
-            thickness_mm = 0.0
-        if thickness_mm > 0:
-            image.SetSpacing((*image.GetSpacing()[:2], thickness_mm))
-        source = "its slice thickness" if thickness_mm > 0 else "assumed"
-        warnings.warn(
-            f"{path.name} is one slice; its z spacing of {image.GetSpacing()[2]:.3g} mm is {source}",
-            CaseWarning,
-            stacklevel=4,
-        )
-    return image
-
-
-def _warn_of_other_files(folder: Path, by_id: dict[str, tuple[str, ...]], chosen: str | None) -> None:
-    if len(by_id) > 1 and chosen is not None:
-        others = ", ".join(f"{uid} ({len(names)} slices)" for uid, names in by_id.items() if uid != chosen)
-        warnings.warn(
-            f"{folder.name} holds {len(by_id)} DICOM series; took {chosen} ({len(by_id[chosen])} slices), not {others};"
-            " a file given instead of the folder picks its series",
-            CaseWarning,
-            stacklevel=4,
-        )
-    used = {Path(name).name for names in by_id.values() for name in names}
-    unused = [child.name for child in _files(folder) if child.name not in used and _is_dicom(child)]
-    if unused and by_id:
-        warnings.warn(
-            f"{len(unused)} DICOM files of {folder.name} cannot be read as images and are left out, {unused[0]} first",
-            CaseWarning,
-            stacklevel=4,
-        )
-
-
 def _cases_below(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -285,32 +327,4 @@ def _suffix(path: Path) -> str:
 
 
 def _is_dicom(file: Path) -> bool:
-    if _suffix(file) or file.name.upper() == "DICOMDIR":  # an index, not a slice
-        return False
-    try:
-        with file.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM" or file.suffix.lower() == ".dcm"
-    except OSError:
-        return False
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep ITK from printing warnings: what matters in them is raised or warned of here."""
-    import SimpleITK
-
-    before = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        SimpleITK.ProcessObject.SetGlobalWarningDisplay(before)
-
-
-def _one_line(error: RuntimeError) -> str:
-    """The reason in SimpleITK's several lines of where in its source it was, or the message of our own checks."""
-    text = str(error).rpartition("ERROR: ")[2]
-    # MetaImage's "Reason: No such file or directory" is what errno happened to be.
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Reason:")]
-    reason = lines[-1] if lines else type(error).__name__
-    return re.sub(r"^\[\w+\] |^\w+\(0x[0-9a-f]+\): ", "", reason)
+    return not _suffix(file) and is_dicom_file(file)

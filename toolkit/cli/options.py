@@ -20,9 +20,11 @@ __all__ = [
     "CallsOption",
     "DeviceOption",
     "EngineOption",
+    "PhaseOption",
     "PointOption",
     "PrecisionOption",
     "RayOption",
+    "SeriesOption",
     "SpacingOrderOption",
     "ThreadsOption",
     "WorkerCpusOption",
@@ -59,6 +61,18 @@ PointOption = Annotated[
 BoxOption = Annotated[
     list[str] | None,
     typer.Option(help="The object's first and last voxel, [ID:]z0,y0,x0,z1,y1,x1.", show_default=False),
+]
+SeriesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Which series of a DICOM folder: number, description or UID. Else the largest.", show_default=False
+    ),
+]
+PhaseOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Which image of a DICOM series with several (phases, echoes). Else the largest.", show_default=False
+    ),
 ]
 RayOption = Annotated[
     str | None,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gstk.cli.options import SpacingOrderOption
+from gstk.cli.options import PhaseOption, SeriesOption, SpacingOrderOption
 
 __all__ = ["prepare_command"]
 
@@ -31,11 +31,13 @@ def prepare_command(
     spacing_order: Annotated[
         SpacingOrderOption, typer.Option(help="Axis order of the spacing in .npz sources.")
     ] = SpacingOrderOption.zyx,
+    series: SeriesOption = None,
+    phase: PhaseOption = None,
 ) -> None:
     """Make .npz cases from volumes: intensities to 0..255, label maps to classes and boxes."""
     from gstk.cases.prepare import prepare
 
-    results = prepare(sources, out_dir, window, labels, spacing_order.order, progress=True)
+    results = prepare(sources, out_dir, window, labels, spacing_order.order, progress=True, series=series, phase=phase)
     for result in results:
         for warning in result.warnings:
             typer.echo(f"{result.source}: warning: {warning}", err=True)

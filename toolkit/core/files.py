@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from typing import TypeAlias
 
 from gstk.errors import OutputError
 
-__all__ = ["StrPath", "atomic_path", "make_folder"]
+__all__ = ["StrPath", "atomic_path", "explain_lost_bytes", "make_folder"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
@@ -21,7 +22,10 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
 
     The yielded path lies in a scratch folder beside `path` and has the same file name, so suffix-driven writers pick
     the same format. Files written next to it (the data file of a detached .mhd or .nhdr header) move along with it.
-    On an error nothing is left behind and an older `path` stays as it was.
+    Everything is on the disk before it gets its name (fsync), so what a full disk, a quota or a network drive says only
+    when a file is closed counts too. On an error nothing is left behind and an older `path` stays as it was.
+
+    A writer that does not report its failures must be checked in the block: `explain_lost_bytes` says what went wrong.
 
     Args:
         path: the file to write. Its folder must exist.
@@ -35,11 +39,14 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix=".gstk-", dir=target.parent))
         partial = scratch / target.name
         yield partial
+        for written in sorted(scratch.iterdir()):
+            _sync(written)
         # The header goes last: until then a reader finds the old pair or nothing.
         for sibling in sorted(scratch.iterdir()):
             if sibling != partial:
                 os.replace(sibling, target.parent / sibling.name)
         os.replace(partial, target)
+        _sync(target.parent)
     except OSError as error:
         raise OutputError(
             f"cannot write {target}: {_reason(error)}; check that its folder can be written to"
@@ -61,6 +68,41 @@ def make_folder(path: StrPath) -> Path:
     except OSError as error:
         raise OutputError(f"cannot create the folder {folder}: {_reason(error)}; give another output folder") from error
     return folder
+
+
+def explain_lost_bytes(partial: StrPath) -> OSError:
+    """Why a file does not hold what a library wrote to it without reporting an error.
+
+    Args:
+        partial: the file, still there.
+
+    Returns:
+        The error that writing beside it meets now, such as a full disk; else one that says that bytes were lost.
+    """
+    probe = Path(partial).with_name(".probe")
+    try:
+        with probe.open("wb") as stream:
+            stream.write(bytes(2**16))
+        _sync(probe)
+    except OSError as error:
+        return error
+    finally:
+        probe.unlink(missing_ok=True)
+    return OSError(errno.EIO, "the file does not hold what was written to it")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk, where its file system can say so."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # Windows
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _reason(error: OSError) -> str:
