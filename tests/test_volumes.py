@@ -3,16 +3,28 @@
 import gzip
 import multiprocessing
 import os
+import re
+import resource
 import shutil
 import warnings
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
 
 from gstk.cases.npz import CaseWarning
-from gstk.cases.volumes import VOLUME_SUFFIXES, case_name, find_cases, is_volume, read_any, read_volume, write_mask
+from gstk.cases.volumes import (
+    VOLUME_SUFFIXES,
+    case_name,
+    find_cases,
+    is_volume,
+    read_any,
+    read_volume,
+    write_case_mask,
+    write_mask,
+)
 from gstk.core.geometry import Geometry
 from gstk.errors import CaseError, OutputError
 
@@ -97,14 +109,91 @@ def test_masks_that_cannot_be_written(tmp_path: Path) -> None:
     assert [child.name for child in tmp_path.iterdir()] == ["a.nrrd"]
 
 
-def test_sheared_axes_are_not_straightened_in_silence(tmp_path: Path) -> None:
-    sheared = Geometry((2, 3, 4), (1, 1, 1), direction=(1, 0, 0, 0, 1, 0.6, 0, 0, 0.8))
-    mask = np.ones((2, 3, 4), np.uint8)
-    for suffix in (".nii", ".mha"):
-        with pytest.raises(OutputError, match=r"cannot hold axes that are not at right angles; write a \.nrrd file"):
-            write_mask(tmp_path / f"a{suffix}", mask, sheared)
-    write_mask(tmp_path / "a.nrrd", mask, sheared)
-    np.testing.assert_allclose(read_volume(tmp_path / "a.nrrd").geometry.affine, sheared.affine)
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
+def test_masks_hold_sheared_axes(tmp_path: Path, suffix: str) -> None:
+    sheared = Geometry((2, 3, 4), (1, 1, 1), (5, 6, 7), (1, 0, 0, 0, 1, 0.6, 0, 0, 0.8))
+    file = tmp_path / f"a{suffix}"
+    write_mask(file, np.ones((2, 3, 4), np.uint8), sheared)
+    if suffix != ".nii":
+        np.testing.assert_allclose(Geometry.from_sitk(SimpleITK.ReadImage(str(file))).affine, sheared.affine)
+        return
+    lps = np.diag([-1, -1, 1, 1]) @ nibabel.load(file).affine
+    np.testing.assert_allclose(lps[:, [2, 1, 0, 3]], sheared.affine, atol=1e-6)
+    with pytest.raises(RuntimeError, match="orthonormal"):  # rather than a mask at a wrong place
+        SimpleITK.ReadImage(str(file))
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_sheared_volumes_are_resampled_and_their_masks_given_back(tmp_path: Path, suffix: str) -> None:
+    z, y, x = np.indices((24, 40, 48))
+    organ = ((z - 11) / 5) ** 2 + ((y - 16) / 8) ** 2 + ((x - 30) / 8) ** 2 < 1
+    turned = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0.26], [0, 0, 0.966]])
+    image = np.where(organ, 160, 40).astype(np.int16)
+    sheared = Geometry(organ.shape, (2.5, 0.9, 0.8), (5, 6, 7), tuple(turned.ravel()))
+    file = tmp_path / f"a{suffix}"
+    if suffix == ".nii.gz":
+        affine = np.diag([-1, -1, 1, 1]) @ sheared.affine[:, [2, 1, 0, 3]]
+        nibabel.save(nibabel.Nifti1Image(image.T, affine), file)
+    else:
+        write(file, image, sheared)
+    with pytest.warns(
+        CaseWarning, match=r"are up to 15.1 degrees off right angles, as with a gantry tilt; it is resampled"
+    ):
+        case = read_volume(file)
+    axes = np.reshape(case.geometry.direction, (3, 3))
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-6)
+    centre = sheared.voxel_to_mm(np.argwhere(organ)).mean(axis=0)
+    np.testing.assert_allclose(case.geometry.voxel_to_mm(np.argwhere(case.image > 100)).mean(axis=0), centre, atol=0.2)
+    mask = tmp_path / f"mask{suffix}"
+    write_case_mask(mask, case.image > 100, case)
+    if suffix == ".nii.gz":
+        written = nibabel.load(mask)
+        np.testing.assert_array_equal(written.affine, nibabel.load(file).affine)
+        restored = np.asarray(written.dataobj).T > 0
+    else:
+        read = SimpleITK.ReadImage(str(mask))
+        np.testing.assert_allclose(Geometry.from_sitk(read).affine, sheared.affine, atol=1e-6)
+        restored = SimpleITK.GetArrayFromImage(read) > 0
+    assert 2 * (restored & organ).sum() / (restored.sum() + organ.sum()) > 0.96
+    labels = read_volume(mask, is_label_map=True).image if suffix != ".nii.gz" else restored
+    assert set(np.unique(labels)) == {0, 1}
+
+
+def test_slight_shear_is_taken_and_said(tmp_path: Path) -> None:
+    for name, off, said in (("none", 5e-5, None), ("slight", 9e-4, "0.05.* degrees off right angles; they are taken")):
+        affine = np.diag([0.9, 0.9, 2.5, 1])
+        affine[1, 2] = off * 2.5
+        nibabel.save(nibabel.Nifti1Image(NOISE.astype(np.int16), affine), tmp_path / f"{name}.nii")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            case = read_volume(tmp_path / f"{name}.nii")
+        assert [re.search(str(said), str(w.message)) is not None for w in caught] == [True] * (said is not None)
+        assert case.slices is None
+        write_case_mask(tmp_path / "m.nii", case.image > 0, case)
+        np.testing.assert_array_equal(
+            nibabel.load(tmp_path / "m.nii").affine, nibabel.load(tmp_path / f"{name}.nii").affine
+        )
+    affine = np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(NOISE.astype(np.int16), affine), tmp_path / "rows.nii")
+    with pytest.raises(CaseError, match=r"resample it to axes at right angles, for example with nibabel.processing"):
+        read_volume(tmp_path / "rows.nii")
+
+
+def test_a_disk_that_is_full_is_an_error_in_every_format(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk: writes past it fail."""
+    noise = np.random.default_rng(0).integers(0, 255, (20, 40, 50))
+    cube = Geometry(noise.shape, (1, 1, 1))
+    for suffix in VOLUME_SUFFIXES:
+        file = tmp_path / f"mask{suffix}"
+        write_mask(file, np.zeros_like(noise), cube)
+        stood = {child.name: child.read_bytes() for child in tmp_path.iterdir()}
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+        try:
+            with pytest.raises(OutputError, match=rf"cannot write .*mask\{suffix}: (File too large|.*written to it)"):
+                write_mask(file, noise, cube)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert {child.name: child.read_bytes() for child in tmp_path.iterdir()} == stood
 
 
 def test_more_axes_and_channels(tmp_path: Path) -> None:

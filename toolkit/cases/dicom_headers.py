@@ -37,6 +37,7 @@ PHASE_KEYS = (
     ("ComplexImageComponent", None, "component"),
     ("FrameType", "MRImageFrameTypeSequence", "image type"),
     ("ImageType", None, "image type"),
+    ("FrameOfReferenceUID", None, "frame of reference"),
     ("KVP", None, "tube voltage"),
     ("ConvolutionKernel", None, "kernel"),
     ("FrameAcquisitionDateTime", "FrameContentSequence", "acquisition time"),
@@ -56,7 +57,7 @@ class Frame:
         file: where it is.
         index: number of the frame in the file, from 0.
         rows, columns: its size in pixels.
-        series_uid, series_number, series_description, sop_uid, frame_of_reference: identifiers as written; "" for none.
+        series_uid, series_number, series_description, sop_uid: identifiers as written; "" for none.
         modality: such as "CT"; "" for none.
         instance: number of the file in its series; None where it is not stated.
         position_mm: LPS (x, y, z) of the centre of pixel (0, 0); None where it is not stated.
@@ -81,7 +82,6 @@ class Frame:
     series_number: str = ""
     series_description: str = ""
     sop_uid: str = ""
-    frame_of_reference: str = ""
     modality: str = ""
     instance: int | None = None
     position_mm: tuple[float, ...] | None = None
@@ -193,7 +193,6 @@ def _frame(file: Path, header: Any, per_frame: Sequence[Any], index: int, rows: 
         series_number=_text(header, "SeriesNumber"),
         series_description=_text(header, "SeriesDescription"),
         sop_uid=_text(header, "SOPInstanceUID"),
-        frame_of_reference=_text(header, "FrameOfReferenceUID"),
         modality=_text(header, "Modality"),
         instance=_whole(header, "InstanceNumber"),
         position_mm=position,

@@ -66,7 +66,7 @@ class Stack:
 def sort_into_stacks(frames: Iterable[Frame], pixels_of: _PixelsOf) -> list[Stack]:
     """The images of a series.
 
-    Frames belong together by size, pixel spacing, direction, frame of reference and units. Where several lie at one
+    Frames belong together by size, pixel spacing, direction and units. Where several lie at one
     place, the attribute that tells them apart (`PHASE_KEYS`) makes them several images; where none does, the first at
     each place is the first image, and the second the second, unless their pixels are the same: those are copies.
 
@@ -111,7 +111,7 @@ def spacing_of(heights_mm: npt.NDArray[np.float64]) -> tuple[float, float]:
 def _likeness(frame: Frame) -> tuple[object, ...]:
     spacing = None if frame.spacing_mm is None else tuple(round(s, 4) for s in frame.spacing_mm)
     kind = (frame.is_grey, frame.is_localizer, frame.is_mosaic)
-    return frame.rows, frame.columns, spacing, frame.frame_of_reference, _has_place(frame), *kind
+    return frame.rows, frame.columns, spacing, _has_place(frame), *kind
 
 
 def _same_direction(first: Frame, second: Frame) -> bool:

@@ -227,6 +227,9 @@ def _geometry(header: _Header, shape_zyx: tuple[int, int, int], name: str) -> Ge
         "sform": sform if sform_code > 0 and _can_be_inverted(sform) else None,
         "qform": qform if qform_code > 0 and _can_be_inverted(qform) else None,
     }
+    for form, code in (("sform", sform_code), ("qform", qform_code)):
+        if code > 0 and usable[form] is None:
+            _warn(f"the {form} of {name} is not finite, or has no volume; it is passed over")
     chosen = usable["sform"] if usable["sform"] is not None else usable["qform"]
     if chosen is None:
         chosen = np.diag([*(abs(float(v)) or 1.0 for v in header.get(fields.pixdim)[1:4]), 1.0])

@@ -3,6 +3,7 @@
 SimpleITK does the work; it is imported only where a volume is read or written.
 """
 
+import errno
 import math
 import os
 import warnings
@@ -222,16 +223,16 @@ def _write_with_itk(partial: Path, labels: LabelMap, geometry: Geometry, target:
         with quiet_itk():
             SimpleITK.WriteImage(image, str(partial), useCompression=True)
     except RuntimeError as error:
-        raise OutputError(f"cannot write {target}: {one_line(error)}") from error
+        raise explain_lost_bytes(partial) or OutputError(f"cannot write {target}: {one_line(error)}") from error
     # ITK's writers do not say that a disk is full, so what they wrote is read back.
     try:
         with quiet_itk():
             written = SimpleITK.ReadImage(str(partial))
         same = np.array_equal(SimpleITK.GetArrayViewFromImage(written), labels)
     except RuntimeError:
-        raise explain_lost_bytes(partial) from None
+        same = False
     if not same:
-        raise explain_lost_bytes(partial)
+        raise explain_lost_bytes(partial) or OSError(errno.EIO, "the file does not hold what was written to it")
     if not np.allclose(Geometry.from_sitk(written).affine, geometry.affine, rtol=1e-6, atol=1e-4):
         raise OutputError(f"{target.name} cannot hold axes that are not at right angles; write a .nrrd file")
 
@@ -243,7 +244,7 @@ def _straighten(
     axes = np.reshape(geometry.direction, (3, 3))
     axes = axes / np.linalg.norm(axes, axis=0)
     x, y, step = axes.T
-    off = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    off = max(abs(float(x @ y)), float(np.hypot(x @ step, y @ step)))
     if off <= _AT_RIGHT_ANGLES:
         return image, geometry, None
     what = f"the axes of {name} are up to {math.degrees(math.asin(min(1.0, off))):.3g} degrees off right angles"

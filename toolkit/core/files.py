@@ -70,14 +70,14 @@ def make_folder(path: StrPath) -> Path:
     return folder
 
 
-def explain_lost_bytes(partial: StrPath) -> OSError:
+def explain_lost_bytes(partial: StrPath) -> OSError | None:
     """Why a file does not hold what a library wrote to it without reporting an error.
 
     Args:
         partial: the file, still there.
 
     Returns:
-        The error that writing beside it meets now, such as a full disk; else one that says that bytes were lost.
+        The error that writing beside it meets now, such as a full disk; None where it meets none.
     """
     probe = Path(partial).with_name(".probe")
     try:
@@ -88,7 +88,7 @@ def explain_lost_bytes(partial: StrPath) -> OSError:
         return error
     finally:
         probe.unlink(missing_ok=True)
-    return OSError(errno.EIO, "the file does not hold what was written to it")
+    return None
 
 
 def _sync(path: Path) -> None:
