@@ -1,7 +1,7 @@
 """gstk: VISTA3D, an interactive 3D medical segmentation network, from fine-tuning to deployment.
 
     session = gstk.open("tiny")
-    session.set_image(volume, spacing_mm=(z, y, x))
+    session.set_image(gstk.read_volume("scan.nii.gz"))
     session.add_point((z, y, x))
     session.mask
 
@@ -17,8 +17,10 @@ from gstk._version import __version__
 if TYPE_CHECKING:
     from gstk.batch.infer import infer
     from gstk.cases.npz import Case, load_case
+    from gstk.cases.reading import read_volume
     from gstk.core.geometry import Geometry
     from gstk.core.prompts import Box, ObjectPrompts, Point
+    from gstk.core.volume import Volume
     from gstk.errors import GstkError
     from gstk.session.factory import open
     from gstk.session.session import Session
@@ -31,10 +33,12 @@ __all__ = [
     "ObjectPrompts",
     "Point",
     "Session",
+    "Volume",
     "__version__",
     "infer",
     "load_case",
     "open",
+    "read_volume",
 ]
 
 _HOMES = {
@@ -45,9 +49,11 @@ _HOMES = {
     "ObjectPrompts": "core.prompts",
     "Point": "core.prompts",
     "Session": "session.session",
+    "Volume": "core.volume",
     "infer": "batch.infer",
     "load_case": "cases.npz",
     "open": "session.factory",
+    "read_volume": "cases.reading",
 }
 
 

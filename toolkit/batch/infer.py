@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gstk.batch.ray_pool import Workers, map_on_ray
 from gstk.cases.npz import Case, SpacingOrder, load_case, save_segs
-from gstk.cases.volumes import VOLUME_SUFFIXES, case_name, find_cases, write_case_mask
+from gstk.cases.volumes import VOLUME_SUFFIXES, case_name, find_cases, read_volume, write_case_mask
 from gstk.core.files import StrPath, make_folder
 from gstk.core.prompts import ObjectPrompts
 from gstk.errors import GstkError, OutputError, PromptError
@@ -33,6 +33,7 @@ class _Options(NamedTuple):
     prompts: dict[int, ObjectPrompts]
     overlay: bool
     intensity_window: str
+    assume_window: str | None
     spacing_order: SpacingOrder
     series: str | None
     phase: int | None
@@ -67,6 +68,7 @@ class InferResult:
         objects: one entry an object, in the order of their ids.
         seconds: wall time of the case, reading and writing included.
         warnings: what was odd about it.
+        intensities: what was done to the image's, in words.
         report: what its masks were expected to take and took.
         error: why it failed, one line; None where it did not.
     """
@@ -77,12 +79,17 @@ class InferResult:
     objects: tuple[ObjectResult, ...] = ()
     seconds: float = 0.0
     warnings: tuple[str, ...] = field(default=())
+    intensities: str = ""
     report: CallReport | None = None
     error: str | None = None
 
 
 def segment_case(
-    session: Session, case: Case, within_s: float | None = None
+    session: Session,
+    case: Case,
+    within_s: float | None = None,
+    intensity_window: str = "auto",
+    assume_window: str | None = None,
 ) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...], tuple[str, ...]]:
     """Segments every object of a case that has prompts.
 
@@ -90,6 +97,7 @@ def segment_case(
         session: with a latency model where there is a limit.
         case: with its previous mask, if any, which is gone on from where there is no time to do all clicks again.
         within_s: seconds for all of it; None is the session's own budget.
+        intensity_window, assume_window: see `Session.set_image`.
 
     Returns:
         The label map, uint16 (z,y,x); the objects in numbers; and a warning for each class without prompts, which
@@ -101,7 +109,7 @@ def segment_case(
     began = time.perf_counter()
     if not any(said.points or said.box for said in case.prompts.values()):
         raise PromptError(f"{case.name} has no clicks and no boxes; give some in the file, or by --point or --box")
-    session.set_image(case.image, case.geometry.spacing_mm)
+    session.set_image(case.volume, intensity_window=intensity_window, assume_window=assume_window)
     notes = []
     for object_id, said in sorted(case.prompts.items()):
         if not can_start(said):
@@ -128,6 +136,7 @@ def infer(
     prompts: Mapping[int, ObjectPrompts] | None = None,
     overlay: bool = False,
     intensity_window: str = "auto",
+    assume_window: str | None = None,
     spacing_order: SpacingOrder = "zyx",
     series: str | None = None,
     phase: int | None = None,
@@ -145,7 +154,8 @@ def infer(
             and geometry (DICOM: .nii.gz), under the case's name.
         prompts: by object id, for every source; they replace those of an .npz case for the same object.
         overlay: also write `<name>_overlay.png`.
-        intensity_window: intensities of volumes that are not .npz, as in `gstk.cases.prepare.prepare_case`.
+        intensity_window: intensities of volumes that are not .npz, where the network takes the challenge's 0 to 255.
+        assume_window: the window that made 0 to 255 of HU, where the network takes HU; see `Session.set_image`.
         spacing_order: axis order of the `spacing` of .npz cases.
         series, phase: which image of each DICOM folder, as in `gstk.cases.volumes.read_volume`.
         budget: time for each object of a case, reading and writing included. Give the session a latency model.
@@ -173,7 +183,9 @@ def infer(
                 f"the result of {path} would overwrite {output}; give another --out folder, or one run each"
             )
         taken.add(output.resolve())
-    options = _Options(dict(prompts or {}), overlay, intensity_window, spacing_order, series, phase, budget, started_s)
+    options = _Options(
+        dict(prompts or {}), overlay, intensity_window, assume_window, spacing_order, series, phase, budget, started_s
+    )
     tasks = list(zip(paths, outputs, strict=True))
     if workers is not None:  # their working folder is another
         tasks = [(path.absolute(), output.absolute()) for path, output in tasks]
@@ -252,14 +264,18 @@ def _infer_one(session: Session, options: _Options, task: tuple[Path, Path]) -> 
             warnings.simplefilter("always")
             case = read_case(path, options.intensity_window, options.spacing_order, options.series, options.phase)
         notes += [str(w.message) for w in caught]
+        # An .npz case was windowed when it was made.
+        window = "auto" if path.suffix.lower() == ".npz" else options.intensity_window
         given = options.prompts if case.slices is None else case.slices.to_regular(options.prompts)
         case = replace(case, prompts={**case.prompts, **given})
         within_s = None
         if options.budget is not None:
             spent_s = options.started_s + time.perf_counter() - began + _WRITE_S * case.image.size
             within_s = options.budget.left_s(len(case.prompts), spent_s)
-        mask, objects, said = segment_case(session, case, within_s)
-        notes += said
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            mask, objects, said = segment_case(session, case, within_s, window, options.assume_window)
+        notes += [*(str(w.message) for w in caught), *said]
         if output.suffix == ".npz":
             save_segs(output, mask)
         else:
@@ -269,13 +285,16 @@ def _infer_one(session: Session, options: _Options, task: tuple[Path, Path]) -> 
         picture = None
         if options.overlay:
             from gstk.cases.overlay import save_overlay
+            from gstk.cases.prepare import window_image
 
             target = output.with_name(f"{case_name(path)}_overlay.png")
-            picture = save_overlay(target, case.image, case.geometry, mask, case.prompts)
+            shown, _ = window_image(case, window)
+            picture = save_overlay(target, shown, case.geometry, mask, case.prompts)
     except (GstkError, MemoryError) as error:
         reason = str(error) or "it does not fit into memory"
         return InferResult(path, seconds=time.perf_counter() - began, warnings=tuple(notes), error=reason)
-    return InferResult(path, output, picture, objects, time.perf_counter() - began, tuple(notes), report=session.report)
+    seconds = time.perf_counter() - began
+    return InferResult(path, output, picture, objects, seconds, tuple(notes), session.intensities, session.report)
 
 
 def read_case(
@@ -292,6 +311,4 @@ def read_case(
     if spacing_order != "zyx":
         said = f"spacing order {spacing_order} is not applied: the file itself says which axis is which"
         warnings.warn(said, stacklevel=2)
-    from gstk.cases.prepare import prepare_case
-
-    return prepare_case(path, intensity_window, series=series, phase=phase)
+    return read_volume(path, series=series, phase=phase)

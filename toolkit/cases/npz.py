@@ -20,7 +20,9 @@ from gstk.cases.safe_npz import npz_keys, read_npz
 from gstk.cases.slice_grid import SliceGrid
 from gstk.core.files import StrPath, atomic_path
 from gstk.core.geometry import Geometry
+from gstk.core.intensities import is_case_like
 from gstk.core.prompts import Box, ObjectPrompts, Point, list_prompts, parse_prompts
+from gstk.core.volume import Volume
 from gstk.errors import CaseError, GeometryError, OutputError, PromptError
 
 __all__ = [
@@ -84,6 +86,15 @@ class Case:
         for what, array in (("image", self.image), ("labels", self.labels), ("prev_mask", self.prev_mask)):
             if array is not None and array.shape != self.geometry.shape:
                 raise CaseError(f"got {what} of shape {array.shape} in {self.name}, expected {self.geometry.shape}")
+
+    @property
+    def volume(self) -> Volume:
+        """The image as a session takes it."""
+        from_npz = self.path is not None and self.path.suffix.lower() == ".npz"
+        units = "HU" if self.modality == "CT" else None
+        if self.image.dtype == np.uint8 or (from_npz and is_case_like(self.image)):
+            units = "0-255"  # windowed already: uint8 has no room for HU
+        return Volume(self.image, self.geometry, self.modality, units, not from_npz, self.name)
 
 
 def load_case(path: StrPath, spacing_order: SpacingOrder = "zyx") -> Case:

@@ -1,18 +1,14 @@
 """Making .npz cases from clinical and research volumes: intensities to 0..255, label maps to classes and boxes.
 
-The intensity rule is the paper's. CT goes through a window. Everything else is clipped to the 0.5th and 99.5th
-percentile; as in MedSAM, which the paper follows, these are of the non-zero voxels where the image's minimum is 0, for
-there 0 is the empty background, and it stays 0. Integer images that lie in 0..255 are left as they are.
+The intensity rule is the paper's (`gstk.core.intensities`).
 """
 
 import itertools
 import logging
-import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +17,14 @@ from gstk.cases.npz import Case, CaseWarning, LabelMap, SpacingOrder, save_case,
 from gstk.cases.volumes import case_name, find_cases, is_volume, read_any, read_volume
 from gstk.core.files import StrPath, make_folder
 from gstk.core.geometry import Geometry
+from gstk.core.intensities import (
+    CT_WINDOWS,
+    IntensityWindow,
+    choose_limits,
+    is_case_like,
+    parse_intensity_window,
+    rescale,
+)
 from gstk.core.prompts import Box, ObjectPrompts
 from gstk.errors import CaseError, GstkError
 
@@ -36,14 +40,6 @@ __all__ = [
     "window_image",
 ]
 
-CT_WINDOWS = {"soft": (400.0, 40.0), "lung": (1500.0, -160.0), "brain": (80.0, 40.0), "bone": (1800.0, 400.0)}
-"""Width and level in Hounsfield units (the paper, section 3.2)."""
-
-IntensityWindow: TypeAlias = str | tuple[float, float] | None
-"""A key of CT_WINDOWS, "percentile", "auto" (None is the same), a (width, level), or such a pair as "width,level"."""
-
-_PERCENTILES = (0.5, 99.5)
-_AIR_HU = -900
 _LOG = logging.getLogger("gstk")
 
 
@@ -133,7 +129,7 @@ def prepare(
         CaseError: a source does not exist, the window is unknown, or `labels` does not fit the sources.
         OutputError: `out_dir` cannot be created.
     """
-    _parse_intensity_window(intensity_window)
+    parse_intensity_window(intensity_window)
     paths = find_cases(sources)
     label_of = _match_labels(paths, labels)
     folder = make_folder(out_dir)
@@ -155,29 +151,15 @@ def prepare(
     return results
 
 
-def rescale(image: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
-    """Clip an image to low..high and map that to 0..255, rounded.
-
-    Args:
-        image: (z, y, x), any integer or float dtype.
-        low, high: in the image's units, low < high.
-
-    Returns:
-        uint8 (z, y, x), 0..255.
-    """
-    scaled = np.empty(image.shape, np.uint8)
-    for index, image_slice in enumerate(image):  # a slice at a time: float64 copies of whole volumes are large
-        scaled[index] = np.rint((np.clip(image_slice.astype(np.float64), low, high) - low) / (high - low) * 255)
-    return scaled
-
-
 def window_image(case: Case, intensity_window: IntensityWindow = None) -> tuple[npt.NDArray[np.uint8], str]:
     """The image of a case as a network takes it, uint8 (z, y, x) 0..255, and what was done to it in words.
 
     Raises:
         CaseError: see `prepare_case`.
     """
-    limits, intensities = _choose_limits(case, intensity_window)
+    limits, intensities = choose_limits(case.image, case.modality, intensity_window)
+    if limits is None and not is_case_like(case.image):
+        raise CaseError(f"got an image of {case.name} with the one value {case.image.flat[0]}, expected some contrast")
     if limits is None:
         return case.image.astype(np.uint8, copy=False), intensities
     return rescale(case.image, *limits), intensities
@@ -270,55 +252,6 @@ def _build(
         warnings.warn(f"the label map of {case.name} is empty: the case has no classes", CaseWarning, stacklevel=3)
     prompts = {label: ObjectPrompts(box=box) for label, box in boxes_of(label_map).items()}
     return replace(case, image=image, labels=label_map, prompts=prompts, prev_mask=None), intensities, label_ids
-
-
-def _choose_limits(case: Case, intensity_window: IntensityWindow) -> tuple[tuple[float, float] | None, str]:
-    """The intensities that become 0 and 255, None for an image to be left alone; and the choice in words."""
-    image = case.image
-    low, high = image.min(), image.max()
-    choice = _parse_intensity_window(intensity_window)
-    reason = ""
-    if choice == "auto":
-        if case.modality == "CT" or (case.modality is None and low <= _AIR_HU):
-            choice = "soft"
-            reason = ", for DICOM says CT" if case.modality else f", for the minimum of {low:g} looks like air in CT"
-        elif image.dtype.kind in "iu" and low >= 0 and high <= 255:
-            return None, f"left as they are, integers from {low} to {high}"
-        else:
-            choice = "percentile"
-    if choice != "percentile":
-        width, level = CT_WINDOWS[choice] if isinstance(choice, str) else choice
-        name = f"{choice} " if isinstance(choice, str) else ""
-        return (level - width / 2, level + width / 2), f"CT window {name}W{width:g} L{level:g}{reason}"
-    if low == high:
-        raise CaseError(f"got an image of {case.name} with the one value {low}, expected some contrast")
-    inside = image[image != 0] if low == 0 else image
-    lower, upper = (float(v) for v in np.percentile(inside, _PERCENTILES))
-    if lower == upper:
-        lower, upper = float(low), float(high)
-    of_what = "non-zero voxels" if low == 0 else "all voxels"
-    return (lower, upper), f"percentiles 0.5 and 99.5 of {of_what}: {lower:g} to {upper:g}"
-
-
-def _parse_intensity_window(intensity_window: IntensityWindow) -> str | tuple[float, float]:
-    if intensity_window is None:
-        return "auto"
-    if isinstance(intensity_window, str) and (
-        intensity_window in CT_WINDOWS or intensity_window in ("auto", "percentile")
-    ):
-        return intensity_window
-    parts = intensity_window.split(",") if isinstance(intensity_window, str) else intensity_window
-    try:
-        width, level = (float(part) for part in parts)
-    except (TypeError, ValueError):
-        width, level = math.nan, math.nan
-    if not (0 < width < math.inf and math.isfinite(level)):
-        names = ", ".join(CT_WINDOWS)
-        raise CaseError(
-            f"got the window {intensity_window!r}, expected auto, percentile, {names}, "
-            "or a width > 0 and a level: 400,40"
-        )
-    return width, level
 
 
 def _read_labels(labels: StrPath, case: Case) -> LabelMap:

@@ -63,9 +63,19 @@ def infer_command(
     window: Annotated[
         str,
         typer.Option(
-            help="Intensities of volumes that are not .npz: auto, soft, lung, brain, bone, percentile or width,level."
+            help="Intensities of volumes that are not .npz, for networks that take 0 to 255: auto, soft, lung, brain, "
+            "bone, percentile or width,level."
         ),
     ] = "auto",
+    assume_window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|W,L|hu",
+            help="For networks that take HU: the CT window that made 0 to 255 of the image, which is taken back with "
+            "loss; hu if its values are HU.",
+            show_default=False,
+        ),
+    ] = None,
     spacing_order: Annotated[
         SpacingOrderOption, typer.Option(help="Axis order of the spacing in .npz cases.")
     ] = SpacingOrderOption.zyx,
@@ -107,6 +117,7 @@ def infer_command(
             prompts=prompts,
             overlay=overlay,
             intensity_window=window,
+            assume_window=assume_window,
             spacing_order=spacing_order.order,
             series=series,
             phase=phase,
@@ -174,6 +185,7 @@ class _Report:
             typer.echo(f"time     {spent:.1f} s of {there:.1f} s for the masks, expected {expected:.1f} s")
             for note in report.compromises:
                 typer.echo(f"skipped to stay in time: {note}")
+        typer.echo(f"image    {result.intensities}")
         typer.echo(f"mask     {result.output}")
         if result.overlay:
             typer.echo(f"overlay  {result.overlay}")

@@ -72,7 +72,7 @@ def plan_command(
         calls=shown.calls,
         on_progress=say_probe,
     ) as session:
-        session.set_image(found.image, found.geometry.spacing_mm)
+        session.set_image(found.volume)
         model = session.model
         assert model is not None  # a session with a budget has one
         within_s = None if budget is None else shown.left_s(len(prompts), model.startup_s)

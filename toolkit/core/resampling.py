@@ -19,18 +19,19 @@ _SLAB_VOXELS = 2**22
 """Of a large volume, so many are looked at at a time."""
 
 
-def intensity_range(volume: NDArray[np.generic]) -> tuple[float, float]:
-    """The 1st and 99th percentile of a whole volume, linearly interpolated.
+def intensity_range(volume: NDArray[np.generic], percentiles: tuple[float, float] = PERCENTILES) -> tuple[float, float]:
+    """Two percentiles of a whole volume, linearly interpolated.
 
     Args:
         volume: any real dtype, any shape.
+        percentiles: 0 to 100, rising.
 
     Returns:
         (low, high) in the volume's units. Equal percentiles (nearly all voxels the same) fall back to the minimum
         and maximum, so that a small bright object on nothing still has contrast.
     """
     # Not np.percentile: it subtracts neighbours in rank in the volume's own dtype, where that may overflow.
-    position = np.array(PERCENTILES) / 100 * (volume.size - 1)
+    position = np.array(percentiles) / 100 * (volume.size - 1)
     below = position.astype(np.int64)
     above = np.minimum(below + 1, volume.size - 1)
     if volume.dtype.kind in "iu" and volume.dtype.itemsize <= 2:

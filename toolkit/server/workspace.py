@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from gstk.calibration import memory
 from gstk.cases.npz import Case
-from gstk.cases.prepare import window_image
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.regions import Region, bounds, union
@@ -63,10 +62,10 @@ class Workspace:
             CaseError: there is too little memory, or the image is of one value only.
         """
         require_memory(case.geometry.shape, case.image.dtype)
-        image, self.intensities = window_image(case)
         self.case, self.shown, self._shown_extent = case, None, _EMPTY
         self.queued.clear()
-        self.session.set_image(image, case.geometry.spacing_mm, look_at="centre")
+        self.session.set_image(case.volume, look_at="centre")
+        self.intensities = self.session.intensities
 
     @property
     def geometry(self) -> Geometry:

@@ -72,7 +72,8 @@ def open(
         load_s = time.perf_counter() - began
         model = None if budget is None else _latency_model(engine, load_s, budget.left_s(1, 0.0), on_progress)
         refine = opened.manifest.refine if refine is None else refine
-        return Session(engine, policy, refine=refine, model=model, budget=budget)
+        profile = opened.manifest.profile
+        return Session(engine, policy, refine=refine, model=model, budget=budget, profile=profile)
     except BaseException:
         engine.close()
         raise

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from gstk.calibration import memory
 from gstk.calibration.model import LatencyModel
 from gstk.core.geometry import Geometry
+from gstk.core.intensities import IntensityWindow, prepare_intensities
+from gstk.core.profile import InputProfile, find_profile
 from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.core.regions import Region, union
-from gstk.core.resampling import intensity_range
+from gstk.core.volume import Volume
 from gstk.core.window import Window, WindowPolicy
 from gstk.engines.base import Engine
 from gstk.errors import GeometryError, GstkError, PromptError
@@ -73,7 +75,9 @@ class Session:
     Use `gstk.open` to make one. Voxel indices are (z,y,x) of the image as given; object ids are 1 to 65535.
 
     Attributes:
+        profile: what the network's input is.
         report: of the latest call that made a mask.
+        intensities: what was done to the image's, in words.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Session:
         model: LatencyModel | None = None,
         budget: Budget | None = None,
         owns_engine: bool = True,
+        profile: InputProfile | None = None,
     ) -> None:
         """Begins without an image.
 
@@ -96,14 +101,17 @@ class Session:
             model: what the engine's calls cost; without one a budget is kept by the clock alone.
             budget: of each object; None is any time.
             owns_engine: whether the engine is closed with the session.
+            profile: what the network's input is; None is as for gstk's own small networks.
         """
         self._owns_engine = owns_engine
+        self.profile = profile or find_profile("tiny")
         self._segmenter = ObjectSegmenter(TimedEngine(engine, model), cache_bytes, refine)
         self._policy = policy
         self._budget = budget
         self._image: ImageState | None = None
         self._lock = threading.RLock()
         self.report = CallReport()
+        self.intensities = ""
 
     def sibling(self, cache_bytes: int = DEFAULT_LIMIT_BYTES) -> Session:
         """Another session on the same engine, with the same settings and no image.
@@ -123,37 +131,58 @@ class Session:
             segmenter.engine.model,
             self._budget,
             owns_engine=False,
+            profile=self.profile,
         )
 
     def set_image(
         self,
-        volume: NDArray[np.generic],
-        spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+        volume: Volume | NDArray[np.generic],
+        spacing_mm: Sequence[float] | None = None,
         look_at: Sequence[float] | Literal["centre"] | None = None,
+        *,
+        intensity_window: IntensityWindow = None,
+        assume_window: IntensityWindow = None,
     ) -> None:
-        """Takes an image; whatever was said about the one before is forgotten.
+        """Takes an image and prepares it as the network's profile says; all that was said about another is forgotten.
 
         Args:
-            volume: (z,y,x), any real dtype, finite. It is read as needed and must not change meanwhile.
-            spacing_mm: (z,y,x).
+            volume: from `gstk.read_volume`, or an array (z,y,x) of any real dtype, finite. An array tells less: that
+                its values are HU shows only by air in it, and how the patient lies not at all. It is read as needed
+                and must not change meanwhile.
+            spacing_mm: (z,y,x) of an array; None is 1 each. A `Volume` knows its own.
             look_at: the voxel (z,y,x) where the first click is expected, or "centre": a window around it is encoded in
                 the background, and a first click near it needs no other. None waits for the click.
+            intensity_window: for networks that take the challenge's 0 to 255, how other intensities are brought there:
+                "auto", a CT window's name, "percentile" or (width, level); see `gstk.core.intensities`.
+            assume_window: for networks that take HU, the window by which 0 to 255 were made, or "hu".
 
         Raises:
-            GstkError: the volume is not three-dimensional, is empty or holds NaN or infinity; the spacing is not > 0.
+            GstkError: the volume is not three-dimensional, is empty or holds NaN or infinity; the spacing is not > 0,
+                or is given for a `Volume`.
+            ProfileError: the values do not fit the network's profile.
             PromptError: `look_at` lies outside the image.
+
+        Warns:
+            VolumeWarning: the volume is probably not what the network was trained on.
         """
-        volume = np.asarray(volume)
-        if volume.ndim != 3 or volume.size == 0 or volume.dtype.kind not in "buif":
-            raise GstkError(f"got an image {volume.shape} of {volume.dtype}, expected real numbers (z, y, x)")
-        if volume.dtype.kind == "f" and not np.isfinite(volume).all():
-            raise GstkError("got an image with NaN or infinity, expected finite numbers; replace them first")
-        geometry = Geometry((volume.shape[0], volume.shape[1], volume.shape[2]), spacing_mm)  # type: ignore[arg-type]
-        low, high = intensity_range(volume)
+        if not isinstance(volume, Volume):
+            image_zyx = np.asarray(volume)
+            if image_zyx.ndim != 3 or image_zyx.size == 0:
+                raise GstkError(f"got an image {image_zyx.shape}, expected three axes (z, y, x) that are not empty")
+            sides = (1.0, 1.0, 1.0) if spacing_mm is None else spacing_mm
+            geometry = Geometry(image_zyx.shape, sides)  # type: ignore[arg-type]
+            volume = Volume(image_zyx, geometry, has_orientation=False)
+        elif spacing_mm is not None:
+            raise GstkError("got a spacing beside a Volume, which knows its own; leave it out")
+        geometry = volume.geometry
+        prepared = prepare_intensities(volume, self.profile, intensity_window, assume_window)
         with self._lock:
             self._segmenter.forget(self._image)
             self._image = None
-            image = self._image = ImageState(volume, geometry, low, high, self._policy)
+            self.intensities = prepared.words
+            image = self._image = ImageState(
+                prepared.image, geometry, float(prepared.low or 0), float(prepared.high or 0), self._policy
+            )
             if look_at is not None:
                 centre = [(n - 1) / 2 for n in geometry.shape] if look_at == "centre" else look_at
                 self._segmenter.look_ahead(image, self._voxel(centre))
