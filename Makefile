@@ -1,5 +1,6 @@
 # `make demo`: set up and run the main job. `make test`: set up and pass every check. `make quick`: the checks that take
-# little time. Nothing needs to be there but Python 3.11 or newer, its venv module and make.
+# little time. `make docs`: the documentation, into out/site. Nothing needs to be there but Python 3.11 or newer, its venv
+# module and make.
 PYTHON ?= python3
 OUT ?= out/demo
 CASE ?=
@@ -13,7 +14,7 @@ NATIVE := cmake g++ ninja-build pkg-config nlohmann-json3-dev zlib1g-dev libmini
 # Not in every Debian; without it the C++ tests with ONNX Runtime skip.
 NATIVE_WHERE_KNOWN := libonnxruntime-dev
 
-.PHONY: demo test quick lint types unit native format clean
+.PHONY: demo test quick lint types unit native docs format clean
 
 demo: $(DEMO)/.installed
 ifeq ($(CASE),)
@@ -56,6 +57,10 @@ native:
 	for name in $(NATIVE_WHERE_KNOWN); do \
 		if apt-cache show $$name >/dev/null 2>&1; then \
 			DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq $$name >/dev/null || true; fi; done
+
+docs: $(DEV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build --strict --quiet
+	@echo out/site/index.html
 
 format: $(DEV)/.installed
 	$(DEV)/bin/ruff check --fix .

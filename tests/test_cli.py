@@ -36,6 +36,7 @@ COMMANDS = {
     "check",
     "inspect",
     "engines",
+    "serve",
     "evaluate",
     "compare",
 }

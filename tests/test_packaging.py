@@ -21,6 +21,7 @@ SOURCES = ROOT / "src" / "gstk"
 DATA = {
     "py.typed",
     *(f"bundles/tiny/{name}" for name in ("encoder.onnx", "manifest.json", "prompt_decoder.onnx", "vectors.npz")),
+    *(f"core/profiles/{name}.toml" for name in ("challenge", "nv-segment-ct", "nv-segment-ctmr", "tiny")),
     *(f"training/recipes/{name}.toml" for name in ("all-data", "coreset", "tiny")),
 }
 """The package's files that are not Python, those of C++ and of the server's page apart."""
