@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.resampling import intensity_range, normalise
-from gstk.core.window import Window
+from gstk.core.window import Framing, Window, frame
+from gstk.session.window_selection import first_faces
 from gstk.training.recipe import DataRecipe
 
 __all__ = ["Patch", "Volume", "cut_patches"]
 
 MIN_OBJECT_VOXELS = 20
 """Below this a window shows too little of an object to learn from."""
+FIRST_SHARE, MASK_SHARE = 0.5, 0.2
+"""Of the windows of a session: those around a first click, and around a mask that is not right; the rest have a box."""
+SKEW = 1.5
+"""Exponent on the even number that says where between the least and the most voxels a window of a session lies."""
 
 Shape = tuple[int, int, int]
 Box = tuple[slice, ...]
@@ -110,8 +118,11 @@ def _zoom(
     rng: np.random.Generator,
     growth: float,
 ) -> Patch | None:
-    shape = _zoom_shape(recipe, rng, growth)
-    start, step = _zoom_window(volume, target, box, shape, recipe, rng)
+    if recipe.session_share and rng.random() < recipe.session_share:
+        start, step, shape = _session_window(volume, target, box, recipe, rng)
+    else:
+        shape = _zoom_shape(recipe, rng, growth)
+        start, step = _zoom_window(volume, target, box, shape, recipe, rng)
     labels = _nearest(volume.labels, start, step, shape)
     if np.count_nonzero(labels == target) < MIN_OBJECT_VOXELS:
         return None
@@ -168,6 +179,34 @@ def _zoom_window(
     start = np.clip(start, anchor + step - step * np.array(shape), anchor - step)
     (z, y, x), (dz, dy, dx) = start.tolist(), step.tolist()
     return (z, y, x), (dz, dy, dx)
+
+
+def _session_window(
+    volume: Volume, target: int, box: Box, recipe: DataRecipe, rng: np.random.Generator
+) -> tuple[Triple, Triple, Shape]:
+    """First face, step and shape of a window that a session makes on its way to the object."""
+    geometry = Geometry(volume.labels.shape, volume.spacing_mm)  # type: ignore[arg-type]
+    least, most = (float(n) for n in recipe.session_voxels)
+    voxels = round(least * (most / least) ** (rng.random() ** SKEW))
+    multiple = math.gcd(*recipe.zoom_sides)
+    framing = Framing(voxels, multiple, 2 * multiple)
+    low, high = (np.array([getattr(axis, end) for axis in box], np.float64) for end in ("start", "stop"))
+    kind = rng.random()
+    if kind < FIRST_SHARE:  # a click anywhere on it: nothing says how large it is
+        voxel = _voxel_of(volume.labels, target, box, rng)
+        click = Point((int(voxel[0]), int(voxel[1]), int(voxel[2])), True)
+        low, high = first_faces(geometry, ObjectPrompts((click,)), framing)
+    elif kind < FIRST_SHARE + MASK_SHARE:  # a mask that missed its end, or ran over it
+        longest = float((high - low).max())
+        low = low + rng.uniform(-0.5, 0.2, 3) * longest * (rng.random(3) < 0.5)
+        high = np.maximum(high + rng.uniform(-0.2, 0.5, 3) * longest * (rng.random(3) < 0.5), low + 1)
+    else:  # the user's box, a little off
+        low = np.floor(low + rng.normal(0, 0.04, 3) * (high - low))
+        high = np.maximum(np.ceil(high + rng.normal(0, 0.04, 3) * (high - low)), low + 1)
+    shape = np.array(geometry.shape, np.float64)
+    low = np.clip(low, 0, shape - 1)
+    window = frame(geometry, low, np.clip(high, low + 1, shape), framing)
+    return window.start, window.step, window.shape
 
 
 def _nearest(labels: NDArray[np.integer], start: Triple, step: Triple, shape: Shape) -> NDArray[np.int32]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +25,14 @@ from gstk.training.augment import augment
 from gstk.training.cutting import Patch, Volume, cut_patches
 from gstk.training.recipe import DataRecipe
 
-__all__ = ["Item", "Lane", "find_cases", "make_loader", "read_list", "read_volume"]
+__all__ = ["Item", "Lane", "find_cases", "groups_of", "make_loader", "read_list", "read_volume"]
 
 DATA_STREAM, SAMPLER_STREAM = 1, 2
 """Which random numbers of a stage: those of its data, those of its clicks."""
 
 
+PHANTOMS = "phantoms"
+"""The share of `DataRecipe.shares` that is generated."""
 TERM_SECONDS = 20
 """A worker ends this long after a SIGTERM, if it is still there."""
 _PR_SET_PDEATHSIG = 1
@@ -88,6 +91,24 @@ def read_list(path: Path, folder: Path) -> list[Path]:
     return cases
 
 
+def groups_of(paths: Sequence[Path], shares: Mapping[str, float]) -> list[tuple[float, list[Path]]]:
+    """The cases of each share of `DataRecipe.shares`, with its weight; no case stands for generated volumes.
+
+    Raises:
+        TrainingError: a case that matches no pattern, or a pattern that matches no case.
+    """
+    groups: dict[str, list[Path]] = {pattern: [] for pattern in shares}
+    for path in paths:
+        pattern = next((p for p in shares if p != PHANTOMS and fnmatchcase(path.stem, p)), None)
+        if pattern is None:
+            raise TrainingError(f"got {path.name}, which matches nothing in data.shares; add a pattern, or leave it out")
+        groups[pattern].append(path)
+    empty = [pattern for pattern, found in groups.items() if not found and pattern != PHANTOMS]
+    if empty:
+        raise TrainingError(f"got data.shares for {empty[0]}, which no case to train on matches; leave it out")
+    return [(shares[pattern], found) for pattern, found in groups.items()]
+
+
 def read_volume(path: Path) -> Volume:
     """Reads what training needs of a case: image, labels and spacing, never its prompts.
 
@@ -109,27 +130,36 @@ def read_volume(path: Path) -> Volume:
 class _Cases(Dataset[Item]):
     def __init__(self, paths: Sequence[Path], recipe: DataRecipe, seed: Sequence[int]) -> None:
         self.paths, self.recipe, self.seed = list(paths), recipe, list(seed)
+        self.groups = groups_of(self.paths, recipe.shares) if recipe.shares else []
 
     def __len__(self) -> int:
         return len(self.paths) or self.recipe.phantoms
 
     def __getitem__(self, draw: int) -> Item:
         rng = np.random.default_rng([*self.seed, DATA_STREAM, draw])
-        if not self.paths:
+        path = self._choose(draw, rng)
+        if path is None:
             phantom = generate_phantom(int(rng.integers(2**63)), (self.recipe.phantom_side,) * 3)
             return self._cut(f"phantom {draw}", Volume(phantom.image, phantom.labels, phantom.spacing_mm), draw, rng)
-        path = self.paths[_shuffled(len(self.paths), self.seed, draw)]
         try:
             return self._cut(path.name, read_volume(path), draw, rng)
         except (GstkError, OSError, MemoryError, ValueError) as error:
             return Item(path.name, [], f"{type(error).__name__}: {error}")
+
+    def _choose(self, draw: int, rng: np.random.Generator) -> Path | None:
+        """The case of a draw; None generates a volume."""
+        if not self.groups:
+            return self.paths[_shuffled(len(self.paths), self.seed, draw)] if self.paths else None
+        weights = np.array([weight for weight, _ in self.groups])
+        group = self.groups[int(rng.choice(len(self.groups), p=weights / weights.sum()))][1]
+        return group[int(rng.integers(len(group)))] if group else None
 
     def _cut(self, name: str, volume: Volume, draw: int, rng: np.random.Generator) -> Item:
         recipe = self.recipe
         drawn = draw * recipe.patches_per_case
         growth = min(1.0, drawn / recipe.growth_patches) if recipe.growth_patches else 1.0
         patches = cut_patches(volume, recipe, rng, growth)
-        problem = "" if patches or not self.paths else "no object in its labels"
+        problem = "" if patches or not self.paths else "no object in its labels that is large enough"
         return Item(name, [augment(patch, recipe, rng) for patch in patches], problem)
 
 

@@ -29,6 +29,7 @@ from gstk.training.data import SAMPLER_STREAM, Item, Lane, make_loader
 from gstk.training.distributed import Processes
 from gstk.training.fixed_norm import FixedNorms
 from gstk.training.network import Encoder, PromptDecoder
+from gstk.training.precision import autocast_dtype
 from gstk.training.recipe import LoopRecipe, Recipe
 from gstk.training.sampling import Prompts, Sampler, make_sampler
 from gstk.training.streams import StreamScale
@@ -54,10 +55,12 @@ class Progress:
     problems: list[str] = field(default_factory=list)
 
 
-def warmup_cosine(step: int, warmup_steps: int, steps: int) -> float:
-    """Factor on the learning rate: linear to 1 over `warmup_steps`, then half a cosine to 0 at `steps`."""
+def warmup_cosine(step: int, warmup_steps: int, steps: int | None) -> float:
+    """Factor on the learning rate: linear to 1 over `warmup_steps`, then half a cosine to 0 at `steps`, or 1 for None."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
+    if steps is None:
+        return 1.0
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
@@ -118,7 +121,8 @@ class Trainer:
             else [{"params": self.parameters, "top": rate}],
             weight_decay=self._loop.weight_decay,
         )
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._loop.precision == "fp16")
+        self._dtype = autocast_dtype(self._loop.precision, self.device)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype == torch.float16)
         self.average = (
             copy.deepcopy(self.network).eval().requires_grad_(False) if self._loop.ema_decay else self.network
         )
@@ -167,7 +171,7 @@ class Trainer:
 
     def _step(self, patches: Sequence[tuple[Lane, Patch]], count: int) -> tuple[dict[str, float], list[str]]:
         """One optimiser step on the patches of all processes; without any, the schedule goes on and nothing else."""
-        factor = warmup_cosine(self.step, self._warmup, self.steps)
+        factor = warmup_cosine(self.step, self._warmup, self.steps if self._chosen.schedule == "cosine" else None)
         for group in self._optimiser.param_groups:
             group["lr"] = group["top"] * factor
         self._optimiser.zero_grad(set_to_none=True)
@@ -249,7 +253,7 @@ class Trainer:
         return loss, scores[0], scores[1]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._loop.precision)
+        dtype = self._dtype
         return torch.autocast(self.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
     def state(self) -> dict[str, Any]:

@@ -29,7 +29,8 @@ __all__ = [
 
 SOURCES = ("cases", "phantoms")
 CUTS = ("crop", "zoom")
-PRECISIONS = ("bf16", "fp16", "off")
+SCHEDULES = ("cosine", "constant")
+PRECISIONS = ("auto", "bf16", "fp16", "off")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ class DataRecipe:
         zoom_steps: least and greatest step of a `zoom` patch, voxels of the volume.
         phantom_side: side of a generated volume, voxels.
         phantoms: generated volumes that count as one epoch.
+        shares: what part of the volumes comes from where, in any unit: the weight of the cases whose name, without
+            .npz, matches a pattern such as `CT_*` (the first that does), and of `phantoms`, which are generated. Empty
+            takes every case alike.
+        session_share: share of the `zoom` patches that are windows as a session lays them: around a click on an object
+            of unknown size, around its box, or around a mask that is too large or too small.
+        session_voxels: least and most voxels of those, in between by their logarithm and more often few.
     """
 
     source: str = "cases"
@@ -74,22 +81,29 @@ class DataRecipe:
     zoom_steps: tuple[float, ...] = (0.35, 2.5)
     phantom_side: int = 96
     phantoms: int = 1000
+    shares: dict[str, float] = field(default_factory=dict)
+    session_share: float = 0.0
+    session_voxels: tuple[int, ...] = (32**3, 64**3)
 
     @property
     def voxels(self) -> int:
         """Most voxels of a patch."""
-        return math.prod(self.patch_size) if self.cut == "crop" else max(self.zoom_voxels)
+        return math.prod(self.patch_size) if self.cut == "crop" else max(
+            *self.zoom_voxels, *(self.session_voxels if self.session_share else ())
+        )
 
     def __post_init__(self) -> None:
         _require_one_of("data.source", self.source, SOURCES)
         _require_one_of("data.cut", self.cut, CUTS)
         _require_range(self, "data", 1, "patches_per_case", "max_objects", "phantoms", "phantom_side")
-        _require_range(self, "data", 0, "workers", "growth_patches", "intensity_probability", "spatial_probability")
-        for name, length in (("patch_size", 3), ("zoom_voxels", 2), ("object_extent", 2), ("zoom_steps", 2)):
+        _require_range(self, "data", 0, "workers", "growth_patches", "intensity_probability", "spatial_probability", "session_share")
+        for name, length in (("patch_size", 3), ("zoom_voxels", 2), ("object_extent", 2), ("zoom_steps", 2), ("session_voxels", 2)):
             if len(getattr(self, name)) != length:
                 raise TrainingError(f"got data.{name} = {list(getattr(self, name))}, expected {length} numbers")
         if not self.zoom_sides:
             raise TrainingError("got data.zoom_sides = [], expected one side or more")
+        if any(weight <= 0 for weight in self.shares.values()):
+            raise TrainingError(f"got data.shares = {self.shares}, expected weights above 0; leave out what has none")
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,8 @@ class LoopRecipe:
         accumulate: patches, one after the other, of one step of each process.
         weight_decay: of AdamW.
         cross_entropy_weight: weight of cross entropy beside Dice.
-        precision: `bf16` or `fp16` autocast (the second with a scaled loss), or `off`.
+        precision: `bf16` or `fp16` autocast (the second with a scaled loss), `off`, or `auto`: bfloat16 where the
+            processor computes in it, else float16 on a GPU and float32 on a CPU, which would emulate the others.
         clip_norm: largest norm of the gradient.
         convolution_rate: where it is above 0, every convolution keeps the norm of weights that it began with, and its
             learning rate is this share of their root mean square. Norm layers make a convolution's scale meaningless,
@@ -119,7 +134,7 @@ class LoopRecipe:
     accumulate: int = 1
     weight_decay: float = 1e-5
     cross_entropy_weight: float = 1.0
-    precision: str = "bf16"
+    precision: str = "auto"
     clip_norm: float = 1.0
     convolution_rate: float = 0.0
     ema_decay: float = 0.999
@@ -159,6 +174,8 @@ class StageRecipe:
         steps: optimiser steps instead, where it is not 0.
         learning_rate: AdamW's, at the top of the warm-up cosine.
         warmup_steps: of the schedule; at most a tenth of the stage's steps are used.
+        schedule: after the warm-up, `cosine` falls to nothing at the stage's end; `constant` stays, for a stage that may
+            be ended at any step.
         sampler, count_law, max_points, max_rounds, special_classes: see `gstk.training.sampling.make_sampler`.
     """
 
@@ -166,6 +183,7 @@ class StageRecipe:
     steps: int = 0
     learning_rate: float = 2e-5
     warmup_steps: int = 500
+    schedule: str = "cosine"
     sampler: str = "vista3d"
     count_law: str = "paper"
     max_points: int = 5
@@ -173,6 +191,7 @@ class StageRecipe:
     special_classes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        _require_one_of("schedule", self.schedule, SCHEDULES)
         _require_one_of("sampler", self.sampler, SAMPLERS)
         _require_one_of("count_law", self.count_law, COUNT_LAWS)
         _require_range(self, "stage", 0, "epochs", "steps", "learning_rate", "warmup_steps", "max_rounds")
@@ -359,6 +378,10 @@ def _as_type(name: str, hint: Any, value: Any) -> Any:
         if not isinstance(value, tuple):
             raise TrainingError(f"got {name} = {value!r}, expected a list")
         return tuple(_as_type(name, get_args(hint)[0], item) for item in value)
+    if get_origin(hint) is dict:
+        if not isinstance(value, Mapping):
+            raise TrainingError(f"got {name} = {value!r}, expected a table")
+        return {str(key): _as_type(f"{name}.{key}", get_args(hint)[1], item) for key, item in value.items()}
     assert get_origin(hint) not in (Union, types.UnionType), "no field may be of several types"
     if hint is float and type(value) is int:
         return float(value)

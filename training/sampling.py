@@ -44,6 +44,10 @@ EDGE_FRACTION = 0.1
 """From this share to `CENTER_FRACTION` is the edge (τ_e of the paper's equation 2)."""
 MAX_EDT_VOXELS = 20_000
 """Training looks for the centre of anything larger at half the resolution: the click moves by a voxel at most."""
+FIRST_CLICKS = (0.35, 0.3, 0.15, 0.2)
+"""How often `error` begins with the official click, any voxel, the box's middle, several points."""
+ANYWHERE = 0.25
+"""How often a click of `error` on a mistake is anywhere on it, not in the middle of its largest part."""
 SAMPLERS = ("vista3d", "edge-center", "error")
 COUNT_LAWS = ("paper", "authors")
 
@@ -213,6 +217,17 @@ def error_point(prediction: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.
     return next_click(prediction, mask, random_choice(rng), MAX_EDT_VOXELS)
 
 
+def anywhere_in_error(
+    prediction: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.random.Generator
+) -> Click | None:
+    """A click of somebody in a hurry: any wrong voxel; None where the prediction is the mask."""
+    wrong = np.flatnonzero(prediction != mask)
+    if not len(wrong):
+        return None
+    voxel = np.unravel_index(wrong[rng.integers(len(wrong))], mask.shape)
+    return _click(voxel, bool(mask[voxel]))
+
+
 def random_choice(rng: np.random.Generator) -> Callable[[int], int]:
     """A tie-break for `gstk.core.click_rule` that draws from `rng`."""
     return lambda count: int(rng.integers(count))
@@ -255,7 +270,11 @@ def _edge_center(
 def _error(
     how: _How, labels: Labels, classes: Sequence[int], rng: np.random.Generator, predict: Predict | None = None
 ) -> Prompts:
-    """Half the time the official first click, else edge-center points; then clicks on the error, as in use."""
+    """Begins as users do, then clicks where the network errs.
+
+    The first click is the official one, any voxel of the object, the middle of its box (which a session gives the
+    network in the place of the box, and which need not lie on the object), or several points at once.
+    """
     boxes = ndimage.find_objects(labels)
     flags = how.flags(classes)
 
@@ -263,9 +282,16 @@ def _error(
         box = _box_of(boxes, label)
         if box is None:
             return []
-        if own.random() < 0.5:
-            local = centre_point(labels[box] == label, own).zyx
-            return [_click(local, True, [axis.start for axis in box])]
+        way = own.choice(len(FIRST_CLICKS), p=FIRST_CLICKS)
+        origin = [axis.start for axis in box]
+        if way == 0:
+            return [_click(centre_point(labels[box] == label, own).zyx, True, origin)]
+        if way == 1:
+            inside = np.flatnonzero(labels[box] == label)
+            voxel = np.unravel_index(inside[own.integers(len(inside))], labels[box].shape)
+            return [_click(voxel, True, origin)]
+        if way == 2:
+            return [_click([(axis.start + axis.stop - 1) // 2 for axis in box], True)]
         foreground, background = how.counts(own)
         return _edge_center_of(labels, label, box, own, foreground, background)
 
@@ -289,7 +315,8 @@ def _correct(
 
     def of_object(index: int, own: np.random.Generator) -> list[Point]:
         before = clicks[index]
-        click = error_point(masks[index], labels == classes[index], own) if before else None
+        where = error_point if own.random() >= ANYWHERE else anywhere_in_error
+        click = where(masks[index], labels == classes[index], own) if before else None
         return [*before, click] if click else before
 
     return _side_by_side(of_object, range(len(classes)), rng, workers)

@@ -33,6 +33,7 @@ from gstk.training.distributed import Processes
 from gstk.training.initialise import local_prompt_init
 from gstk.training.loop import Progress, Trainer
 from gstk.training.network import build_network
+from gstk.training.precision import autocast_dtype
 from gstk.training.recipe import Recipe, difference, recipe_from_dict, with_spec
 from gstk.training.validation import NetworkEngine, Score, validate, validation_phantoms
 
@@ -42,7 +43,6 @@ PICTURES = 2
 """Cases of a validation that are drawn."""
 _MAY_CHANGE = ("name", "loop.accumulate", "loop.checkpoint_steps", "loop.keep", "data.workers", "validation.")
 """Fields that a resumed run may have otherwise: they do not touch the weights (the patches of a step are checked)."""
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 
 
 class Report:
@@ -215,7 +215,7 @@ class _Stage:
         average = trainer.average
         training = average.training
         multiple = self.recipe.network.roi_multiple
-        with NetworkEngine(average, multiple, trainer.device, DTYPES[self.recipe.loop.precision]) as engine:
+        with NetworkEngine(average, multiple, trainer.device, autocast_dtype(self.recipe.loop.precision, trainer.device)) as engine:
             mine = self.scored[self.processes.rank :: self.processes.count]
             own = validate(engine, self.recipe, mine, PICTURES if self.processes.is_first else 0)
         average.train(training)
