@@ -9,6 +9,7 @@ from scipy import ndimage, stats
 from gstk.core.click_rule import component_centre, next_click
 from gstk.errors import TrainingError
 from gstk.training.sampling import (
+    FIRST_CLICKS,
     SAMPLERS,
     Prompts,
     centre_point,
@@ -360,3 +361,18 @@ def test_samplers_that_do_not_exist(arguments: dict, said: str) -> None:
 def test_the_error_sampler_needs_a_network() -> None:
     with pytest.raises(TrainingError, match="network"):
         make_sampler("error")(scene(), [1], RNG(0), None)
+
+
+def test_the_error_sampler_begins_as_users_do() -> None:
+    """The official click, any voxel, the middle of the box (which lies in the hole of a ring), or several points."""
+    _, y, x = np.ogrid[:9, :41, :41]
+    ring = np.broadcast_to(abs((y - 20) ** 2 + (x - 20) ** 2 - 225) < 60, (9, 41, 41)).astype(np.int32)
+    sampler = make_sampler("error", max_points=4, max_rounds=0)
+    starts = [sampler(ring, [1], RNG(seed), lambda _: np.zeros((1, 9, 41, 41), bool)) for seed in range(400)]
+    lone = [p.coords[0, 0] for p in starts if (p.labels[0] >= 0).sum() == 1]
+    middle = sum(bool((c == (4, 20, 20)).all()) for c in lone)
+    assert stats.binomtest(middle, 400, FIRST_CLICKS[2]).pvalue > 1e-3
+    on_it = [tuple(c) for c in lone if ring[tuple(c)]]
+    assert len(on_it) + middle == len(lone)
+    assert len(set(on_it)) > 60, "anywhere on it"
+    assert any((p.labels[0] == 0).any() for p in starts), "several points have some beside it"

@@ -19,9 +19,10 @@ from gstk.cases.phantoms import generate_phantom
 from gstk.core.resampling import intensity_range, normalise
 from gstk.errors import GstkError, TrainingError
 from gstk.training.augment import augment
+from gstk.training.case_files import find_cases, groups_of, read_list
 from gstk.training.coreset import choose_coreset, write_list
 from gstk.training.cutting import Patch, Volume, cut_patches
-from gstk.training.data import Lane, find_cases, make_loader, read_list, read_volume
+from gstk.training.data import Lane, make_loader, read_volume
 from gstk.training.recipe import DataRecipe
 
 RNG = np.random.default_rng
@@ -174,6 +175,57 @@ def test_an_epoch_holds_every_case_once_in_a_new_order(tmp_path: Path) -> None:
     for epoch in epochs:
         assert sorted(epoch) == [p.name for p in paths]
     assert len({tuple(e) for e in epochs}) > 1
+
+
+def test_shares_say_how_often_a_source_is_drawn(tmp_path: Path) -> None:
+    paths = []
+    for name in ("CT_1", "CT_2", "CT_3", "MR_1"):
+        np.savez(tmp_path / f"{name}.npz", imgs=np.zeros((8, 8, 8), np.uint8), gts=np.ones((8, 8, 8), np.uint8))
+        paths.append(tmp_path / f"{name}.npz")
+    recipe = DataRecipe(
+        patch_size=(8, 8, 8),
+        patches_per_case=1,
+        workers=0,
+        phantom_side=32,
+        shares={"MR_*": 1.0, "CT_*": 2.0, "phantoms": 1.0},
+    )
+    names = [
+        item.name.split("_")[0].split(" ")[0] for item in islice(make_loader(paths, recipe, [3], [Lane(0, 1)]), 200)
+    ]
+    counts = [names.count(name) for name in ("MR", "CT", "phantom")]
+    assert sum(counts) == 200
+    assert stats.chisquare(counts, [50, 100, 50]).pvalue > 1e-4
+
+
+def test_shares_that_do_not_fit_the_cases(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"got b\.npz, which matches nothing"):
+        groups_of([tmp_path / "a.npz", tmp_path / "b.npz"], {"a*": 1.0, "phantoms": 1.0})
+    with pytest.raises(TrainingError, match=r"got data\.shares for c\*, which no case"):
+        groups_of([tmp_path / "a.npz"], {"a*": 1.0, "c*": 1.0})
+    with pytest.raises(TrainingError, match="expected weights above 0"):
+        DataRecipe(shares={"a*": 0.0})
+
+
+def test_a_share_of_the_windows_is_what_a_session_lays() -> None:
+    """A click's window has the volume's finest spacing twice over; a box's holds the box with its margin."""
+    labels = np.zeros((100, 100, 100), np.uint8)
+    labels[44:56, 46:54, 40:60] = 1
+    volume = Volume(labels * 200, labels, (1.0, 1.0, 1.0))
+    recipe = replace(
+        ZOOM,
+        session_share=1.0,
+        session_voxels=(32**3, 32**3),
+        zoom_sides=(16, 32),
+        patches_per_case=60,
+        intensity_probability=0.0,
+    )
+    patches = cut_patches(volume, recipe, RNG(2))
+    assert len(patches) == 60
+    voxels = np.array([np.count_nonzero(patch.labels) for patch in patches])
+    assert all(patch.image.size <= 32**3 and all(side % 16 == 0 for side in patch.image.shape) for patch in patches)
+    clicked = np.isclose(voxels, labels.sum() / 2**3, rtol=0.05)
+    assert stats.binomtest(int(clicked.sum()), 60, 0.5).pvalue > 1e-3
+    assert np.median(voxels[~clicked]) > 3 * voxels[clicked].max(), "the others are finer"
 
 
 def test_lanes_share_the_stream_out(tmp_path: Path) -> None:

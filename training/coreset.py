@@ -8,7 +8,7 @@ import numpy as np
 
 from gstk.core.files import atomic_path
 from gstk.errors import TrainingError
-from gstk.training.data import find_cases
+from gstk.training.case_files import find_cases
 
 __all__ = ["choose_coreset", "write_list"]
 

@@ -12,8 +12,8 @@ from scipy import ndimage
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.resampling import intensity_range, normalise
-from gstk.core.window import Framing, Window, frame
-from gstk.session.window_selection import first_faces
+from gstk.core.window import Window, WindowPolicy, frame
+from gstk.session.window_selection import initial_extent
 from gstk.training.recipe import DataRecipe
 
 __all__ = ["Patch", "Volume", "cut_patches"]
@@ -185,17 +185,17 @@ def _session_window(
     volume: Volume, target: int, box: Box, recipe: DataRecipe, rng: np.random.Generator
 ) -> tuple[Triple, Triple, Shape]:
     """First face, step and shape of a window that a session makes on its way to the object."""
-    geometry = Geometry(volume.labels.shape, volume.spacing_mm)  # type: ignore[arg-type]
+    geometry = Geometry(volume.labels.shape, volume.spacing_mm)
     least, most = (float(n) for n in recipe.session_voxels)
     voxels = round(least * (most / least) ** (rng.random() ** SKEW))
     multiple = math.gcd(*recipe.zoom_sides)
-    framing = Framing(voxels, multiple, 2 * multiple)
+    policy = WindowPolicy(voxels, multiple, 2 * multiple)
     low, high = (np.array([getattr(axis, end) for axis in box], np.float64) for end in ("start", "stop"))
     kind = rng.random()
     if kind < FIRST_SHARE:  # a click anywhere on it: nothing says how large it is
         voxel = _voxel_of(volume.labels, target, box, rng)
         click = Point((int(voxel[0]), int(voxel[1]), int(voxel[2])), True)
-        low, high = first_faces(geometry, ObjectPrompts((click,)), framing)
+        low, high = initial_extent(geometry, ObjectPrompts((click,)), policy)
     elif kind < FIRST_SHARE + MASK_SHARE:  # a mask that missed its end, or ran over it
         longest = float((high - low).max())
         low = low + rng.uniform(-0.5, 0.2, 3) * longest * (rng.random(3) < 0.5)
@@ -205,7 +205,7 @@ def _session_window(
         high = np.maximum(np.ceil(high + rng.normal(0, 0.04, 3) * (high - low)), low + 1)
     shape = np.array(geometry.shape, np.float64)
     low = np.clip(low, 0, shape - 1)
-    window = frame(geometry, low, np.clip(high, low + 1, shape), framing)
+    window = frame(geometry, low, np.clip(high, low + 1, shape), policy)
     return window.start, window.step, window.shape
 
 

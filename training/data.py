@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,19 +19,18 @@ from torch.utils.data import DataLoader, Dataset
 from gstk.cases.npz import check_image, to_label_map
 from gstk.cases.phantoms import generate_phantom
 from gstk.cases.safe_npz import read_npz
-from gstk.errors import CaseError, GstkError, TrainingError
+from gstk.errors import CaseError, GstkError
 from gstk.training.augment import augment
+from gstk.training.case_files import groups_of
 from gstk.training.cutting import Patch, Volume, cut_patches
 from gstk.training.recipe import DataRecipe
 
-__all__ = ["Item", "Lane", "find_cases", "groups_of", "make_loader", "read_list", "read_volume"]
+__all__ = ["Item", "Lane", "Volumes", "make_loader", "read_volume"]
 
 DATA_STREAM, SAMPLER_STREAM = 1, 2
 """Which random numbers of a stage: those of its data, those of its clicks."""
 
 
-PHANTOMS = "phantoms"
-"""The share of `DataRecipe.shares` that is generated."""
 TERM_SECONDS = 20
 """A worker ends this long after a SIGTERM, if it is still there."""
 _PR_SET_PDEATHSIG = 1
@@ -59,56 +57,6 @@ class Lane(NamedTuple):
     lanes: int
 
 
-def find_cases(folder: Path) -> list[Path]:
-    """The .npz files of a folder and of those in it, sorted.
-
-    Raises:
-        TrainingError: there is no such folder, or no .npz file in it.
-    """
-    if not folder.is_dir():
-        raise TrainingError(f"got {folder}, expected a folder of .npz cases; gstk prepare makes them")
-    found = sorted(path for path in folder.rglob("*.npz") if path.is_file())
-    if not found:
-        raise TrainingError(f"got {folder} without an .npz file, expected cases; gstk prepare makes them")
-    return found
-
-
-def read_list(path: Path, folder: Path) -> list[Path]:
-    """The cases that a list names, one path a line, relative to `folder`; empty lines and lines with # are left out.
-
-    Raises:
-        TrainingError: the list cannot be read, is empty, or names what is not in the folder.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"cannot read the list {path}: {error}") from None
-    cases = [folder / line for line in lines if line and not line.startswith("#")]
-    strange = [case for case in cases if not case.is_file() or not case.resolve().is_relative_to(folder.resolve())]
-    if strange or not cases:
-        what = f"{strange[0].relative_to(folder)}, which is not there" if strange else "no case"
-        raise TrainingError(f"got {what} in the list {path}, expected paths of .npz files in {folder}")
-    return cases
-
-
-def groups_of(paths: Sequence[Path], shares: Mapping[str, float]) -> list[tuple[float, list[Path]]]:
-    """The cases of each share of `DataRecipe.shares`, with its weight; no case stands for generated volumes.
-
-    Raises:
-        TrainingError: a case that matches no pattern, or a pattern that matches no case.
-    """
-    groups: dict[str, list[Path]] = {pattern: [] for pattern in shares}
-    for path in paths:
-        pattern = next((p for p in shares if p != PHANTOMS and fnmatchcase(path.stem, p)), None)
-        if pattern is None:
-            raise TrainingError(f"got {path.name}, which matches nothing in data.shares; add a pattern, or leave it out")
-        groups[pattern].append(path)
-    empty = [pattern for pattern, found in groups.items() if not found and pattern != PHANTOMS]
-    if empty:
-        raise TrainingError(f"got data.shares for {empty[0]}, which no case to train on matches; leave it out")
-    return [(shares[pattern], found) for pattern, found in groups.items()]
-
-
 def read_volume(path: Path) -> Volume:
     """Reads what training needs of a case: image, labels and spacing, never its prompts.
 
@@ -127,8 +75,11 @@ def read_volume(path: Path) -> Volume:
     return Volume(image, labels, (z, y, x))
 
 
-class _Cases(Dataset[Item]):
+class Volumes(Dataset[Item]):
+    """The items of a stage by their number."""
+
     def __init__(self, paths: Sequence[Path], recipe: DataRecipe, seed: Sequence[int]) -> None:
+        """Takes the cases; see `make_loader`."""
         self.paths, self.recipe, self.seed = list(paths), recipe, list(seed)
         self.groups = groups_of(self.paths, recipe.shares) if recipe.shares else []
 
@@ -193,7 +144,7 @@ def make_loader(
     """
     workers = recipe.workers
     return DataLoader(
-        _Cases(paths, recipe, seed),
+        Volumes(paths, recipe, seed),
         batch_size=None,
         sampler=_Draws(lanes, first_block),
         collate_fn=_as_is,

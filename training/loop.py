@@ -34,7 +34,7 @@ from gstk.training.recipe import LoopRecipe, Recipe
 from gstk.training.sampling import Prompts, Sampler, make_sampler
 from gstk.training.streams import StreamScale
 
-__all__ = ["Progress", "Trainer", "stage_steps", "warmup_cosine"]
+__all__ = ["Progress", "Trainer", "stage_steps", "trained_parameters", "warmup_cosine"]
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Progress:
 
 
 def warmup_cosine(step: int, warmup_steps: int, steps: int | None) -> float:
-    """Factor on the learning rate: linear to 1 over `warmup_steps`, then half a cosine to 0 at `steps`, or 1 for None."""
+    """Factor on the learning rate: linear to 1 over `warmup_steps`, then half a cosine to 0 at `steps`; 1 for None."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     if steps is None:
@@ -107,7 +107,7 @@ class Trainer:
         self.step = 0
         self.network = network.to(self.device).train()
         self._encoder, self._decoder = Encoder(self.network), PromptDecoder(self.network).to(self.device)
-        self.parameters = _trained(self.network, self._loop)
+        self.parameters = trained_parameters(self.network, self._loop)
         self._reader: ObjectReader | None = None
         if self._loop.object_weight:
             torch.manual_seed(recipe.seed)
@@ -213,6 +213,14 @@ class Trainer:
         for kept, new in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
             kept.lerp_(new, 1 - decay)
 
+    def measure(self, patch: Patch) -> float:
+        """Seconds of a step on one patch; the weights change, the stage does not go on."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        began = time.perf_counter()
+        self._step([(Lane(0, 1), patch)], 1)  # it reads the loss, and so waits for the device
+        return time.perf_counter() - began
+
     def rounds(self, patch: Patch, rng: np.random.Generator) -> tuple[Tensor, float, float]:
         """Loss and Dice of a patch, of the prompts that the sampler gives and of the first, where it went on from them.
 
@@ -283,7 +291,7 @@ class Trainer:
         self.step = int(state["step"])
 
 
-def _trained(network: VISTA3D, recipe: LoopRecipe) -> list[nn.Parameter]:
+def trained_parameters(network: VISTA3D, recipe: LoopRecipe) -> list[nn.Parameter]:
     """The parameters of the interactive branch; those of the automatic one stay as they are."""
     modules = (Encoder(network), PromptDecoder(network))
     automatic = {id(p) for p in network.image_encoder.up_layers_auto.parameters()}

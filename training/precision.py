@@ -11,8 +11,8 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """The type of `torch.autocast`; None computes in float32.
 
     Args:
-        precision: `bf16`, `fp16`, `off`, or `auto`: bfloat16 where the processor computes in it. Elsewhere torch emulates
-            it on a CPU, many times slower than float32; a GPU without it takes float16.
+        precision: `bf16`, `fp16`, `off`, or `auto`: bfloat16 where the processor computes in it. Elsewhere a CPU
+            emulates it, many times slower than float32; a GPU without it takes float16.
         device: where the network is.
     """
     if precision == "auto":

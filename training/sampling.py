@@ -217,9 +217,7 @@ def error_point(prediction: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.
     return next_click(prediction, mask, random_choice(rng), MAX_EDT_VOXELS)
 
 
-def anywhere_in_error(
-    prediction: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.random.Generator
-) -> Click | None:
+def anywhere_in_error(prediction: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.random.Generator) -> Point | None:
     """A click of somebody in a hurry: any wrong voxel; None where the prediction is the mask."""
     wrong = np.flatnonzero(prediction != mask)
     if not len(wrong):

@@ -3,6 +3,8 @@
 A run's folder:
 
     recipe.json                      what was trained
+    cases.json                       on what: files with their hashes
+    init.pt                          what it began with, where that is no file of its own
     stage1/model.pt                  the stage's result: the moving average of its weights
     stage1/checkpoints/step-*.pt     to go on from; they hold a model too
     stage1/events.out.tfevents.*     TensorBoard's log
@@ -15,7 +17,7 @@ import contextlib
 import copy
 import json
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,8 +27,9 @@ import torch
 from monai.networks.nets.vista3d import VISTA3D
 from torch import nn
 
-from gstk.core.files import atomic_path, make_folder
+from gstk.core.files import make_folder
 from gstk.errors import CheckpointError, TrainingError, TrainingInterrupted
+from gstk.training.case_files import check_cases
 from gstk.training.checkpoint import load_checkpoint, load_extra, load_network, save_checkpoint
 from gstk.training.cutting import Volume
 from gstk.training.distributed import Processes
@@ -34,22 +37,30 @@ from gstk.training.initialise import local_prompt_init
 from gstk.training.loop import Progress, Trainer
 from gstk.training.network import build_network
 from gstk.training.precision import autocast_dtype
-from gstk.training.recipe import Recipe, difference, recipe_from_dict, with_spec
+from gstk.training.recipe import Recipe, with_spec
+from gstk.training.run_folder import RunCases, RunFolder
 from gstk.training.validation import NetworkEngine, Score, validate, validation_phantoms
 
 __all__ = ["Report", "train"]
 
 PICTURES = 2
 """Cases of a validation that are drawn."""
-_MAY_CHANGE = ("name", "loop.accumulate", "loop.checkpoint_steps", "loop.keep", "data.workers", "validation.")
-"""Fields that a resumed run may have otherwise: they do not touch the weights (the patches of a step are checked)."""
 
 
 class Report:
     """What a run tells: override what is of interest. The first process alone calls it."""
 
+    def changed(self, changes: Sequence[str]) -> None:
+        """A run goes on otherwise than it began, a sentence each."""
+
+    def fresh(self) -> None:
+        """Training begins with random weights."""
+
     def begin(self, stage: int, step: int, steps: int) -> None:
         """A stage begins, or goes on, after `step` of `steps` steps."""
+
+    def stopping(self, number: int) -> None:
+        """A signal came: the run ends after the step under way."""
 
     def progress(self, stage: int, progress: Progress) -> None:
         """A step was done."""
@@ -67,7 +78,7 @@ def train(
     cases: Sequence[Path] = (),
     validation: Sequence[Path] = (),
     stages: Sequence[int] = (1, 2),
-    init: Path | None = None,
+    init: Path | nn.Module | None = None,
     resume: bool = False,
     processes: Processes | None = None,
     report: Report | None = None,
@@ -80,8 +91,10 @@ def train(
         cases: .npz files to train on; empty where the recipe generates volumes.
         validation: .npz files to score on; those that are in `cases` too are not trained on.
         stages: 1, 2 or both. Stage 2 begins with the model of stage 1 in `out_dir`, or with `init`.
-        init: weights to begin the first of the stages with; None takes fresh ones for stage 1.
-        resume: go on from the newest checkpoint in `out_dir`; stages that are done stay as they are.
+        init: weights to begin the first of the stages with, a file or a network of the recipe's architecture; None
+            takes fresh ones for stage 1.
+        resume: go on from the newest checkpoint in `out_dir`; stages that are done stay as they are. What is not as the
+            run began is told to `report`.
 
     Returns:
         The last stage's `model.pt`.
@@ -92,51 +105,38 @@ def train(
         TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint was written.
     """
     processes, report = processes or Processes(), report or Report()
-    held_out = {path.resolve() for path in validation}
-    cases = [path for path in cases if path.resolve() not in held_out]
-    if recipe.data.source == "cases" and not cases:
-        raise TrainingError("got no case to train on, expected .npz files that are not all in the validation list")
-    if recipe.data.source == "phantoms" and (cases or validation):
-        raise TrainingError("got cases for a recipe that generates its data, expected none, or data.source = 'cases'")
-    if init is not None:
+    cases = check_cases(recipe, cases, validation)
+    if isinstance(init, Path):
         recipe = with_spec(recipe, load_checkpoint(init)[0])
-    run_file = out_dir / "recipe.json"
-    _check_folder(recipe, out_dir, run_file, stages, resume)
-    make_folder(out_dir)
+    folder = RunFolder(out_dir)
+    begin: Path | None
+    if isinstance(init, nn.Module):
+        begin = folder.init
+    else:
+        begin = folder.began_with(stages) if init is None and resume else init
+    listed = RunCases(tuple(cases), tuple(validation), tuple(stages), begin)
+    changes = folder.check(recipe, listed, resume)
+    if changes and processes.is_first:
+        report.changed(changes)
     if processes.is_first:
-        with atomic_path(run_file) as partial:
-            partial.write_text(json.dumps(recipe.to_dict(), indent=1) + "\n", encoding="utf-8")
-    model = init
-    for stage in stages:
-        finished = out_dir / f"stage{stage}" / "model.pt"
-        if not (resume and finished.is_file()):
-            if stage == 2 and model is None:
-                model = out_dir / "stage1" / "model.pt"
-                if not model.is_file():
-                    raise TrainingError(f"got stage 2 without {model}, expected stage 1 before it, or --init")
-            run = _Stage(recipe, stage, out_dir, cases, validation, processes, report)
-            run.run(model, resume)
-        model = finished
+        folder.write(recipe, listed)
+        if isinstance(init, nn.Module):
+            save_checkpoint(folder.init, init, recipe.network)
+    model = begin
+    processes.sum([0.0])  # nobody reads the folder before it is there
+    with _signals(report.stopping) as signals:
+        for stage in stages:
+            finished = folder.stage(stage) / "model.pt"
+            if not (resume and finished.is_file()):
+                if stage == 2 and model is None:
+                    model = folder.stage(1) / "model.pt"
+                    if not model.is_file():
+                        raise TrainingError(f"got stage 2 without {model}, expected stage 1 before it, or --init")
+                run = _Stage(recipe, stage, out_dir, cases, validation, processes, report)
+                run.run(model, resume, signals)
+            model = finished
     assert model is not None
     return model
-
-
-def _check_folder(recipe: Recipe, out_dir: Path, run_file: Path, stages: Sequence[int], resume: bool) -> None:
-    if not resume:
-        there = [out_dir / f"stage{s}" for s in stages if (out_dir / f"stage{s}").exists()]
-        if there:
-            raise TrainingError(f"got {there[0]}, which holds a run; use --resume to go on with it, or another folder")
-    elif run_file.is_file():
-        try:
-            before = recipe_from_dict(json.loads(run_file.read_text(encoding="utf-8")))
-        except ValueError:
-            raise TrainingError(f"{run_file} is no recipe; use another folder") from None
-        changed = [key for key in difference(before, recipe) if not key.startswith(_MAY_CHANGE)]
-        if changed:
-            raise TrainingError(
-                f"got a recipe with another {', '.join(changed)} than the run in {out_dir}; go on with the "
-                "same, or use another folder and --init"
-            )
 
 
 class _Stage:
@@ -159,8 +159,8 @@ class _Stage:
         volumes = validation_phantoms(recipe) if recipe.data.source == "phantoms" else list(validation)
         self.scored: list[Path | Volume] = list(volumes[: recipe.validation.cases])
 
-    def run(self, init: Path | None, resume: bool) -> None:
-        """Trains to the end of the stage, or to a signal."""
+    def run(self, init: Path | None, resume: bool, signals: Sequence[int]) -> None:
+        """Trains to the end of the stage, or to a signal, of which `signals` holds the numbers."""
         network = _fresh(self.recipe) if init is None else load_network(init, self.recipe.network)
         trainer = Trainer(self.recipe, self.stage, network, self.cases, self.processes)
         found = _checkpoints(self.checkpoints) if resume else []
@@ -169,9 +169,11 @@ class _Stage:
         first = self.processes.is_first
         if first:
             make_folder(self.checkpoints)
+            if init is None and not found:
+                self.report.fresh()
             self.report.begin(self.stage, trainer.step, trainer.steps)
         loop, judged = self.recipe.loop, self.recipe.validation
-        with _signals() as signals, self._log() as log:
+        with self._log() as log:
             for progress in trainer.run(lambda: bool(signals)):
                 if first:
                     _log_step(log, progress)
@@ -181,7 +183,8 @@ class _Stage:
                     self._validate(trainer, log)
                 if progress.step % loop.checkpoint_steps == 0 and not last:
                     self._save_checkpoint(trainer)
-            if trainer.step < trainer.steps:
+            (stops,) = self.processes.sum([float(bool(signals))])
+            if stops or trainer.step < trainer.steps:
                 self._save_checkpoint(trainer)
                 number = max(int(n) for n in self.processes.gather(signals[0] if signals else 0))
                 checkpoint = _checkpoint_name(self.checkpoints, trainer.step)
@@ -215,7 +218,9 @@ class _Stage:
         average = trainer.average
         training = average.training
         multiple = self.recipe.network.roi_multiple
-        with NetworkEngine(average, multiple, trainer.device, autocast_dtype(self.recipe.loop.precision, trainer.device)) as engine:
+        with NetworkEngine(
+            average, multiple, trainer.device, autocast_dtype(self.recipe.loop.precision, trainer.device)
+        ) as engine:
             mine = self.scored[self.processes.rank :: self.processes.count]
             own = validate(engine, self.recipe, mine, PICTURES if self.processes.is_first else 0)
         average.train(training)
@@ -267,13 +272,14 @@ def _run_state(path: Path, trainer: Trainer) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
+def _signals(on_signal: Callable[[int], None]) -> Iterator[list[int]]:
     """Numbers of the SIGINTs and SIGTERMs that came; a second one ends the process at once."""
     seen: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         seen.append(number)
         signal.signal(number, before[signal.Signals(number)])
+        on_signal(number)
 
     before: dict[signal.Signals, Any] = {}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from enum import StrEnum
@@ -11,10 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gstk.cli.options import needing
-from gstk.errors import TrainingInterrupted
+from gstk.core.bundle import Bundle, find_bundle
+from gstk.errors import BundleError, TrainingError, TrainingInterrupted
 
 if TYPE_CHECKING:
-    from gstk.training.estimate import Estimate
+    from rich.console import Console
+    from torch import nn
+
+    from gstk.training.distributed import Processes
     from gstk.training.recipe import Recipe
 
 __all__ = ["StageOption", "train_command"]
@@ -38,14 +43,27 @@ def train_command(
         ),
     ] = None,
     out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("runs/train"),
-    recipe: Annotated[str, typer.Option(help="coreset, all-data, tiny, or a .toml file.")] = "coreset",
-    stage: Annotated[
-        StageOption, typer.Option(help="1: VISTA3D's clicks; 2: clicks by edge and centre, from stage 1's weights.")
-    ] = StageOption.all,
-    init: Annotated[
-        Path | None, typer.Option(help="Weights to begin with: .pt, .pth or .safetensors.", show_default=False)
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="coreset (the default), all-data, tiny, tiny-real, or a .toml file.", show_default=False),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    stage: Annotated[
+        StageOption | None,
+        typer.Option(
+            help="1: VISTA3D's clicks; 2: clicks by edge and centre, from stage 1's weights; all (the default)."
+        ),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights to begin with: a .pt, .pth or .safetensors file, a bundle's folder, or a built-in bundle, "
+            "such as tiny. Without it training begins with random weights.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, on its cases and with its settings.")
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe, as stage1.epochs=20."),
@@ -58,76 +76,131 @@ def train_command(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1 and so on.")] = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the recipe, its steps, and the time and memory it will take.")
+        bool, typer.Option("--dry-run", help="Show the recipe, its steps, and the memory that it will take.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="With --dry-run: do a few steps too, to say how long the run will take.")
     ] = False,
 ) -> None:
     """Fit VISTA3D to cases in the paper's two stages. Several GPUs: torchrun --nproc-per-node N -m gstk train ..."""
     from rich.console import Console
 
-    console = Console(stderr=True)
-    with needing("train"), console.status("starting"):
-        from gstk.training.checkpoint import load_checkpoint
-        from gstk.training.data import find_cases, read_list
-        from gstk.training.distributed import join_processes
-        from gstk.training.recipe import load_recipe, with_settings, with_spec
-        from gstk.training.train import train
-    chosen = with_settings(load_recipe(recipe), settings or [])
-    listed = [] if folder is None else read_list(cases, folder) if cases else find_cases(folder)
-    held_out = read_list(validation, folder) if validation and folder else []
+    # Mistakes come before torch, which takes seconds to load.
+    from gstk.training.case_files import check_cases, find_cases, read_list
+    from gstk.training.recipe import load_recipe, with_settings, with_spec
+    from gstk.training.run_folder import RunFolder
+    from gstk.training.spec import VISTA3DSpec
+
+    run = RunFolder(out_dir)
+    known = resume and recipe is None
+    chosen = with_settings(run.recipe() if known else load_recipe(recipe or "coreset"), settings or [])
     if folder is None and (cases or validation):
         raise typer.BadParameter("a list needs the folder that its paths are in", param_hint="--cases, --validation")
-    stages = (1, 2) if stage is StageOption.all else (int(stage.value),)
+    if measure and not dry_run:
+        raise typer.BadParameter("it is a part of --dry-run", param_hint="--measure")
+    remembered = run.cases() if known and folder is None else None
+    if remembered is not None:
+        listed, held_out = list(remembered.train), list(remembered.validation)
+    else:
+        listed = [] if folder is None else read_list(cases, folder) if cases else find_cases(folder)
+        held_out = read_list(validation, folder) if validation and folder else []
+    listed = check_cases(chosen, listed, held_out)
+    if stage is None and remembered is not None:
+        stages = remembered.stages
+    else:
+        stages = (1, 2) if stage in (None, StageOption.all) else (int(stage),)
+    bundle = _bundle(init)
+
+    console = Console(stderr=True)
+    if dry_run:
+        typer.echo(json.dumps(chosen.to_dict(), indent=1))
+    with needing("train"), console.status("starting"):
+        from gstk.training.checkpoint import load_checkpoint
+        from gstk.training.distributed import join_processes
+        from gstk.training.train import train
     processes = join_processes(device)
     try:
         if dry_run:
             if processes.is_first:
-                from gstk.training.estimate import estimate_stage
-
-                if init is not None:
+                if bundle is not None:
+                    chosen = with_spec(chosen, VISTA3DSpec.from_dict(bundle.manifest.architecture))
+                elif init is not None:
                     chosen = with_spec(chosen, load_checkpoint(init)[0])
-                left = len(set(listed) - set(held_out))
-                with console.status("measuring"):
-                    estimates = {s: estimate_stage(chosen, s, left, processes) for s in stages}
-                _show_plan(chosen, left, estimates)
+                _show_plan(console, chosen, stages, listed, processes, measure)
             return
-        model = train(
-            chosen, out_dir, listed, held_out, stages, init, resume, processes, _progress(console, chosen.name)
-        )
+        weights: Path | nn.Module | None = None if init is None else Path(init)
+        if bundle is not None:
+            chosen = with_spec(chosen, VISTA3DSpec.from_dict(bundle.manifest.architecture))
+            with needing("export"), console.status(f"reading the weights of {bundle.manifest.name}"):
+                from gstk.export.weights import network_of_bundle
+            weights = network_of_bundle(bundle)
+        report = _progress(console, chosen.name)
+        model = train(chosen, out_dir, listed, held_out, stages, weights, resume, processes, report)
         if processes.is_first:
             typer.echo(str(model))
     except TrainingInterrupted as stopped:
         if processes.is_first:
-            typer.echo(f"{stopped}; go on with --resume", err=True)
+            typer.echo(f"{stopped}; gstk train -o {out_dir} --resume goes on", err=True)
         raise typer.Exit(128 + stopped.signal) from None
     finally:
         processes.leave()
 
 
-def _show_plan(recipe: Recipe, cases: int, estimates: dict[int, Estimate]) -> None:
-    import json
+def _bundle(init: str | None) -> Bundle | None:
+    """The bundle that `--init` names; None where it is a file of weights, or nothing.
 
+    Raises:
+        TrainingError: it is neither.
+    """
+    if init is None or Path(init).is_file():
+        return None
+    try:
+        return Bundle.open(find_bundle(init))
+    except BundleError as error:
+        raise TrainingError(
+            f"got --init {init}, expected a file of weights (.pt, .pth, .safetensors) or a bundle ({error})"
+        ) from None
+
+
+def _show_plan(
+    console: Console,
+    recipe: Recipe,
+    stages: Sequence[int],
+    cases: Sequence[Path],
+    processes: Processes,
+    measure: bool,
+) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    typer.echo(json.dumps(recipe.to_dict(), indent=1))
-    first = next(iter(estimates.values()))
-    sides = " x ".join(map(str, first.measured))
-    what = f"{cases} cases" if cases else f"{recipe.data.phantoms} generated volumes an epoch"
-    table = Table(title=f"{what}; measured on {first.device} with a patch of {sides}", title_justify="left")
-    for column in ("stage", "clicks", "steps", "patches a step", "weights", "s a step", "time", "memory a process"):
+    from gstk.training.estimate import measure_stage, plan_stage
+
+    with console.status("counting weights and memory"):
+        plans = {stage: plan_stage(recipe, stage, len(cases), processes) for stage in stages}
+    first = next(iter(plans.values()))
+    what = f"{len(cases)} cases" if cases else f"{recipe.data.phantoms} generated volumes an epoch"
+    table = Table(title=f"{what}, on {first.device} in {first.precision}", title_justify="left")
+    columns = ["stage", "clicks", "steps", "patches a step", "weights", "memory a process"]
+    for column in (*columns, *(["s a step", "time"] if measure else [])):
         table.add_column(column, justify="left" if column == "clicks" else "right")
-    for stage, e in estimates.items():
-        table.add_row(
+    for stage, plan in plans.items():
+        cells = [
             str(stage),
             recipe.stage(stage).sampler,
-            f"{e.steps:,}",
-            str(e.patches_per_step),
-            f"{e.parameters / 1e6:.1f} M",
-            f"{e.seconds_per_step:.2f}",
-            _duration(e.seconds),
-            f"{e.memory_bytes / 1e9:.1f} GB",
-        )
+            f"{plan.steps:,}",
+            str(plan.patches_per_step),
+            f"{plan.parameters / 1e6:.1f} million",
+            f"{plan.memory_bytes / 1e9:.1f} GB",
+        ]
+        if measure:
+            measured = measure_stage(
+                recipe, stage, cases, processes, on_progress=lambda line: typer.echo(line, err=True)
+            )
+            cells += [f"{measured.seconds_per_step:.2f}", _duration(plan.steps * measured.seconds_per_step)]
+        table.add_row(*cells)
     Console(width=120).print(table)
+    if not measure:
+        typer.echo("--measure adds how long it will take; it does a few steps, for about a minute a stage")
 
 
 def _duration(seconds: float) -> str:
@@ -152,6 +225,16 @@ def _progress(console: Any, name: str) -> Any:
         task: Any = None
         smooth: dict[str, float] = {}  # noqa: RUF012 - set anew by every stage
         told = 0.0
+
+        def changed(self, changes: Sequence[str]) -> None:
+            for change in changes:
+                self._say(f"changed since the run began: {change}")
+
+        def fresh(self) -> None:
+            self._say("training begins with random weights, since no --init was given")
+
+        def stopping(self, number: int) -> None:
+            typer.echo("\nstopping after this step; a second signal ends it at once, without a checkpoint", err=True)
 
         def begin(self, stage: int, step: int, steps: int) -> None:
             self.smooth = {}
