@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gstk.core.bundle import Bundle, Manifest, RoiRules, refuse_existing, write_bundle
 from gstk.core.profile import InputProfile, find_profile, list_profiles
-from gstk.engines import Engine, open_engine
+from gstk.engines import Engine, available, open_engine
 from gstk.engines.base import Sample
 from gstk.errors import ExportError
 from gstk.export.graphs import encoder_graph, prompt_decoder_graph
@@ -28,12 +28,21 @@ from gstk.export.int8 import MOST_DROP, Int8Report, Scores, mean_score, quantise
 from gstk.export.onnx_writer import save_graph, store_weights_fp16, trace_graph
 from gstk.export.parity import Parity, ParityCase, default_cases, measure_parity, reference_logits
 from gstk.export.ranges import activation_ranges, check_ranges
+from gstk.export.tolerances import REFERENCE
 from gstk.export.vectors import VECTORS_NAME, save_vectors
 from gstk.training.checkpoint import load_checkpoint, load_extra
 from gstk.training.network import TAPS, build_network
 from gstk.training.spec import VISTA3DSpec
 
-__all__ = ["DEFAULT_ROI_SIDE", "UNKNOWN_LICENCE", "Options", "QualityGate", "export_bundle", "roi_rules"]
+__all__ = [
+    "DEFAULT_ROI_SIDE",
+    "UNKNOWN_LICENCE",
+    "Options",
+    "QualityGate",
+    "expected_steps",
+    "export_bundle",
+    "roi_rules",
+]
 
 DEFAULT_ROI_SIDE = 128
 """Side of the region that VISTA3D is trained on, in voxels."""
@@ -72,6 +81,21 @@ class Options:
     fp16_io: str = "fp16"
     int8: bool = False
     refine: bool = False
+
+
+def expected_steps(options: Options, labelled_cases: int = 0) -> int:
+    """How many steps an export tells of, if no activation of its INT8 encoder has to go back to floating point.
+
+    Args:
+        options: what goes into the bundle.
+        labelled_cases: how many cases the quality gate clicks through; 0 where there is none.
+    """
+    engines = sum(backend.version is not None and backend.name != REFERENCE for backend in available())
+    cases = len(default_cases(1))
+    steps = 3 + cases  # loading, two traces, torch
+    steps += (1 + options.fp16) * (1 + engines * cases)
+    steps += options.fp16 + options.int8
+    return steps + labelled_cases * (int(options.fp16 or options.int8) + options.int8)
 
 
 def export_bundle(

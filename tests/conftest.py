@@ -128,12 +128,18 @@ def small_export(once_for_all: OnceForAll) -> SmallExport:
             return model
 
         save_checkpoint(folder / "small.pt", network, spec, {"training": {"recipe": "none", "seed": 7}})
-        options = Options(half_weights=True)
+        options, steps = Options(half_weights=True), list[str]()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(export_module, "trace_graph", trace_and_keep)
             export_bundle(
-                folder / "small.pt", folder / "bundle", licence="CC0-1.0", default_roi=(32, 32, 32), options=options
+                folder / "small.pt",
+                folder / "bundle",
+                licence="CC0-1.0",
+                default_roi=(32, 32, 32),
+                options=options,
+                on_progress=steps.append,
             )
+        (folder / "steps.txt").write_text("\n".join(steps))
 
     folder = once_for_all("small", export)
     return SmallExport(spec, network, folder / "small.pt", Bundle.open(folder / "bundle"))

@@ -25,7 +25,7 @@ from gstk.engines import available, open_engine  # noqa: E402
 from gstk.errors import BundleError, CheckpointError, ExportError, GstkError  # noqa: E402
 from gstk.export import export as export_module  # noqa: E402
 from gstk.export import onnx_writer, parity, tolerances  # noqa: E402
-from gstk.export.export import Options, export_bundle, roi_rules  # noqa: E402
+from gstk.export.export import Options, expected_steps, export_bundle, roi_rules  # noqa: E402
 from gstk.export.graphs import CLEAN_OPS  # noqa: E402
 from gstk.export.parity import ParityCase, default_cases, measure_parity, reference_logits  # noqa: E402
 from gstk.training.checkpoint import save_checkpoint  # noqa: E402
@@ -120,6 +120,13 @@ def test_manifest_states_what_was_exported(small_export: Any) -> None:
         assert 0 < result["max_abs_error"] <= 1e-4
         assert result["mask_agreement"] >= 0.9999
         assert len(result["cases"]) == len(manifest.parity["cases"]) == 4
+
+
+def test_an_export_tells_of_as_many_steps_as_were_expected(small_export: Any) -> None:
+    steps = (small_export.checkpoint.parent / "steps.txt").read_text().splitlines()
+    assert len(steps) == expected_steps(Options(half_weights=True))
+    plain, all_of_it = expected_steps(Options()), expected_steps(Options(fp16=True, int8=True), 3)
+    assert all_of_it == plain + 2 + 1 + 4 * len(INSTALLED) + 2 * 3
 
 
 def test_minimum_region_is_where_torch_is_still_defined(small_export: Any) -> None:

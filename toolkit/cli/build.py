@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gstk.cli.progress import LongWork
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -108,7 +110,10 @@ def build_command(
 
 
 class _Report:
-    """A bar for each phase of TensorRT's that is under way, the outer ones above those within."""
+    """On a terminal a bar for each phase of TensorRT's that is under way, the outer ones above those within.
+
+    TensorRT does not tell how long a phase will take. In a log it is the line of `LongWork`.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -117,16 +122,24 @@ class _Report:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
         self._tasks: dict[tuple[str, str], tuple[TaskID, int]] = {}
+        self._log = None if self._bars.console.is_terminal else LongWork("build")
 
     def __enter__(self) -> "_Report":
+        if self._log is not None:
+            self._log.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._log is not None:
+            self._log.__exit__(None, None, None)
         if self._bars.live.is_started:
             self._bars.stop()
 
     def step(self, step: "BuildStep") -> None:
         """Moves a bar; called from TensorRT's threads."""
+        if self._log is not None:
+            self._log.update(step.done, text=f"{step.kind}, {step.phase} {step.done} of {step.steps}")
+            return
         self._bars.start()  # once is enough, and more do nothing
         key = (step.kind, step.phase)
         if step.done == step.steps:

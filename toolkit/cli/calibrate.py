@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gstk.cli.options import BackendOption, DeviceOption, EngineOption, PrecisionOption, ThreadsOption
+from gstk.cli.progress import LongWork
 
 if TYPE_CHECKING:
     from gstk.calibration import LatencyModel
@@ -29,9 +30,6 @@ def calibrate_command(
     ] = None,
 ) -> None:
     """Measure encoding, decoding, starting and memory over sizes of region, and keep what comes out for planning."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from gstk.calibration import measure, save_model
     from gstk.calibration.measure import FULL_S, QUICK_S
     from gstk.calibration.plot import plot_fit
@@ -39,8 +37,7 @@ def calibrate_command(
     from gstk.engines.options import parse_assignments
 
     opened = Bundle.open(find_bundle(bundle))
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("opening", total=1.0)
+    with LongWork("calibrate", total=1.0) as progress:
         model, measurements = measure(
             opened,
             backend=backend,
@@ -49,7 +46,7 @@ def calibrate_command(
             threads=threads,
             options=parse_assignments(engine or []),
             seconds=QUICK_S if quick else FULL_S,
-            on_progress=lambda share, text: bar.update(task, completed=share, description=text),
+            on_progress=lambda share, text: progress.update(share, text=text),
         )
     _show(model)
     if plot is not None:

@@ -20,6 +20,7 @@ from gstk.cli.options import (
     ray_workers,
 )
 from gstk.cli.pipelines import Pipeline, PipelineName
+from gstk.cli.progress import LongWork
 
 if TYPE_CHECKING:
     from gstk.evaluation.case_scores import CaseScores
@@ -95,7 +96,13 @@ def evaluate_command(
         tuple(engine or ()),
         budget,
     )
-    with _Progress() as progress:
+
+    def add(scores: "CaseScores", number: int, total: int) -> None:
+        progress.update(number, total, f"{scores.case} DSC {scores.dsc[-1]:.3f}" if scores.dsc else scores.case)
+        for failure in scores.failures:
+            progress.say(f"{scores.case}: {failure}")
+
+    with LongWork("evaluate", unit="cases") as progress:
         found = evaluate(
             cases,
             out_dir,
@@ -107,7 +114,7 @@ def evaluate_command(
             spacing_order=spacing_order.order,
             limit=limit,
             workers=cluster,
-            on_result=progress.add,
+            on_result=add,
         )
     _show(found)
     if report:
@@ -116,32 +123,6 @@ def evaluate_command(
         typer.echo(f"report   {write_report(found)}")
     if found.failed:
         raise typer.Exit(1)
-
-
-class _Progress:
-    """A bar with the time left; cases that fail are said at once."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("cases", total=None)
-
-    def __enter__(self) -> "_Progress":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def add(self, scores: "CaseScores", number: int, total: int) -> None:
-        """Moves the bar."""
-        said = f"{scores.case} DSC {scores.dsc[-1]:.3f}" if scores.dsc else scores.case
-        self._bar.update(self._task, completed=number, total=total, description=said)
-        for failure in scores.failures:
-            self._bar.console.print(f"{scores.case}: {failure}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _show(found: "Evaluation") -> None:

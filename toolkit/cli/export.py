@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gstk.cli.options import SpacingOrderOption, needing
+from gstk.cli.progress import LongWork
 
 __all__ = ["export_command", "report_lines"]
 
@@ -78,19 +79,20 @@ def export_command(
 
     chosen = None if profile is None else find_profile(profile)
     with needing("export"):
-        from gstk.export.export import UNKNOWN_LICENCE, Options, export_bundle
+        from gstk.export.export import UNKNOWN_LICENCE, Options, expected_steps, export_bundle
     from rich.console import Console
     from rich.table import Table
 
     from gstk.cases.volumes import find_cases
     from gstk.evaluation.click_trial import ClickTrial
 
-    console = Console(stderr=True)
-    with console.status("starting") as status:
+    options = Options(half_weights, external_weights, fp16, fp16_io, int8, refine)
+    files = [] if calibration_cases is None else find_cases(calibration_cases)
+    files = [file for file in files if file.suffix == ".npz"]
+    with LongWork("export", expected_steps(options, len(files)), "steps") as progress:
         quality_gate = None
         if calibration_cases is not None:
-            files = [file for file in find_cases(calibration_cases) if file.suffix == ".npz"]
-            quality_gate = ClickTrial(files, clicks, spacing_order.value, status.update)
+            quality_gate = ClickTrial(files, clicks, spacing_order.value, progress.step)
         bundle = export_bundle(
             checkpoint,
             output,
@@ -98,11 +100,12 @@ def export_command(
             licence=licence,
             profile=chosen,
             default_roi=default_roi,
-            options=Options(half_weights, external_weights, fp16, fp16_io, int8, refine),
+            options=options,
             quality_gate=quality_gate,
             overwrite=overwrite,
-            on_progress=status.update,
+            on_progress=progress.step,
         )
+    console = Console(stderr=True)
     parity = bundle.manifest.parity
     table = Table(title=f"agreement with {parity['reference']}", title_justify="left")
     for column in ("precision", "engine", "version", "largest error", "allowed", "equal voxels"):

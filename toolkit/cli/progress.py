@@ -1,0 +1,134 @@
+"""How far long work is: a bar on a terminal, a line every few seconds in a log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import typer
+
+__all__ = ["LongWork", "format_duration"]
+
+_FIRST_S, _LATER_S = 5.0, 30.0
+"""Seconds between the lines of a log, in the first minute and after it, so that a log of hours stays short."""
+_MINUTE_S = 60.0
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as people say them: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+class LongWork:
+    """Shows on stderr how far work is, how long it has taken and about how long it will take.
+
+    On a terminal it is a bar. Elsewhere it is a line every few seconds, also while a single step takes long; work that
+    is done before the first of them says nothing. Use it as a context manager. Calls may come from any thread.
+    """
+
+    def __init__(self, title: str, total: float | None = None, unit: str = "") -> None:
+        """Begins nothing yet.
+
+        Args:
+            title: what is done, such as `export`.
+            total: steps in all, or 1.0 where `update` is told shares; None until `update` is told.
+            unit: what is counted, such as `cases`; shares are shown in per cent and have none.
+        """
+        from rich.console import Console
+
+        self._title, self._total, self._unit = title, total, unit
+        self._done, self._text = 0.0, ""
+        self._console = Console(stderr=True)
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._teller: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        self._paced_from = self._began, 0.0
+        if self._console.is_terminal:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"))
+            times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+            self._bar = Progress(*columns, *times, console=self._console, transient=True)
+            self._task = self._bar.add_task(self._title, total=self._total, amount=self._amount(), text="")
+            self._bar.start()
+        else:
+            self._teller = threading.Thread(target=self._tell_regularly, name="gstk-progress", daemon=True)
+            self._teller.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._teller is None:
+            self._bar.stop()
+        else:
+            self._teller.join()
+
+    def update(self, done: float, total: float | None = None, text: str = "") -> None:
+        """Says how much is done.
+
+        Args:
+            done: steps, or a share.
+            total: steps in all; None leaves it as it was.
+            text: what is under way.
+        """
+        with self._lock:
+            now = time.monotonic()
+            if now - self._began < 1:  # done in an earlier run: not what tells how long the rest will take
+                self._paced_from = now, done
+            self._done, self._text = done, text
+            self._total = self._total if total is None else total
+        if self._teller is None:
+            self._bar.update(
+                self._task, completed=done, total=self._total, amount=self._amount(), text=text, refresh=False
+            )
+
+    def step(self, text: str) -> None:
+        """Says that the next step has begun, where the work itself counts none.
+
+        Args:
+            text: what the step does.
+        """
+        begun = self._done + 1 if self._text else 0.0
+        # There may be more steps than were thought.
+        total = None if self._total is None else max(self._total, begun + 1)
+        self.update(begun, total, text)
+
+    def say(self, line: str) -> None:
+        """Prints a line that stays, above the bar where there is one."""
+        if self._teller is None:
+            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        else:
+            typer.echo(line, err=True)
+
+    def line(self) -> str:
+        """The line for a log: `evaluate: 3 of 20 cases, CT_a DSC 0.871, 40 s so far, about 4 min left`."""
+        with self._lock:
+            done, total, text = self._done, self._total, self._text
+            began, before = self._paced_from
+        now = time.monotonic()
+        parts = [self._amount(), text, f"{format_duration(now - self._began)} so far"]
+        if total and before < done < total:
+            parts.append(f"about {format_duration((now - began) * (total - done) / (done - before))} left")
+        return f"{self._title}: {', '.join(part for part in parts if part)}"
+
+    def _amount(self) -> str:
+        if self._total is None:
+            return ""
+        if not self._unit:
+            return f"{self._done / self._total:.0%}"
+        return f"{self._done:.0f} of {self._total:.0f} {self._unit}"
+
+    def _tell_regularly(self) -> None:
+        while not self._ended.wait(_FIRST_S if time.monotonic() - self._began < _MINUTE_S else _LATER_S):
+            typer.echo(self.line(), err=True)
