@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from gstk.engines import BundleEngine
 from gstk.engines.devices import memory_bytes
+from gstk.engines.processor import this_processor
 
 __all__ = ["Host"]
 
@@ -20,7 +19,7 @@ class Host:
     """The machine and the engine that a model was measured with.
 
     Attributes:
-        processor: its name.
+        processor: its name, and the instructions that decide how INT8 and bfloat16 are computed.
         cores: those that this process may use.
         memory_bytes: of the machine.
         device: what the engine computes on, such as `cpu` or `cuda:0: NVIDIA H200`.
@@ -42,7 +41,7 @@ class Host:
     def of(cls, engine: BundleEngine) -> Host:
         """The host of an open engine."""
         return cls(
-            processor=_processor(),
+            processor=str(this_processor()),
             cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
             memory_bytes=memory_bytes(),
             device=str(engine.device),
@@ -61,12 +60,3 @@ class Host:
         """What is not as with another host, a phrase each; empty where nothing is."""
         mine, theirs = asdict(self), asdict(other)
         return [f"{name} {theirs[name]} is now {mine[name]}" for name in mine if mine[name] != theirs[name]]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -15,11 +15,13 @@ from gstk.engines.base import BundleEngine
 from gstk.engines.devices import Device, nvidia_gpus
 from gstk.engines.onnxruntime_tensorrt import tensorrt_options
 from gstk.engines.options import option
+from gstk.engines.processor import this_processor
 from gstk.errors import BackendMissing, DriverMissing, EngineError
 
-__all__ = ["ONNXRuntimeEngine", "ONNXRuntimeOptions"]
+__all__ = ["ONNXRuntimeEngine", "ONNXRuntimeOptions", "keep_int8_exact"]
 
 _ERRORS_ONLY = 3
+_EXACT_PRODUCTS = "session.x64quantprecision"
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 
@@ -43,6 +45,18 @@ def _onnxruntime() -> Any:
     except ImportError as error:
         raise BackendMissing(f'ONNX Runtime cannot be imported ({error}); pip install "gstk[cpu]"') from None
     return onnxruntime
+
+
+def keep_int8_exact(options: Any) -> None:
+    """Has INT8 products added in 32 bits where this processor's fastest kernels would add them in 16, and saturate.
+
+    Weights are then unsigned, whose kernels are exact and take a fifth longer.
+
+    Args:
+        options: an `onnxruntime.SessionOptions`, of a session on the processor.
+    """
+    if this_processor().saturates_int8:
+        options.add_session_config_entry(_EXACT_PRODUCTS, "1")
 
 
 class ONNXRuntimeEngine(BundleEngine):
@@ -79,6 +93,8 @@ class ONNXRuntimeEngine(BundleEngine):
         options.enable_mem_pattern = False
         if threads is not None:
             options.intra_op_num_threads = threads
+        if self.precision == "int8" and not self.device.is_gpu:
+            keep_int8_exact(options)
         providers = self._providers(onnxruntime)
         self._sessions = [
             onnxruntime.InferenceSession(

@@ -22,6 +22,7 @@ from gstk.engines.openvino_fold import convolve_last_product
 from gstk.engines.openvino_int8 import fuse_residual_sums, is_quantised, widen_unsigned
 from gstk.engines.openvino_layout import give_channels_last, take_channels_last
 from gstk.engines.openvino_norm import NORM_BLOCK, split_instance_norms
+from gstk.engines.openvino_saturation import narrow_weights, products_saturate
 from gstk.engines.options import option
 from gstk.errors import BackendMissing
 
@@ -93,6 +94,12 @@ def shared_core() -> Any:
     return core
 
 
+@functools.cache
+def saturates_int8() -> bool:
+    """Whether INT8 convolutions saturate on this processor; asked once, when an INT8 graph is first compiled."""
+    return products_saturate(shared_core())
+
+
 class OpenVINOEngine(BundleEngine):
     """See `Engine`. Regions of any admitted shape; FP32 arithmetic for FP16 graphs too, INT8 for INT8 encoders."""
 
@@ -139,16 +146,20 @@ class OpenVINOEngine(BundleEngine):
         What an INT8 encoder does not compute in INT8, its norms above all, waits for memory: in bfloat16, where the
         processor has it, that is half as much, and the error is small beside that of INT8.
         """
-        identity = {"bundle": self.bundle.sha256, "precision": self.precision, "roi": roi}
+        identity: dict[str, Any] = {"bundle": self.bundle.sha256, "precision": self.precision, "roi": roi}
+        encoder_config = self._config
+        if self.precision == "int8":
+            identity["saturates"] = saturates_int8()
+            # Processors with bfloat16 have VNNI.
+            if not saturates_int8() and "BF16" in self._core.get_property("CPU", CAPABILITIES):
+                encoder_config = self._config | {"INFERENCE_PRECISION_HINT": "bf16"}
 
         def model(index: int) -> Any:
             return _read_model(self._core, self._files[index], index == 1, roi, self._multiple)
 
         def compiled(index: int) -> Any:
             graph = identity | {"graph": index}
-            config = self._config
-            if index == 0 and self.precision == "int8" and "BF16" in self._core.get_property("CPU", CAPABILITIES):
-                config = config | {"INFERENCE_PRECISION_HINT": "bf16"}
+            config = encoder_config if index == 0 else self._config
             return compile_cached(self._core, lambda: model(index), config, self.options.cache, graph)
 
         with ThreadPoolExecutor(2, "gstk-compile") as pool:
@@ -258,6 +269,8 @@ def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, mult
     # Among INT8 convolutions the plugin pulls scales through the averages of split norms, and what comes out is 0
     # everywhere. Rounding in whole norms is then the smaller error by far.
     if is_quantised(model):
+        if saturates_int8():
+            narrow_weights(model)
         widen_unsigned(model)
         fuse_residual_sums(model)
     else:

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from gstk.engines.onnxruntime import keep_int8_exact
 from gstk.errors import BackendMissing, ExportError
 from gstk.export.onnx_writer import SINGLE_FILE_BYTES, drop_unused_weights, quiet, strip
 
@@ -165,6 +166,7 @@ def _run(model: ir.Model, image: NDArray[np.float32]) -> NDArray[np.float32]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False
+    keep_int8_exact(options)
     session = onnxruntime.InferenceSession(
         ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

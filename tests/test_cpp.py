@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
+import platform
 import shutil
 import struct
 import subprocess
@@ -215,6 +217,23 @@ def test_engines_compute_what_pythons_does(
     checked: Path, every_precision: Bundle, tmp_path: Path, precision: str
 ) -> None:
     compare_engines(checked / "engine_run", "openvino", every_precision, precision, tmp_path)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the limit on instructions is for x86")
+def test_int8_without_vnni_computes_what_pythons_does(
+    checked: Path, every_precision: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")  # AVX-512 without VNNI, or less
+    compare = f"""if True:
+        from pathlib import Path
+        from cpp_replay import compare_engines
+        from gstk.core.bundle import Bundle
+        from gstk.engines.openvino import saturates_int8
+        assert saturates_int8()
+        bundle = Bundle.open({str(every_precision.path)!r})
+        compare_engines(Path({str(checked / "engine_run")!r}), "openvino", bundle, "int8", Path({str(tmp_path)!r}))
+    """
+    run(sys.executable, "-c", compare, PYTHONPATH=os.pathsep.join([str(ROOT / "tests"), str(ROOT / "src")]))
 
 
 def test_compiled_graphs_are_kept(released: tuple[Path, Path], tmp_path: Path) -> None:

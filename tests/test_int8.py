@@ -68,59 +68,6 @@ def test_the_embedding_stays_close(models: tuple[Any, Any]) -> None:
     assert 0.001 < error < 0.1
 
 
-@pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
-def test_openvino_uses_all_steps_behind_a_relu(models: tuple[Any, Any], tmp_path: Path) -> None:
-    from gstk.engines.openvino import shared_core
-    from gstk.engines.openvino_int8 import is_quantised, widen_unsigned
-
-    ir.save(models[0], tmp_path / "float.onnx")
-    ir.save(models[1], tmp_path / "int8.onnx")
-    core = shared_core()
-    assert not is_quantised(core.read_model(tmp_path / "float.onnx"))
-    signed, widened = (core.read_model(tmp_path / "int8.onnx") for _ in range(2))
-    assert is_quantised(signed)
-    behind = sum(n.op_type == "QuantizeLinear" and n.inputs[0].producer().op_type == "Relu" for n in _nodes(models[1]))
-    assert widen_unsigned(widened) == behind > 3
-    assert widen_unsigned(widened) == 0
-    image = ParityCase((32, 24, 40), 1, 1, 77).inputs()[0]
-    expected = _run(models[0], image)
-    errors = [
-        relative_error(core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([image])[0], expected)
-        for model in (signed, widened)
-    ]
-    assert errors[1] < errors[0] < 0.1
-
-
-@pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
-def test_openvino_adds_residuals_within_convolutions(models: tuple[Any, Any], tmp_path: Path) -> None:
-    from gstk.engines.openvino import shared_core
-    from gstk.engines.openvino_int8 import fuse_residual_sums, widen_unsigned
-
-    ir.save(models[1], tmp_path / "int8.onnx")
-    core = shared_core()
-    rounded, fused = (core.read_model(tmp_path / "int8.onnx") for _ in range(2))
-    for model in (rounded, fused):
-        widen_unsigned(model)
-    unrounded, passed = fuse_residual_sums(fused)
-    assert unrounded > 0
-    assert passed > 0
-    image = ParityCase((32, 24, 40), 1, 1, 77).inputs()[0]
-    expected = _run(models[0], image)
-    errors = {}
-    for name, model in {"rounded": rounded, "fused": fused}.items():
-        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        errors[name] = relative_error(compiled([image])[0], expected)
-        # Which layers the plugin runs is what the rewrite is for: no rounding on its own but that of the image.
-        layers = [op.get_rt_info()["layerType"].astype(str) for op in compiled.get_runtime_model().get_ordered_ops()]
-        assert (layers.count("FakeQuantize") <= 1) == (name == "fused")
-    assert errors["fused"] < 1.05 * errors["rounded"] < 0.1
-    assert fuse_residual_sums(fused)[0] == 0
-
-
-def _nodes(model: Any) -> list[Any]:
-    return [n for n in model.graph if n.inputs and n.inputs[0] is not None and n.inputs[0].producer() is not None]
-
-
 def test_no_images_no_scales(models: tuple[Any, Any]) -> None:
     with pytest.raises(ExportError, match="no regions"):
         quantise(models[0], [])

@@ -5,6 +5,9 @@
 #include <chrono>
 #include <cstring>
 #include <future>
+#if defined(__x86_64__) || defined(__i386__)
+#include <cpuid.h>
+#endif
 
 // Otherwise a library older than the header ends the process before main, since it has not the interface asked for.
 #define ORT_API_MANUAL_INIT
@@ -37,6 +40,19 @@ void use_library() {
         throw error(GSTK_ERROR_BACKEND_MISSING, "got ONNX Runtime ", base.GetVersionString(), ", expected 1.",
                     ORT_API_VERSION, " or newer, whose headers this gstk was built with; install it, or build anew");
     Ort::InitApi(api);
+}
+
+// Whether the fastest INT8 kernels add two products in 16 bits, which saturate: on x86 processors without VNNI. Weights
+// are then unsigned, whose kernels are exact (gstk.engines.onnxruntime).
+bool saturates_int8() {
+#if defined(__x86_64__) || defined(__i386__)
+    constexpr unsigned kAvxVnni = 1u << 4;  // of leaf 7.1; not every compiler has a name for it
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    const bool has_avx_vnni = __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & kAvxVnni) != 0;
+    return !__builtin_cpu_supports("avx512vnni") && !(has_avx_vnni && __builtin_cpu_supports("avx2"));
+#else
+    return false;
+#endif
 }
 
 // What a graph reads: a value of ONNX Runtime's, and the memory behind it where that is not its own.
@@ -121,6 +137,7 @@ class ONNXRuntimeEngine final : public Engine {
         options.DisableCpuMemArena();
         options.DisableMemPattern();
         if (threads > 0) options.SetIntraOpNumThreads(threads);
+        if (precision_ == "int8" && saturates_int8()) options.AddConfigEntry("session.x64quantprecision", "1");
         // Both at once: mostly, each is made ready on one thread.
         const auto open = [&](std::size_t i) { return Ort::Session(environment_, files[i].c_str(), options); };
         auto encoder = std::async(std::launch::async, open, 0);

@@ -82,6 +82,12 @@ ov::Core& shared_core() {
     return core;
 }
 
+// Whether INT8 convolutions saturate on this processor; asked once, when an INT8 graph is first compiled.
+bool saturates_int8() {
+    static const bool found = products_saturate(shared_core());
+    return found;
+}
+
 struct Graph {
     ov::CompiledModel compiled;
     ov::InferRequest request;
@@ -133,7 +139,8 @@ class OpenVINOEngine final : public Engine {
         device_ = "cpu: " + shared_core().get_property("CPU", ov::device::full_name);
         // Both at once: compiling is the longest part of opening, and mostly runs on one thread.
         const auto compile = [&](std::size_t index) {
-            const Json identity{{"bundle", bundle_sha256()}, {"precision", options.precision}, {"graph", index}};
+            Json identity{{"bundle", bundle_sha256()}, {"precision", options.precision}, {"graph", index}};
+            if (options.precision == "int8") identity["saturates"] = saturates_int8();
             const auto make = [&] { return read(files[index], index == 1, manifest().roi.multiple); };
             return compile_cached(shared_core(), make, config_of(options, index == 0), options.cache, identity);
         };
@@ -154,7 +161,7 @@ class OpenVINOEngine final : public Engine {
     static ov::AnyMap config_of(const EngineOptions& options, bool is_encoder) {
         const auto capabilities = shared_core().get_property("CPU", ov::device::capabilities);
         const bool has_bf16 = std::count(capabilities.begin(), capabilities.end(), ov::device::capability::BF16) > 0;
-        const bool half = is_encoder && options.precision == "int8" && has_bf16;
+        const bool half = is_encoder && options.precision == "int8" && has_bf16 && !saturates_int8();
         ov::AnyMap config{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                           ov::hint::inference_precision(half ? ov::element::bf16 : ov::element::f32)};
         if (options.threads > 0) config.insert(ov::inference_num_threads(options.threads));
@@ -174,6 +181,7 @@ class OpenVINOEngine final : public Engine {
         // Among INT8 convolutions the plugin pulls scales through the averages of split norms, and what comes out is 0
         // everywhere. Rounding in whole norms is then the smaller error by far.
         if (is_quantised(*model)) {
+            if (saturates_int8()) narrow_weights(model);
             widen_unsigned(model);
             fuse_residual_sums(model);
         } else {

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include <openvino/core/model.hpp>
+#include <openvino/runtime/core.hpp>
 
 namespace gstk::impl {
 
@@ -17,6 +18,10 @@ int convolve_last_product(const std::shared_ptr<ov::Model>& model);
 
 // Whether a model has INT8 activations (openvino_int8).
 bool is_quantised(const ov::Model& model);
+// Whether INT8 convolutions saturate here: one whose exact result is known is run (openvino_saturation).
+bool products_saturate(ov::Core& core);
+// 8-bit weights in steps whose products do not saturate (openvino_saturation).
+int narrow_weights(const std::shared_ptr<ov::Model>& model);
 // Signed quantisations behind a ReLU in all 256 steps (openvino_int8).
 int widen_unsigned(const std::shared_ptr<ov::Model>& model);
 struct FusedSums {

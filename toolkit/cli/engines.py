@@ -10,7 +10,10 @@ __all__ = ["engines_command"]
 def engines_command(
     options: Annotated[bool, typer.Option("--options", help="List the settings of each backend instead.")] = False,
 ) -> None:
-    """List the backends: version, devices and precisions of those that are here, and what the others need."""
+    """List the backends: version, devices and precisions of those that are here, and what the others need.
+
+    Then the processor's instructions for INT8 (VNNI, AMX) and bfloat16 (AVX512_BF16, AMX).
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -37,8 +40,21 @@ def engines_command(
             escape(entry.note),
         )
     Console().print(table)
+    typer.echo(_describe_processor())
     if not any(entry.devices for entry in found):
         typer.echo('none can be used; pip install "gstk[cpu]"')
         raise typer.Exit(1)
     name, device, why = preferred(found)
     typer.echo(f"auto takes {name} on {device}: {why}")
+
+
+def _describe_processor() -> str:
+    from gstk.engines.processor import this_processor
+
+    processor = this_processor()
+    if processor.saturates_int8:
+        int8 = "without VNNI: INT8 is kept exact, and gains less"
+    else:
+        int8 = "VNNI" if processor.has_vnni else "no x86 processor"
+    bf16 = "AVX512_BF16" if "avx512_bf16" in processor.instructions else "no AVX512_BF16"
+    return f"processor: {processor.name}, {int8}, {bf16}, {'AMX' if processor.has_amx else 'no AMX'}"
