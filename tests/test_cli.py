@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -206,3 +207,21 @@ def test_the_commands_are_these_and_the_readme_names_each(run: Run) -> None:
     assert run("--version").out.strip() == f"gstk {gstk.__version__}"
     for command in COMMANDS:
         assert run(command, "--help").code == 0
+
+
+def test_brackets_in_names_are_names(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "[bold]:smile: case[1].nii.gz"
+    image = np.random.default_rng(0).normal(40, 8, (8, 16, 16)).astype(np.int16)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(image), str(source))
+    outcome = run("infer", source, "--point", "4,8,8", "-o", tmp_path / "out")
+    assert outcome.code == 0
+    assert source.name in outcome.out.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    "option", ["--point=nan,4,4", "--point=inf,4,4", "--background=nan,1,1", "--box=nan,1,1,2,2,2"]
+)
+def test_prompts_that_are_no_numbers_are_one_line(run: Run, tmp_path: Path, option: str) -> None:
+    outcome = run("infer", tmp_path, option, "-o", tmp_path / "out")
+    assert outcome.code == 1
+    assert re.fullmatch(r"error: got [^\n]*(nan|inf)[^\n]*, expected [^\n]*\n", outcome.err)

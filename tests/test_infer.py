@@ -137,11 +137,24 @@ def test_a_result_never_overwrites_a_source_or_another_result(session: Session, 
     before = case.read_bytes()
     with pytest.raises(OutputError, match="overwrite"):
         infer(session, case, tmp_path)
-    (tmp_path / "other").mkdir()
-    twin = write_case(tmp_path / "other" / "a.npz", {1: ObjectPrompts((FIRST,))})
-    with pytest.raises(OutputError, match="overwrite"):
-        infer(session, [case, twin], tmp_path / "out")
     assert case.read_bytes() == before
+
+
+def test_cases_of_one_name_keep_their_folders(session: Session, tmp_path: Path) -> None:
+    for name in ("p1/ct.nii.gz", "p2/ct.nii.gz"):
+        (tmp_path / "cohort" / name).parent.mkdir(parents=True)
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(volume()), tmp_path / "cohort" / name)
+    clicks = {1: ObjectPrompts((FIRST,))}
+    results = infer(session, tmp_path / "cohort", tmp_path / "out", prompts=clicks, overlay=True)
+    assert [r.output for r in results] == [tmp_path / "out" / f"p{n}" / "ct.nii.gz" for n in (1, 2)]
+    assert [r.overlay for r in results] == [tmp_path / "out" / f"p{n}" / "ct_overlay.png" for n in (1, 2)]
+    for result in results:
+        assert result.output is not None
+        assert result.output.is_file()
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(volume()), tmp_path / "cohort" / "p1" / "ct.nrrd")
+    results = infer(session, tmp_path / "cohort" / "p1", tmp_path / "two", prompts=clicks, overlay=True)
+    written = sorted(p.name for p in (tmp_path / "two").iterdir())
+    assert written == ["ct.nii.gz", "ct.nii.gz_overlay.png", "ct.nrrd", "ct.nrrd_overlay.png"]
 
 
 def test_an_output_folder_that_is_a_file_is_refused(session: Session, tmp_path: Path) -> None:

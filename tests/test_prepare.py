@@ -217,9 +217,9 @@ def test_a_folder_in_which_one_file_is_bad(tmp_path: Path) -> None:
     np.savez(folder / "d.npz", imgs=ct(40))
     results = prepare(folder, tmp_path / "out" / "deep", progress=True)
     assert [result.source.name for result in results] == ["a.nii.gz", "b.nii", "c.nrrd", "d.npz", "c.mha"]
-    assert [result.output and result.output.name for result in results] == ["a.npz", None, "c.npz", "d.npz", None]
+    assert [result.output and result.output.name for result in results] == ["a.npz", None, "c.npz", "d.npz", "c.npz"]
     assert "cannot read" in str(results[1].error)
-    assert "was just written from another one" in str(results[4].error)
+    assert results[4].output == tmp_path / "out" / "deep" / "sub" / "c.npz"
     assert "d.npz has no 'spacing'" in results[3].warnings[0]
     assert results[0].intensities.startswith("CT window soft W400 L40")
     case = load_case(tmp_path / "out" / "deep" / "a.npz")
@@ -229,10 +229,23 @@ def test_a_folder_in_which_one_file_is_bad(tmp_path: Path) -> None:
 
 def test_sources_are_never_overwritten(tmp_path: Path) -> None:
     save_case(tmp_path / "a.npz", Case("a", ct(40), Geometry(SHAPE, (5, 1, 1))))
-    write(tmp_path / "a.nii", ct(40))
     before = (tmp_path / "a.npz").read_bytes()
-    assert all("is a source or was just written" in str(r.error) for r in prepare(tmp_path, tmp_path))
+    assert "is a source; give another folder" in str(prepare(tmp_path, tmp_path)[0].error)
+    write(tmp_path / "a.nii", ct(40))
+    assert [r.output and r.output.name for r in prepare(tmp_path, tmp_path)] == ["a.nii.npz", "a.npz.npz"]
     assert (tmp_path / "a.npz").read_bytes() == before
+
+
+def test_a_cohort_of_one_name_finds_its_own_label_maps(tmp_path: Path) -> None:
+    for number in (1, 2):
+        labels = np.zeros(SHAPE, np.uint8)
+        labels[0] = 10 * number
+        for kind, array in (("in", ct(40)), ("labels", labels)):
+            (tmp_path / kind / f"p{number}").mkdir(parents=True)
+            write(tmp_path / kind / f"p{number}" / "ct.nii.gz", array)
+    results = prepare(tmp_path / "in", tmp_path / "out", labels=tmp_path / "labels")
+    assert [r.label_ids for r in results] == [{10: 1}, {20: 1}]
+    assert [r.output for r in results] == [tmp_path / "out" / f"p{n}" / "ct.npz" for n in (1, 2)]
 
 
 def test_label_folders(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gstk.core.geometry import Geometry
-from gstk.core.prompts import Box, ObjectPrompts, Point, list_prompts, parse_prompts
+from gstk.core.prompts import Box, ObjectPrompts, Point, list_prompts, parse_prompts, whole_object_id, whole_voxel
 from gstk.errors import PromptError
 
 GEOMETRY = Geometry((10, 20, 30), (5, 1, 1))
@@ -133,3 +133,27 @@ def test_messages_stay_short() -> None:
     with pytest.raises(PromptError) as caught:
         parse_prompts([], [{"fg": [wide]}], [], GEOMETRY)
     assert len(str(caught.value)) < 300
+
+
+@given(st.lists(st.sampled_from([10.0, 10.4, 10.5, 10.6, 11.5, 12.5]), min_size=3, max_size=3))
+def test_one_rule_rounds_every_prompt(zyx: list[float]) -> None:
+    geometry = Geometry((20, 20, 20), (1, 1, 1))
+    voxel = whole_voxel(zyx)
+    assert voxel == geometry.nearest_voxel(zyx) == tuple(int(v + 0.5) for v in zyx)
+    assert parse_prompts([], [{"fg": [zyx]}], [], geometry)[1].points[0].zyx == voxel
+    assert Box.from_corners((zyx, zyx)).corners() == (voxel, voxel)
+
+
+@pytest.mark.parametrize("zyx", [(float("nan"), 1, 1), (1, float("inf"), 1), (1, 2), "abc", None, (1, 2, "3"), 5])
+def test_wrong_voxels(zyx: object) -> None:
+    with pytest.raises(PromptError, match=r"got the click .*, expected three finite numbers \(z, y, x\)$"):
+        whole_voxel(zyx)  # type: ignore[arg-type]
+
+
+def test_object_ids_are_whole() -> None:
+    for value in (7, 7.0, np.int64(7), np.float32(7)):
+        got = whole_object_id(value)
+        assert (got, type(got)) == (7, int)
+    for wrong in (1.5, 0, -1, 65536, "1", None, True, float("nan"), float("inf"), [1]):
+        with pytest.raises(PromptError, match=r"got object id .*, expected a whole number from 1 to 65535$"):
+            whole_object_id(wrong)

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.batch.ray_pool import Workers, map_on_ray
+from gstk.cases.names import distinct_names
 from gstk.cases.npz import Case, SpacingOrder, load_case, save_segs
-from gstk.cases.volumes import VOLUME_SUFFIXES, case_name, find_cases, read_volume, write_case_mask
+from gstk.cases.volumes import VOLUME_SUFFIXES, find_cases, read_volume, write_case_mask
 from gstk.core.files import StrPath, make_folder
-from gstk.core.prompts import ObjectPrompts
+from gstk.core.prompts import ObjectPrompts, whole_object_id
 from gstk.errors import GstkError, OutputError, PromptError
 from gstk.session.deadline import Budget
 from gstk.session.planner import can_start
@@ -39,6 +40,12 @@ class _Options(NamedTuple):
     phase: int | None
     budget: Budget | None
     started_s: float
+
+
+class _Task(NamedTuple):
+    source: Path
+    output: Path
+    picture: Path
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,8 @@ def infer(
         session: from `gstk.open`, or what opens one; workers need the latter, picklable.
         sources: .npz cases, NIfTI, NRRD or MetaImage files, DICOM folders, or folders of such.
         out_dir: created where it is missing. An .npz case gives an .npz with `segs`, a volume a mask of its own format
-            and geometry (DICOM: .nii.gz), under the case's name.
+            and geometry (DICOM: .nii.gz), under the case's name; where two have the same name, all of them come with
+            their folders (`gstk.cases.names.distinct_names`).
         prompts: by object id, for every source; they replace those of an .npz case for the same object.
         overlay: also write `<name>_overlay.png`.
         intensity_window: intensities of volumes that are not .npz, where the network takes the challenge's 0 to 255.
@@ -170,31 +178,30 @@ def infer(
 
     Raises:
         CaseError: a source does not exist or is of no known format.
-        OutputError: the folder cannot be made, or a result would overwrite a source or another result.
+        OutputError: the folder cannot be made, or a result would overwrite a case.
         EvaluationError: see `gstk.batch.ray_pool.map_on_ray`.
     """
     paths = find_cases(sources)
     folder = make_folder(out_dir)
-    outputs = [folder / _result_name(path) for path in paths]
+    outputs = [folder / name for name in distinct_names(paths, _ending)]
+    pictures = [folder / name for name in distinct_names(paths, lambda _: "_overlay.png")]
     taken = {path.resolve() for path in paths}
     for path, output in zip(paths, outputs, strict=True):
         if output.resolve() in taken:
-            raise OutputError(
-                f"the result of {path} would overwrite {output}; give another --out folder, or one run each"
-            )
-        taken.add(output.resolve())
+            raise OutputError(f"the result of {path} would overwrite the case {output}; give another --out folder")
+        make_folder(output.parent)
     options = _Options(
         dict(prompts or {}), overlay, intensity_window, assume_window, spacing_order, series, phase, budget, started_s
     )
-    tasks = list(zip(paths, outputs, strict=True))
+    tasks = [_Task(*task) for task in zip(paths, outputs, pictures, strict=True)]
     if workers is not None:  # their working folder is another
-        tasks = [(path.absolute(), output.absolute()) for path, output in tasks]
+        tasks = [_Task(*(path.absolute() for path in task)) for task in tasks]
     results = {}
     for result in _run(session, options, tasks, workers):
         results[result.source] = result
         if on_result:
             on_result(result, len(paths))
-    return [results[path] for path, _ in tasks]
+    return [results[task.source] for task in tasks]
 
 
 def parse_point_option(text: str, numbers: int = 3) -> tuple[int, tuple[float, ...]]:
@@ -208,28 +215,24 @@ def parse_point_option(text: str, numbers: int = 3) -> tuple[int, tuple[float, .
     """
     head, colon, tail = text.rpartition(":")
     try:
-        object_id = int(head) if colon else 1
+        object_id = whole_object_id(float(head)) if colon else 1
         values = tuple(float(v) for v in tail.split(","))
     except ValueError:
-        object_id, values = 0, ()
-    if object_id < 1 or len(values) != numbers:
+        values = ()
+    if len(values) != numbers:
         form, example = ("z,y,x", "40,128,96") if numbers == 3 else ("z0,y0,x0,z1,y1,x1", "30,100,80,50,150,120")
         raise PromptError(f"got {text!r}, expected {form} or ID:{form}, as in {example} or 2:{example}")
     return object_id, values
 
 
-def _result_name(path: Path) -> str:
-    name = case_name(path)
-    if path.suffix.lower() == ".npz":
-        return path.stem + ".npz"
-    suffix = next((s for s in VOLUME_SUFFIXES if path.name.lower().endswith(s)), ".nii.gz")
-    return name + suffix
+def _ending(path: Path) -> str:
+    return next((s for s in (".npz", *VOLUME_SUFFIXES) if path.name.lower().endswith(s)), ".nii.gz")
 
 
 def _run(
     session: Session | Callable[[], Session],
     options: _Options,
-    tasks: Sequence[tuple[Path, Path]],
+    tasks: Sequence[_Task],
     workers: Workers | None,
 ) -> Iterator[InferResult]:
     """The results of the tasks, in order or as they come."""
@@ -247,16 +250,16 @@ def _run(
             yield from _run(opened, options._replace(started_s=started_s), tasks, None)
 
 
-def _open_worker(open_session: Callable[[], Session], options: _Options) -> Callable[[tuple[Path, Path]], InferResult]:
+def _open_worker(open_session: Callable[[], Session], options: _Options) -> Callable[[_Task], InferResult]:
     return partial(_infer_one, open_session(), options)
 
 
-def _lost(task: tuple[Path, Path], why: str) -> InferResult:
-    return InferResult(task[0], error=why)
+def _lost(task: _Task, why: str) -> InferResult:
+    return InferResult(task.source, error=why)
 
 
-def _infer_one(session: Session, options: _Options, task: tuple[Path, Path]) -> InferResult:
-    path, output = task
+def _infer_one(session: Session, options: _Options, task: _Task) -> InferResult:
+    path, output, picture_path = task
     began = time.perf_counter()
     notes: list[str] = []
     try:
@@ -285,11 +288,8 @@ def _infer_one(session: Session, options: _Options, task: tuple[Path, Path]) -> 
         picture = None
         if options.overlay:
             from gstk.cases.overlay import save_overlay
-            from gstk.cases.prepare import window_image
 
-            target = output.with_name(f"{case_name(path)}_overlay.png")
-            shown, _ = window_image(case, window)
-            picture = save_overlay(target, shown, case.geometry, mask, case.prompts)
+            picture = save_overlay(picture_path, case.image, case.geometry, mask, case.prompts)
     except (GstkError, MemoryError) as error:
         reason = str(error) or "it does not fit into memory"
         return InferResult(path, seconds=time.perf_counter() - began, warnings=tuple(notes), error=reason)

@@ -6,6 +6,7 @@ The intensity rule is the paper's (`gstk.core.intensities`).
 import itertools
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from gstk.cases.names import distinct_names
 from gstk.cases.npz import Case, CaseWarning, LabelMap, SpacingOrder, save_case, to_label_map
 from gstk.cases.volumes import case_name, find_cases, is_volume, read_any, read_volume
 from gstk.core.files import StrPath, make_folder
@@ -115,9 +117,10 @@ def prepare(
 
     Args:
         sources: files and folders, see `gstk.cases.volumes.find_cases`.
-        out_dir: created where it is missing.
+        out_dir: created where it is missing. Where two sources have the same name, all results come with their folders.
         intensity_window: see `prepare_case`.
-        labels: a label map where there is one source, or a folder with one label map a source, of the same name.
+        labels: a label map where there is one source, or a folder with one label map a source, of the same name; where
+            sources have the same name, in the same folders below it.
         spacing_order: axis order of the `spacing` of .npz sources.
         progress: show a progress bar on stderr.
         series, phase: which image of each DICOM folder; see `gstk.cases.volumes.read_volume`.
@@ -135,19 +138,20 @@ def prepare(
     folder = make_folder(out_dir)
     results: list[PrepareResult] = []
     kept = {path.resolve() for path in paths}
+    outputs = dict(zip(paths, distinct_names(paths, lambda _: ".npz"), strict=True))
     for path in _track(paths) if progress else paths:
-        output = folder / f"{case_name(path)}.npz"
+        output = folder / outputs[path]
         if output.resolve() in kept:
-            error = f"{output} is a source or was just written from another one; rename it or give another folder"
+            error = f"{output} is a source; give another folder"
             results.append(PrepareResult(path, error=error))
         elif labels is not None and path not in label_of:
-            error = f"got no label map named {case_name(path)} in {labels}, expected one for each source"
+            error = f"got no label map named {outputs[path].with_suffix('')} in {labels}, expected one for each source"
             results.append(PrepareResult(path, error=error))
         else:
+            make_folder(output.parent)
             results.append(
                 _prepare_one(path, output, intensity_window, label_of.get(path), spacing_order, series, phase)
             )
-            kept.add(output.resolve())
     return results
 
 
@@ -282,8 +286,15 @@ def _match_labels(paths: list[Path], labels: StrPath | None) -> dict[Path, Path]
         if len(paths) > 1:
             raise CaseError(f"got one label map {start} for {len(paths)} sources, expected a folder of label maps")
         return {paths[0]: find_cases(start)[0]}
-    by_name = {case_name(path): path for path in find_cases(start)}
-    return {path: by_name[case_name(path)] for path in paths if case_name(path) in by_name}
+    candidates = find_cases(start)
+    names, others = (
+        {name.as_posix(): path for name, path in zip(distinct_names(found, lambda _: ""), found, strict=True)}
+        for found in (paths, candidates)
+    )
+    plain = Counter(map(case_name, candidates)), Counter(map(case_name, paths))
+    lone = {case_name(path): path for path in candidates if plain[0][case_name(path)] == plain[1][case_name(path)] == 1}
+    matched = {path: others.get(name, lone.get(case_name(path))) for name, path in names.items()}
+    return {path: label_map for path, label_map in matched.items() if label_map is not None}
 
 
 def _track(paths: list[Path]) -> Iterable[Path]:

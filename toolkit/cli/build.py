@@ -104,7 +104,7 @@ def build_command(
             "\n".join(f"{size / 1e6:.0f}" for size in record.memory_bytes),
         )
     typer.echo(f"{record.model} in {record.precision} for {record.host.gpu}, TensorRT {record.host.tensorrt}")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     for result in results:
         typer.echo(result.plan.path)
 
@@ -120,7 +120,7 @@ class _Report:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._bars = Progress(*columns, console=Console(stderr=True, markup=False, emoji=False), transient=True)
         self._tasks: dict[tuple[str, str], tuple[TaskID, int]] = {}
         self._log = None if self._bars.console.is_terminal else LongWork("build")
 

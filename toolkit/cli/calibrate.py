@@ -80,7 +80,7 @@ def _show(model: "LatencyModel") -> None:
         table.add_row(
             f"{side}³{beyond}", *(f"{value:.2f} s" for value in seconds), f"{model.peak_bytes(shape) / 1e9:.1f} GB"
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     if 8 * model.largest_voxels >= 32**3:
         typer.echo("* beyond the regions that were measured")
     errors = ", ".join(f"{kind.replace('_', ' ')} {100 * fit.median_error:.0f} %" for kind, fit in model.fits.items())

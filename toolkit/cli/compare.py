@@ -39,7 +39,7 @@ def _show(found: "Comparison") -> None:
 
     from gstk.evaluation.summary import RANKED
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     typer.echo(f"{len(found.cases)} cases, A: {found.method_a}, B: {found.method_b}")
     table = Table("metric")
     for heading in ("A", "B", "B - A", "95 % interval", "p", "up", "down"):

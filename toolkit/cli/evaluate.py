@@ -134,7 +134,7 @@ def _show(found: "Evaluation") -> None:
     table = Table("modality", *RANKED, "cases", "s a case", title=found.method, title_justify="left")
     for m in found.means:
         table.add_row(m.modality, *(f"{m.means[name]:.4f}" for name in RANKED), str(m.cases), f"{m.seconds:.2f}")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     late = [one.case for one in found.scored if not one.in_time]
     if late:
         typer.echo(f"warning: {len(late)} cases took over 90 s a class and score 0: {', '.join(late[:5])}", err=True)

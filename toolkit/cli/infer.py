@@ -145,8 +145,8 @@ class _Report:
         from rich.console import Console
         from rich.progress import Progress
 
-        self._console = Console()
-        self._bar = Progress(console=Console(stderr=True), transient=True)
+        self._console = Console(markup=False, emoji=False)
+        self._bar = Progress(console=Console(stderr=True, markup=False, emoji=False), transient=True)
         self._task: TaskID | None = None
 
     def __enter__(self) -> "_Report":
@@ -196,15 +196,15 @@ def read_prompts(points: list[str], background: list[str], boxes: list[str]) -> 
     from dataclasses import replace
 
     from gstk.batch.infer import parse_point_option
-    from gstk.core.prompts import Box, ObjectPrompts, Point
+    from gstk.core.prompts import Box, ObjectPrompts, Point, whole_voxel
     from gstk.errors import PromptError
 
     found: dict[int, ObjectPrompts] = {}
     for texts, foreground in ((points, True), (background, False)):
         for text in texts:
-            object_id, (z, y, x) = parse_point_option(text)
+            object_id, zyx = parse_point_option(text)
             before = found.get(object_id, ObjectPrompts())
-            point = Point((round(z), round(y), round(x)), foreground)
+            point = Point(whole_voxel(zyx), foreground)
             if replace(point, foreground=not foreground) in before.points:
                 raise PromptError(f"got {point.zyx} on and beside object {object_id}, expected one of the two")
             found[object_id] = ObjectPrompts((*before.points, point), before.box)

@@ -49,7 +49,7 @@ def inspect_command(
         precision, words = line.split(": ", 1)
         table.add_row(f"{precision} report", words)
     table.add_row("training", _training(manifest.training))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def _training(values: Mapping[str, Any]) -> str:

@@ -99,7 +99,7 @@ def _show(plan: "Plan", geometry: "Geometry", model: "LatencyModel") -> None:
             f"{planned.p95_s:.2f} s",
             f"{planned.peak_bytes / 1e9:.1f} GB",
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     typer.echo(f"a process starts in {model.startup_s:.1f} s")
     typer.echo(f"expected {plan.expected_s:.1f} s, {plan.second_window_s:.1f} s of it for a second window an object")
     if plan.budget_s is not None:

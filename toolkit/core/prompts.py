@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from gstk.core.geometry import Geometry
 from gstk.errors import PromptError
 
-__all__ = ["Box", "ObjectPrompts", "Point", "Voxel", "list_prompts", "parse_prompts"]
+__all__ = ["Box", "ObjectPrompts", "Point", "Voxel", "list_prompts", "parse_prompts", "whole_object_id", "whole_voxel"]
 
 Voxel: TypeAlias = tuple[int, int, int]
 
 _KINDS = ("fg", "bg")
+_LARGEST_ID = 65535
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,19 @@ class Box:
 
     @classmethod
     def from_corners(cls, corners: Sequence[Sequence[float]]) -> "Box":
-        """Make a box of its first and last voxel ((z, y, x), (z, y, x)), both inside it.
+        """Make a box of its first and last voxel ((z, y, x), (z, y, x)), both inside it; fractions round halves up.
 
         Raises:
             PromptError: these are not two corners, or see `from_dict`.
         """
         try:
             (z0, y0, x0), (z1, y1, x1) = corners
-            numbers = {"z_min": z0, "z_max": z1, "z_mid": (z0 + z1) // 2}
-            plane = {"z_mid_x_min": x0, "z_mid_y_min": y0, "z_mid_x_max": x1, "z_mid_y_max": y1}
         except (TypeError, ValueError):
             raise PromptError(f"got the box {corners!r}, expected two corners ((z, y, x), (z, y, x))") from None
+        # The middle slice is between the slices that the corners are rounded to, not between the corners.
+        first, last = _whole(z0, "z_min"), _whole(z1, "z_max")
+        numbers = {"z_min": first, "z_max": last, "z_mid": (first + last) // 2}
+        plane = {"z_mid_x_min": x0, "z_mid_y_min": y0, "z_mid_x_max": x1, "z_mid_y_max": y1}
         return cls.from_dict({**numbers, **plane})
 
     def to_dict(self) -> dict[str, int]:
@@ -128,6 +131,31 @@ def parse_prompts(
         points = _parse_clicks(clicks[index], order, geometry, where) if index < len(clicks) else ()
         prompts[index + 1] = ObjectPrompts(points, box)
     return prompts
+
+
+def whole_voxel(numbers: Sequence[Any]) -> Voxel:
+    """The voxel (z, y, x) nearest to three numbers, halves up, as `Geometry.nearest_voxel` rounds them.
+
+    Raises:
+        PromptError: these are not three finite numbers.
+    """
+    values = [_number(v) for v in _as_list(numbers) or []]
+    if len(values) != 3 or not all(v is not None and math.isfinite(v) for v in values):
+        raise PromptError(f"got the click {_shown(numbers)}, expected three finite numbers (z, y, x)")
+    z, y, x = (math.floor(v + 0.5) for v in values if v is not None)
+    return z, y, x
+
+
+def whole_object_id(value: Any) -> int:
+    """An object's id, 1 to 65535, as an int.
+
+    Raises:
+        PromptError: it is no such whole number.
+    """
+    number = _number(value)
+    if number is None or number != int(number if math.isfinite(number) else 0) or not 1 <= number <= _LARGEST_ID:
+        raise PromptError(f"got object id {_shown(value)}, expected a whole number from 1 to {_LARGEST_ID}")
+    return int(number)
 
 
 def list_prompts(prompts: Mapping[int, ObjectPrompts]) -> dict[str, list[Any]]:

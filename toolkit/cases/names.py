@@ -1,0 +1,53 @@
+"""Names of results: one for each case, never the same for two."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import chain, count
+from pathlib import Path
+
+from gstk.cases.volumes import case_name
+
+__all__ = ["distinct_names"]
+
+
+def distinct_names(paths: Sequence[Path], ending_of: Callable[[Path], str]) -> list[Path]:
+    """A relative path for the result of each case.
+
+    Args:
+        paths: the cases, without repetition.
+        ending_of: what follows the case's name in that of its result: ".npz".
+
+    Returns:
+        The cases' names and endings alone where they differ. Where some are the same (a cohort of p1/ct.nii.gz,
+        p2/ct.nii.gz), every name comes with the folders below the one that all cases share. Names that are still the
+        same (a.nii.gz and a.nrrd in one folder) are made of the case's full file name, and in the end of a number.
+        Names that differ in upper and lower case alone are the same on some systems, and count as the same.
+    """
+    endings = [ending_of(path) for path in paths]
+    names = [Path(case_name(path) + ending) for path, ending in zip(paths, endings, strict=True)]
+    if not _repeated(names):
+        return names
+    folders = [path.absolute().parent for path in paths]
+    shared = os.path.commonpath(folders)
+    names = [Path(os.path.relpath(folder, shared)) / name for folder, name in zip(folders, names, strict=True)]
+    again, distinct = _repeated(names), list(names)
+    taken = {_key(name) for name in names} - again
+    for index, (path, name, ending) in enumerate(zip(paths, names, endings, strict=True)):
+        if _key(name) in again:
+            tries = (
+                name.with_name(f"{path.name}{number}{ending}") for number in chain([""], (f"-{n}" for n in count(2)))
+            )
+            distinct[index] = next(name for name in tries if _key(name) not in taken)
+            taken.add(_key(distinct[index]))
+    return distinct
+
+
+def _key(name: Path) -> str:
+    return str(name).casefold()
+
+
+def _repeated(names: Sequence[Path]) -> set[str]:
+    return {key for key, times in Counter(map(_key, names)).items() if times > 1}
