@@ -93,9 +93,10 @@ def expected_steps(options: Options, labelled_cases: int = 0) -> int:
     engines = sum(backend.version is not None and backend.name != REFERENCE for backend in available())
     cases = len(default_cases(1))
     steps = 3 + cases  # loading, two traces, torch
-    steps += (1 + options.fp16) * (1 + engines * cases)
+    steps += (1 + options.fp16) * engines * cases
     steps += options.fp16 + options.int8
-    return steps + labelled_cases * (int(options.fp16 or options.int8) + options.int8)
+    scored = int(options.fp16 or options.int8) + options.int8 if labelled_cases else 0
+    return steps + scored * (1 + labelled_cases)
 
 
 def export_bundle(
