@@ -37,7 +37,10 @@ def evaluate_command(
     ] = None,
     pipeline: Annotated[
         PipelineName,
-        typer.Option(help="gstk; reference: MONAI's point_based_window_inferer; classical: no network; command."),
+        typer.Option(
+            help="gstk; reference: MONAI's point_based_window_inferer; monai-bundle: NVIDIA's transforms and inferer "
+            "for the weights' profile; classical: no network; command."
+        ),
     ] = PipelineName.gstk,
     bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
     backend: BackendOption = "auto",
@@ -46,7 +49,26 @@ def evaluate_command(
     threads: ThreadsOption = None,
     engine: EngineOption = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights of the reference pipeline, if not the bundle's.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Weights of the pipelines reference and monai-bundle, if not the bundle's.", show_default=False
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.toml",
+            help="Input profile of the pipeline monai-bundle's weights, if not the bundle's.",
+            show_default=False,
+        ),
+    ] = None,
+    assume_window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|W,L|hu",
+            help="For networks that take HU: the CT window that made the cases' 0 to 255, taken back with loss.",
+            show_default=False,
+        ),
     ] = None,
     budget: BudgetOption = None,
     command: Annotated[
@@ -81,7 +103,7 @@ def evaluate_command(
         cluster is not None
         and threads is None
         and not worker_gpus
-        and pipeline in (PipelineName.gstk, PipelineName.reference)
+        and pipeline in (PipelineName.gstk, PipelineName.reference, PipelineName.monai_bundle)
     ):
         threads = max(1, int(cluster.cpus)) if command is None else None
     chosen = Pipeline(
@@ -95,6 +117,8 @@ def evaluate_command(
         device,
         tuple(engine or ()),
         budget,
+        profile,
+        assume_window,
     )
 
     def add(scores: "CaseScores", number: int, total: int) -> None:

@@ -20,6 +20,7 @@ class PipelineName(StrEnum):
 
     gstk = "gstk"
     reference = "reference"
+    monai_bundle = "monai-bundle"
     classical = "classical"
     command = "command"
 
@@ -32,8 +33,11 @@ class Pipeline:
         name: of `PipelineName`.
         bundle, backend, precision, threads, device: as `gstk infer` has them.
         engine: settings of the backend, `NAME=VALUE` each.
-        checkpoint: weights of the reference pipeline; None takes the bundle's.
+        checkpoint: weights of the pipelines `reference` and `monai-bundle`; None takes the bundle's.
         program: of the pipeline `command`, a command line with `{inputs}` and `{outputs}` in it.
+        profile: of the pipeline `monai-bundle`, the input profile of its weights; None takes the bundle's.
+        assume_window: of `gstk` and `monai-bundle`, the CT window that made the cases' 0 to 255 of HU, where the
+            profile takes HU.
         budget_s: of the pipeline `gstk`, seconds for a class in all steps; None is any time.
     """
 
@@ -47,6 +51,8 @@ class Pipeline:
     device: str = "auto"
     engine: tuple[str, ...] = ()
     budget_s: float | None = None
+    profile: str | None = None
+    assume_window: str | None = None
 
     def __post_init__(self) -> None:
         given = {
@@ -55,7 +61,9 @@ class Pipeline:
             "--device": self.device != "auto" and self.name != "gstk",
             "--engine": bool(self.engine) and self.name != "gstk",
             "--budget": self.budget_s is not None and self.name != "gstk",
-            "--checkpoint": self.checkpoint is not None and self.name != "reference",
+            "--checkpoint": self.checkpoint is not None and self.name not in ("reference", "monai-bundle"),
+            "--profile": self.profile is not None and self.name != "monai-bundle",
+            "--assume-window": self.assume_window is not None and self.name not in ("gstk", "monai-bundle"),
             "--bundle": self.bundle != "tiny" and self.name in ("classical", "command"),
             "--threads": self.threads is not None and self.name in ("classical", "command"),
             "--command": self.program is not None and self.name != "command",
@@ -77,6 +85,8 @@ class Pipeline:
                 return f"gstk {model}" + ("" if self.precision == "auto" else f" {self.precision}")
             case "reference":
                 return f"MONAI {model}"
+            case "monai-bundle":
+                return f"MONAI's bundle {model}"
             case _:
                 return self.name
 
@@ -96,6 +106,10 @@ class Pipeline:
                 found["budget_s"] = self.budget_s
         if self.threads is not None:
             found["threads"] = self.threads
+        if self.profile is not None:
+            found["profile"] = self.profile
+        if self.assume_window is not None:
+            found["assume_window"] = self.assume_window
         found["weights"] = _digest(self.checkpoint or str(Bundle.open(find_bundle(self.bundle)).path / MANIFEST_NAME))
         return found
 
@@ -115,6 +129,8 @@ class Pipeline:
         options += ["--device", self.device, *(text for setting in self.engine for text in ("--engine", setting))]
         if self.threads is not None:
             options += ["--threads", str(self.threads)]
+        if self.assume_window is not None:
+            options += ["--assume-window", self.assume_window]
         if self.budget_s is not None:
             options += ["--budget", str(self.budget_s), "--calls", str(STEPS)]
         return [sys.executable, "-m", "gstk", "infer", "{inputs}", "-o", "{outputs}", *options]
@@ -150,13 +166,13 @@ def open_pipeline(pipeline: Pipeline) -> "Segmenter":
                 calls=STEPS,
                 on_progress=say_probe,
             )
-            return SessionSegmenter(session)
+            return SessionSegmenter(session, pipeline.assume_window)
         case "classical":
             from gstk.evaluation.protocol import SessionSegmenter
             from gstk.evaluation.watershed import open_classical
 
             return SessionSegmenter(open_classical())
-        case "reference":
+        case "reference" | "monai-bundle":
             return _open_reference(pipeline)
         case _:
             return _open_cold(pipeline.command())
@@ -178,7 +194,13 @@ def _open_reference(pipeline: Pipeline) -> "Segmenter":
             torch.set_num_threads(pipeline.threads)
         network = network_of_bundle(bundle) if pipeline.checkpoint is None else load_network(pipeline.checkpoint)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return ReferenceSegmenter(network.to(device), bundle.manifest.roi.default)
+        if pipeline.name == "reference":
+            return ReferenceSegmenter(network.to(device), bundle.manifest.roi.default)
+        from gstk.core.profile import find_profile
+        from gstk.training.bundle_reference import BundleSegmenter
+
+        profile = bundle.manifest.profile if pipeline.profile is None else find_profile(pipeline.profile)
+        return BundleSegmenter(network.to(device), profile, pipeline.assume_window)
 
 
 def _open_cold(command: list[str]) -> "Segmenter":

@@ -65,14 +65,20 @@ class Segmenter(ABC):
 class SessionSegmenter(Segmenter):
     """A session behind the interface of segmenters."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, assume_window: str | None = None) -> None:
+        """Takes a session.
+
+        Args:
+            session: closed with this.
+            assume_window: see `Session.set_image`.
+        """
         super().__init__()
-        self._session = session
+        self._session, self._assume_window = session, assume_window
 
     def set_image(self, volume: NDArray[np.generic], spacing_mm: Sequence[float]) -> None:
         """Takes an image; see `Session.set_image`."""
         with self._counted():
-            self._session.set_image(volume, spacing_mm)
+            self._session.set_image(volume, spacing_mm, assume_window=self._assume_window)
 
     def segment(self, prompts: Mapping[int, ObjectPrompts]) -> NDArray[np.integer]:
         """The session's mask; only objects about which something new is said are looked at again."""

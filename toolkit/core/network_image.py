@@ -1,0 +1,102 @@
+"""A volume as a network sees it: prepared by its profile, in its axes, and where it says so on its training grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.core.geometry import Geometry
+from gstk.core.intensities import IntensityWindow, prepare_intensities
+from gstk.core.orientation import AxisMap
+from gstk.core.profile import InputProfile
+from gstk.core.training_grid import TrainingGrid
+from gstk.core.volume import Volume
+from gstk.core.window import Window
+
+__all__ = ["NetworkImage"]
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkImage:
+    """A prepared volume; windows are of the volume, in its own axes (z,y,x).
+
+    Attributes:
+        volume: (z,y,x), any real dtype.
+        geometry: of the volume.
+        low, high: its values that are the network's 0 and 1.
+        axes: from the volume's axes to the network's.
+        grid: of the training; None where the network has no resolution.
+        patch_zyx: sides of the training window, as (z,y,x) of the volume.
+        profile: what all this follows from.
+        words: what was done to intensities and axes, for the user.
+    """
+
+    volume: NDArray[Any]
+    geometry: Geometry
+    low: float
+    high: float
+    axes: AxisMap
+    grid: TrainingGrid | None
+    patch_zyx: tuple[int, int, int]
+    profile: InputProfile
+    words: str
+
+    @classmethod
+    def prepare(
+        cls,
+        volume: Volume,
+        profile: InputProfile,
+        intensity_window: IntensityWindow = None,
+        assume_window: IntensityWindow = None,
+    ) -> NetworkImage:
+        """Prepares a volume.
+
+        Args:
+            volume: in its file's units and axes.
+            profile: of the network.
+            intensity_window, assume_window: see `gstk.core.intensities.prepare_intensities`.
+
+        Raises:
+            ProfileError: the volume does not fit the profile.
+            CaseError: a window is unknown.
+
+        Warns:
+            VolumeWarning: the volume is probably not what the network was trained on.
+        """
+        image, low, high, words = prepare_intensities(volume, profile, intensity_window, assume_window)
+        axes = AxisMap.of(profile, volume.geometry, volume.has_orientation)
+        grid = TrainingGrid.of(profile, image, volume.geometry)
+        if low is None or high is None:
+            assert grid is not None  # a profile with a foreground has a grid
+            low, high = grid.percentiles(image, profile.intensities.percentiles)
+        patch = axes.sides_to_volume(profile.patch)
+        return cls(image, volume.geometry, low, high, axes, grid, patch, profile, words)
+
+    def sample(self, window: Window, padding: str = "zero") -> NDArray[np.float32]:
+        """A window as the network takes it, float32 [1,1,H,W,D] in its axes, 0 to 1.
+
+        Args:
+            window: of the volume.
+            padding: see `TrainingGrid.sample`; for windows of the training grid.
+        """
+        if self.grid is not None and self.grid.holds(window):
+            values = self.grid.sample(self.volume, self.low, self.high, window, padding)
+        else:
+            values = window.sample(self.volume, self.low, self.high)
+        return np.ascontiguousarray(self.axes.to_network(values)[None, None], np.float32)
+
+    def points(self, window: Window, points_zyx: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Voxels (K,3) of the volume as voxels of the network's image of a window, float32 (K,3), put inside it."""
+        inside = np.clip(window.to_window(points_zyx), 0, np.array(window.shape, np.float32) - 1)
+        return np.asarray(self.axes.points_to_network(inside, window.shape), np.float32)
+
+    def to_window(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The network's answer [H,W,D] in a window's axes (z,y,x)."""
+        return np.ascontiguousarray(self.axes.to_volume(values), np.float32)
+
+    def training_window(self, point_zyx: NDArray[np.float64]) -> Window | None:
+        """The window of the training around a click; None where the network has no resolution."""
+        return None if self.grid is None else self.grid.window_around(tuple(point_zyx), self.patch_zyx, self.axes)
