@@ -16,6 +16,7 @@ from gstk.calibration import memory
 from gstk.calibration.host import Host
 from gstk.calibration.model import KINDS, LatencyModel, Measurement, fit_calls, fit_memory
 from gstk.core.bundle import Bundle
+from gstk.core.foreign_text import reason_of
 from gstk.engines import BundleEngine, Embedding, open_engine
 from gstk.errors import CalibrationError, OutOfMemory
 
@@ -188,7 +189,7 @@ def _startup_s(engine: BundleEngine, options: Mapping[str, object]) -> float:
     run = subprocess.run([sys.executable, "-c", _STARTUP, json.dumps(asked)], capture_output=True, text=True)
     if run.returncode:
         last = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        raise CalibrationError(f"a process that opens {engine.bundle.path} failed: {last[:200]}")
+        raise CalibrationError(f"a process that opens {engine.bundle.path} failed: {reason_of(last, 200)}")
     return time.perf_counter() - began
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from gstk.calibration.host import Host
 from gstk.calibration.model import LatencyModel
 from gstk.core.bundle import Bundle
+from gstk.core.files import sync
 from gstk.core.private_files import user_cache
 from gstk.errors import CalibrationError
 
@@ -47,6 +48,7 @@ def save_model(model: LatencyModel, file: Path | None = None) -> Path:
     draft = file.with_name(f".{file.name}.{secrets.token_hex(6)}")
     try:
         draft.write_text(json.dumps(model.to_json(), indent=1) + "\n", encoding="utf-8")
+        sync(draft)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)

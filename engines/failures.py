@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from gstk.core.foreign_text import reason_of
 from gstk.errors import DeviceError, DriverMissing, EngineError, OutOfMemory, WrongArchitecture
 
 __all__ = ["failure", "lost_device", "refuse_lost_device"]
@@ -56,15 +57,15 @@ def failure(backend: str, task: str, error: BaseException) -> EngineError:
     Returns:
         OutOfMemory, DeviceError, DriverMissing, WrongArchitecture, or a plain EngineError.
     """
-    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    reason = reason_of(error, _LENGTH)
     text = f"{type(error).__name__}: {error}"
     for kind, pattern, remedy in _KINDS:
         if re.search(pattern, text, re.IGNORECASE) or (kind is OutOfMemory and isinstance(error, MemoryError)):
-            found = kind(f"{backend} failed to {task}: {reason[:_LENGTH]}; {remedy}")
+            found = kind(f"{backend} failed to {task}: {reason}; {remedy}")
             if kind is DeviceError:
-                _lost.append(reason[:_LENGTH])
+                _lost.append(reason)
             return found
-    return EngineError(f"{backend} failed to {task}: {reason[:_LENGTH]}")
+    return EngineError(f"{backend} failed to {task}: {reason}")
 
 
 def lost_device() -> str | None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from gstk.core.bundle import Bundle, find_bundle
+from gstk.core.foreign_text import reason_of
 from gstk.engines.base import BundleEngine
 from gstk.engines.devices import Device, nvidia_gpus
 from gstk.engines.failures import refuse_lost_device
@@ -253,8 +254,7 @@ def _probe(backend: Backend) -> Probe:
     try:
         return Probe(backend.name, backend.version, tuple(engine.devices()), engine.precisions, backend.reason)
     except Exception as error:  # a package that is there and broken raises whatever it likes
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return Probe(backend.name, backend.version, (), (), f"cannot be used: {reason[:200]}")
+        return Probe(backend.name, backend.version, (), (), f"cannot be used: {reason_of(error, 200)}")
 
 
 def _without_gpu() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 
+from gstk.core.foreign_text import reason_of
 from gstk.engines.devices import Device, nvidia_gpus
 from gstk.errors import BackendMissing
 
@@ -32,7 +33,7 @@ def require_tensorrt() -> str:
     try:
         import tensorrt
     except (ImportError, OSError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = reason_of(error)
         raise BackendMissing(
             f"TensorRT is installed but does not import ({reason}); install the build for this driver's CUDA: "
             f"{_INSTALL}, or tensorrt-cu12 for CUDA 12"
@@ -43,7 +44,7 @@ def require_tensorrt() -> str:
     try:
         import cuda.bindings.runtime  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = reason_of(error)
         raise BackendMissing(f"TensorRT {version} is here, but cuda-bindings is not ({reason}); {_INSTALL}") from None
     return version
 

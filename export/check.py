@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gstk.core.bundle import Bundle
+from gstk.core.foreign_text import reason_of
 from gstk.engines import available, open_engine
 from gstk.errors import BackendMissing, BundleError, GstkError
 from gstk.export.tolerances import REFERENCE, TOLERANCES, compare
@@ -122,8 +123,7 @@ def check_graph(bundle: Bundle, kind: str, precision: str) -> Iterator[Finding]:
         onnx.checker.check_model(str(path), full_check=False)
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # the checker raises errors of several kinds, some many lines long
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        yield Finding(f"{label}: valid ONNX", False, f"{reason[:200]}; export the bundle again")
+        yield Finding(f"{label}: valid ONNX", False, f"{reason_of(error, 200)}; export the bundle again")
         return
     yield Finding(f"{label}: valid ONNX", True, f"{len(model.graph.node)} operators")
     yield _opset(label, model)
@@ -133,8 +133,7 @@ def check_graph(bundle: Bundle, kind: str, precision: str) -> Iterator[Finding]:
     try:
         shapes, types = graph_shapes(model, region, _POINTS)
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        yield Finding(f"{label}: types and shapes", False, f"{reason[:200]}; export the bundle again")
+        yield Finding(f"{label}: types and shapes", False, f"{reason_of(error, 200)}; export the bundle again")
         return
     yield _typed(label, model, types, precision)
     yield from _sized(label, shapes, region)

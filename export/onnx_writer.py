@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from gstk.core.foreign_text import reason_of
 from gstk.errors import ExportError
 from gstk.export.graphs import CLEAN_OPS, GraphSpec
 
@@ -82,8 +83,9 @@ def _trace(graph: GraphSpec) -> ir.Model:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises errors of many kinds, each many lines long
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ExportError(f"torch {torch.__version__} could not trace the {graph.kind}: {reason[:200]}") from error
+        raise ExportError(
+            f"torch {torch.__version__} could not trace the {graph.kind}: {reason_of(error, 200)}"
+        ) from error
     if program is None:
         raise ExportError(f"torch {torch.__version__} returned no graph for the {graph.kind}")
     return program.model

@@ -223,3 +223,40 @@ def test_safetensors_metadata_is_json(tmp_path: Path, network: VISTA3D) -> None:
     with safetensors.safe_open(tmp_path / "a.safetensors", framework="pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["architecture"]) == SPEC.to_dict()
+
+
+def test_numpy_numbers_beside_the_weights_are_plain_data(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    beside = {
+        "epoch": np.int64(3),
+        "best_metric": np.float64(0.8),
+        "flags": [np.bool_(True), np.float32(0.5), np.uint8(7)],
+        "state_dict": state,
+    }
+    torch.save(beside, tmp_path / "a.pt")
+    assert same(load_checkpoint(tmp_path / "a.pt")[1], state)
+    torch.save({"x": np.float64(1), "state_dict": state, "y": os.system}, tmp_path / "c.pt")
+    with pytest.raises(
+        CheckpointError, match=r"it holds posix\.system beside tensors and plain values, .*; save the state"
+    ):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+def test_what_is_no_checkpoint_is_said_in_words_of_our_own(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    torch.save({"array": np.arange(3), "state_dict": state}, tmp_path / "array.pt")
+    torch.save(state, tmp_path / "whole.pt")
+    for name, content, said in (
+        ("lfs.pt", pointer, "is a Git LFS pointer, not the file itself; run git lfs pull"),
+        ("lfs.safetensors", pointer, "is a Git LFS pointer"),
+        ("text.pt", b"hello there", "it is damaged, or no file of torch.save"),
+        ("half.pt", (tmp_path / "whole.pt").read_bytes()[:5000], "it is damaged, or no file of torch.save"),
+        ("array.pt", None, r"it holds numpy\._core\.multiarray\._reconstruct beside tensors"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=said) as caught:
+            load_checkpoint(tmp_path / name)
+        message = str(caught.value)
+        assert message.isprintable()
+        assert "weights_only" not in message
+        assert "trust" not in message

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import secrets
 import warnings
@@ -21,6 +22,8 @@ import torch
 from monai.networks.nets.vista3d import VISTA3D
 from torch import Tensor, nn
 
+from gstk.core.files import is_lfs_pointer, sync
+from gstk.core.foreign_text import reason_of
 from gstk.errors import CheckpointError
 from gstk.training.network import build_network
 from gstk.training.spec import VISTA3DSpec
@@ -130,6 +133,7 @@ def save_checkpoint(
         else:
             _require_plain(extra, "extra", tensors=True)
             torch.save({"gstk": _FORMAT, "architecture": spec.to_dict(), "model": state, **extra}, draft)
+        sync(draft)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
@@ -144,18 +148,40 @@ def _read(path: Path) -> dict[str, Any]:
             return _read_safetensors(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on the pickle protocol; what cannot be read raises
-            payload = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_numpy_scalars()):
+                payload = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # a file of anyone: whatever its reader raises, it is no checkpoint
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {reason[:160]}); "
-            "expected tensors and plain values only, since pickled code is never run"
-        ) from None
+        raise CheckpointError(f"{path} cannot be read as weights: {_what_is_wrong(path, error)}") from None
     if not isinstance(payload, Mapping):
         raise CheckpointError(f"got a {type(payload).__name__} in {path}, expected a state dict or a dict with one")
     return dict(payload)
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a pickled NumPy number is made of, under the names of NumPy 1 and 2: a type and bytes, no code."""
+    import numpy as np
+
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    types = (np.dtypes.BoolDType, np.dtypes.StrDType, *(type(np.dtype(code)) for code in "bhilqBHILQefd"))
+    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *types]
+
+
+def _what_is_wrong(path: Path, error: Exception) -> str:
+    """In words of our own: torch's are advice on how to run what a file holds."""
+    if is_lfs_pointer(path):
+        return "it is a Git LFS pointer, not the file itself; run git lfs pull"
+    foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if foreign is not None:
+        return (
+            f"it holds {foreign[1]} beside tensors and plain values, and pickled code is never run; save the state "
+            "dict alone: torch.save(network.state_dict(), FILE)"
+        )
+    if isinstance(error, MemoryError):
+        return "it does not fit into memory"
+    what = "" if isinstance(error, pickle.UnpicklingError) else f" ({reason_of(error, 160)})"
+    return f"it is damaged, or no file of torch.save{what}; expected tensors and plain values"
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from gstk.cases.dicom_headers import Frame, quiet_pydicom
 from gstk.cases.itk import one_line, quiet_itk
+from gstk.core.foreign_text import reason_of
 from gstk.errors import CaseError
 
 __all__ = ["PixelReader"]
@@ -102,7 +103,7 @@ def _looked_up(frame: Frame, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return np.asarray(apply_modality_lut(pixels, header), np.float32)
         except Exception as error:
             raise CaseError(
-                f"cannot read {frame.file}: its modality lookup table is damaged ({error!s:.100})"
+                f"cannot read {frame.file}: its modality lookup table is damaged ({reason_of(error, 120)})"
             ) from None
 
 
@@ -126,16 +127,14 @@ def _decode(file: Path) -> npt.NDArray[Any]:
     except MemoryError:
         raise
     except Exception as error:  # of any kind, for damaged files
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = reason_of(error, 160)
         if syntax is None:
-            raise CaseError(f"cannot read {file}: it is damaged ({reason:.120})") from None
+            raise CaseError(f"cannot read {file}: it is damaged ({reason})") from None
         name = syntax.name if syntax.name != str(syntax) else f"unknown, {syntax}"
         remedy = "the file is truncated or damaged; copy it anew"
         if syntax.is_compressed:
             remedy = "if it is not damaged, convert it to an uncompressed transfer syntax (gdcmconv --raw, dcmdjpeg)"
-        raise CaseError(
-            f"cannot decode the pixels of {file}, transfer syntax {name}: {reason:.120}; {remedy}"
-        ) from None
+        raise CaseError(f"cannot decode the pixels of {file}, transfer syntax {name}: {reason}; {remedy}") from None
     frames = int(data.get("NumberOfFrames") or 1)
     return np.asarray(pixels if frames > 1 and pixels.ndim == 3 else pixels[None])
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.lib.format as npy
 import numpy.typing as npt
 
-from gstk.core.files import StrPath
+from gstk.core.files import StrPath, is_lfs_pointer
 from gstk.errors import CaseError
 
 __all__ = ["OBJECT_LIMIT_BYTES", "npz_keys", "read_npz", "unpickle"]
@@ -109,6 +109,8 @@ def _printable(text: str) -> str:
 
 
 def _open(file: Path) -> zipfile.ZipFile:
+    if is_lfs_pointer(file):
+        raise CaseError(f"{file} is a Git LFS pointer, not the file itself; run git lfs pull")
     try:
         return zipfile.ZipFile(file)
     except FileNotFoundError:

@@ -21,7 +21,7 @@ from gstk.cases.itk import one_line, quiet_itk
 from gstk.cases.nifti import read_nifti, write_nifti
 from gstk.cases.npz import Case, CaseWarning, LabelMap, SpacingOrder, check_image, load_case, to_label_map
 from gstk.cases.slice_grid import SliceGrid
-from gstk.core.files import StrPath, atomic_path, explain_lost_bytes
+from gstk.core.files import StrPath, atomic_path, explain_lost_bytes, is_lfs_pointer
 from gstk.core.geometry import Geometry
 from gstk.errors import CaseError, GeometryError, OutputError
 
@@ -135,6 +135,8 @@ def read_volume(
     file = Path(path)
     if not file.exists():
         raise CaseError(f"{file} does not exist; check the path")
+    if is_lfs_pointer(file):
+        raise CaseError(f"{file} is a Git LFS pointer, not the file itself; run git lfs pull")
     if not is_volume(file):
         what = "holds no DICOM slices" if file.is_dir() else "is of no known format"
         raise CaseError(f"{file} {what}; {_KNOWN}")

@@ -56,7 +56,12 @@ class LongWork:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"))
-            times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+            times = (
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}", markup=False),
+            )
             self._bar = Progress(*columns, *times, console=self._console, transient=True)
             self._task = self._bar.add_task(self._title, total=self._total, amount=self._amount(), text="")
             self._bar.start()

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
+from gstk.core.files import is_lfs_pointer, sync
 from gstk.core.manifest import (
     GRAPH_KINDS,
     MANIFEST_NAME,
@@ -185,6 +186,8 @@ def write_bundle(
         content = _to_json(replace(manifest, files=files))
         (draft / MANIFEST_NAME).write_text(content + "\n", encoding="utf-8")
         Bundle.open(draft, verify=False)
+        for file in sorted(draft.rglob("*")):
+            sync(file)
         _put(draft, target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -259,6 +262,8 @@ def _confined(root: Path, name: str) -> Path:
 
 
 def _verify(file: Path, name: str, expected: GraphFile) -> None:
+    if is_lfs_pointer(file):
+        raise BundleError(f"{name} is a Git LFS pointer, not the file itself; run git lfs pull in {file.parent}")
     size_bytes = file.stat().st_size
     if size_bytes != expected.size_bytes:
         raise BundleError(

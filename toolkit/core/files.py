@@ -11,9 +11,11 @@ from typing import TypeAlias
 
 from gstk.errors import OutputError
 
-__all__ = ["StrPath", "atomic_path", "explain_lost_bytes", "make_folder"]
+__all__ = ["StrPath", "atomic_path", "explain_lost_bytes", "is_lfs_pointer", "make_folder", "sync"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
+
+_LFS_START = b"version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
@@ -40,13 +42,13 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
         partial = scratch / target.name
         yield partial
         for written in sorted(scratch.iterdir()):
-            _sync(written)
+            sync(written)
         # The header goes last: until then a reader finds the old pair or nothing.
         for sibling in sorted(scratch.iterdir()):
             if sibling != partial:
                 os.replace(sibling, target.parent / sibling.name)
         os.replace(partial, target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise OutputError(
             f"cannot write {target}: {_reason(error)}; check that its folder can be written to"
@@ -83,7 +85,7 @@ def explain_lost_bytes(partial: StrPath) -> OSError | None:
     try:
         with probe.open("wb") as stream:
             stream.write(bytes(2**16))
-        _sync(probe)
+        sync(probe)
     except OSError as error:
         return error
     finally:
@@ -91,8 +93,12 @@ def explain_lost_bytes(partial: StrPath) -> OSError | None:
     return None
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk, where its file system can say so."""
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk, where its file system can say so.
+
+    Raises:
+        OSError: its bytes cannot be written: the disk is full, or broke.
+    """
     if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # Windows
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -103,6 +109,15 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def is_lfs_pointer(path: StrPath) -> bool:
+    """Whether a file is what Git LFS leaves in place of a large one that was not fetched."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(len(_LFS_START)) == _LFS_START
+    except OSError:
+        return False
 
 
 def _reason(error: OSError) -> str:

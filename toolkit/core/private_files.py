@@ -7,6 +7,8 @@ import secrets
 import sys
 from pathlib import Path
 
+from gstk.core.files import sync
+
 __all__ = ["stranger", "user_cache", "write_private"]
 
 _OTHERS_WRITE = 0o022
@@ -25,6 +27,7 @@ def write_private(file: Path, *parts: bytes) -> None:
         with open(draft, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
             for part in parts:
                 stream.write(part)
+        sync(draft)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
