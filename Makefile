@@ -19,9 +19,9 @@ NATIVE_WHERE_KNOWN := libonnxruntime-dev
 demo: $(DEMO)/.installed
 ifeq ($(CASE),)
 	$(DEMO)/bin/gstk phantom $(OUT)/phantom.npz --seed 7
-	$(DEMO)/bin/gstk infer $(OUT)/phantom.npz --overlay --out $(OUT)/results
+	$(DEMO)/bin/gstk infer $(OUT)/phantom.npz --overlay --overwrite --out $(OUT)/results
 else
-	$(DEMO)/bin/gstk infer "$(CASE)" --overlay --out $(OUT)/results
+	$(DEMO)/bin/gstk infer "$(CASE)" --overlay --overwrite --out $(OUT)/results
 endif
 
 test: lint types unit

@@ -225,3 +225,48 @@ def test_prompts_that_are_no_numbers_are_one_line(run: Run, tmp_path: Path, opti
     outcome = run("infer", tmp_path, option, "-o", tmp_path / "out")
     assert outcome.code == 1
     assert re.fullmatch(r"error: got [^\n]*(nan|inf)[^\n]*, expected [^\n]*\n", outcome.err)
+
+
+def test_what_is_said_of_prompts_that_a_scan_cannot_hold(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "scan.nii.gz"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((8, 16, 16), np.uint8)), str(source))
+    none = run("infer", source, "-o", tmp_path / "out")
+    assert none.code == 1
+    assert "no clicks and no boxes; click on an object with --point" in none.error_line()
+    background = run("infer", source, "--background", "2,2,2", "-o", tmp_path / "out")
+    assert background.code == 1
+    assert "background clicks only, which say where the object is not" in background.err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_results_are_replaced_only_when_asked(run: Run, phantom: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run("infer", phantom, "-o", out, "--overlay").code == 0
+    before = (out / "phantom.npz").read_bytes()
+    refused = run("infer", phantom, "-o", out, "--overlay", "--background", "1:1,1,1")
+    assert refused.code == 1
+    assert refused.error_line().endswith(
+        "phantom.npz and 1 more exist already; give --overwrite to replace, or another --out folder"
+    )
+    assert (out / "phantom.npz").read_bytes() == before
+    assert run("infer", phantom, "-o", out, "--point", "1:5,5,5", "--overwrite").code == 0
+    assert (out / "phantom.npz").read_bytes() != before
+
+
+def test_fractions_and_clicks_on_several_scans_are_warned_of(run: Run, tmp_path: Path) -> None:
+    image = np.full((12, 24, 24), 30, np.uint8)
+    image[3:9, 6:14, 6:14] = 220
+    for name in ("a", "b"):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(image), str(tmp_path / f"{name}.nii.gz"))
+    outcome = run("infer", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", "--point", "5.5,9,9", "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert "warning: 5.5,9,9 is rounded to the voxel 6,9,9" in outcome.err
+    assert "warning: the same clicks and boxes are given to all 2 cases" in outcome.err
+
+
+def test_tables_are_whole_where_there_is_no_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    outcome = run("engines", "--options")
+    assert "…" not in outcome.out
+    assert "hyper_threading" in outcome.out
+    assert max(map(len, outcome.out.splitlines())) > 80

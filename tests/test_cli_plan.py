@@ -32,7 +32,10 @@ def test_a_plan_is_shown_before_anything_runs(run: Run, phantom: Path) -> None:
     assert "skipped to stay in time" not in first.out
     again = run("plan", phantom, "--budget", "90", "--calls", "6")
     assert "probing" not in again.err
-    assert "there are" in again.out
+    assert "= 90 s × 3 objects / 6 calls: " in again.out
+    call_s, start_s, masks_s = map(float, re.findall(r"([\d.]+) s(?: =| to start|  ?for the masks$)", again.out, re.M))
+    assert call_s == 45
+    assert start_s + masks_s == pytest.approx(call_s, abs=0.11)
     short = run("plan", phantom, "--budget", "0.1")
     assert short.code == 0
     assert "skipped to stay in time" in short.out
@@ -53,10 +56,13 @@ def test_a_plan_of_nothing_or_for_no_time_is_refused(run: Run, phantom: Path, tm
 def test_infer_keeps_a_budget_and_says_what_it_gave_up(run: Run, phantom: Path, tmp_path: Path) -> None:
     roomy = run("infer", phantom, "--budget", "9000", "-o", tmp_path / "roomy")
     assert roomy.code == 0
-    assert re.search(r"time +[\d.]+ s of [\d.]+ s for the masks, expected [\d.]+ s", roomy.out)
+    assert re.search(
+        r"this call  27000.0 s = 9000 s × 3 objects / 1 call: [\d.]+ s to start, read and write, ", roomy.out
+    )
+    assert re.search(r"masks      [\d.]+ s, expected [\d.]+ s", roomy.out)
     assert "skipped to stay in time" not in roomy.out
     free = run("infer", phantom, "-o", tmp_path / "free")
-    assert "time " not in free.out
+    assert "this call" not in free.out
     masks = [np.load(tmp_path / name / phantom.name)["segs"] for name in ("roomy", "free")]
     np.testing.assert_array_equal(*masks)
     short = run("infer", phantom, "--budget", "0.1", "-o", tmp_path / "short")
@@ -75,5 +81,5 @@ def test_the_challenges_container_runs_this(phantom: Path, tmp_path: Path) -> No
     environment = {**os.environ, **{name: str(folder) for name, folder in folders.items()}, "PATH": path}
     run = subprocess.run(["sh", script], capture_output=True, text=True, encoding="utf-8", env=environment)
     assert run.returncode == 0, run.stderr
-    assert "for the masks, expected" in run.stdout
+    assert "= 90 s × 3 objects / 6 calls: " in run.stdout
     assert np.load(folders["GSTK_OUTPUTS"] / phantom.name)["segs"].any()

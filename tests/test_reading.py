@@ -110,6 +110,6 @@ def test_what_was_chosen_is_printed(run: Run, tmp_path: Path) -> None:
     done = run("infer", path, "-o", tmp_path / "out", "--point", "10,20,20")
     assert done.code == 0, done.err
     assert "CT window soft W400 L40, for the minimum of -1000 looks like air" in " ".join(done.out.split())
-    refused = run("infer", path, "-o", tmp_path / "out", "--point", "10,20,20", "--assume-window", "soft")
+    refused = run("infer", path, "-o", tmp_path / "no", "--point", "10,20,20", "--assume-window", "soft")
     assert refused.code == 1
     assert "takes no HU" in refused.err

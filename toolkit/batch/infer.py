@@ -115,7 +115,12 @@ def segment_case(
     """
     began = time.perf_counter()
     if not any(said.points or said.box for said in case.prompts.values()):
-        raise PromptError(f"{case.name} has no clicks and no boxes; give some in the file, or by --point or --box")
+        raise PromptError(f"{case.name} has no clicks and no boxes; click on an object with --point, or give a --box")
+    if not any(can_start(said) for said in case.prompts.values()):
+        raise PromptError(
+            f"{case.name} has background clicks only, which say where the object is not; click on it with --point, or "
+            "give a --box"
+        )
     session.set_image(case.volume, intensity_window=intensity_window, assume_window=assume_window)
     notes = []
     for object_id, said in sorted(case.prompts.items()):
@@ -150,6 +155,7 @@ def infer(
     budget: Budget | None = None,
     started_s: float = 0.0,
     workers: Workers | None = None,
+    overwrite: bool = False,
     on_result: Callable[[InferResult, int], None] | None = None,
 ) -> list[InferResult]:
     """Segments cases; one that fails does not stop the others.
@@ -171,6 +177,7 @@ def infer(
             the session is added.
         workers: of a Ray cluster, which share the cases; sources and `out_dir` must lie where all of them find them.
             None takes one case after the other in this process.
+        overwrite: replace results that are there from an earlier run.
         on_result: called after each case with its result and the number of cases.
 
     Returns:
@@ -178,7 +185,8 @@ def infer(
 
     Raises:
         CaseError: a source does not exist or is of no known format.
-        OutputError: the folder cannot be made, or a result would overwrite a case.
+        OutputError: the folder cannot be made, or a result would overwrite a case, or one of an earlier run without
+            `overwrite`.
         EvaluationError: see `gstk.batch.ray_pool.map_on_ray`.
     """
     paths = find_cases(sources)
@@ -190,6 +198,16 @@ def infer(
         if output.resolve() in taken:
             raise OutputError(f"the result of {path} would overwrite the case {output}; give another --out folder")
         make_folder(output.parent)
+    there = [path for path in (*outputs, *(pictures if overlay else ())) if path.exists()]
+    if there and not overwrite:
+        which = f"{there[0]} exists" if len(there) == 1 else f"{there[0]} and {len(there) - 1} more exist"
+        raise OutputError(f"{which} already; give --overwrite to replace, or another --out folder")
+    if prompts and len(paths) > 1:
+        warnings.warn(
+            f"the same clicks and boxes are given to all {len(paths)} cases; they are voxel indices, and an object "
+            "seldom lies at the same ones in another case",
+            stacklevel=2,
+        )
     options = _Options(
         dict(prompts or {}), overlay, intensity_window, assume_window, spacing_order, series, phase, budget, started_s
     )

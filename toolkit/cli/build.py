@@ -67,9 +67,9 @@ def build_command(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build again what is there and fits.")] = False,
 ) -> None:
     """Build TensorRT plans of a bundle for this GPU; takes minutes, and an interrupt loses only the plan under way."""
-    from rich.console import Console
     from rich.table import Table
 
+    from gstk.cli.tables import print_table
     from gstk.engines.tensorrt_build import build_plans
     from gstk.engines.tensorrt_profiles import parse_regions, parse_wide
     from gstk.engines.tensorrt_record import Settings
@@ -104,7 +104,7 @@ def build_command(
             "\n".join(f"{size / 1e6:.0f}" for size in record.memory_bytes),
         )
     typer.echo(f"{record.model} in {record.precision} for {record.host.gpu}, TensorRT {record.host.tensorrt}")
-    Console(markup=False, emoji=False).print(table)
+    print_table(table)
     for result in results:
         typer.echo(result.plan.path)
 

@@ -22,9 +22,6 @@ def calibrate_command(
     threads: ThreadsOption = None,
     engine: EngineOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="In 20 seconds instead of 3 minutes.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the model here, not to the user's cache.", show_default=False)
-    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Write a PNG of measured against fitted seconds.", show_default=False)
     ] = None,
@@ -52,12 +49,13 @@ def calibrate_command(
     if plot is not None:
         plot_fit(model, measurements, plot)
         typer.echo(f"plot   {plot}")
-    typer.echo(f"model  {save_model(model, out)}")
+    typer.echo(f"model  {save_model(model)}")
 
 
 def _show(model: "LatencyModel") -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from gstk.cli.tables import print_table
 
     host = model.host
     typer.echo(f"{model.bundle}: {host.backend} {host.version}, {host.precision}, {host.device}, {host.cores} cores")
@@ -65,6 +63,7 @@ def _show(model: "LatencyModel") -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("region", "first encode", "encode", "first click", "click", "memory"):
         table.add_column(heading, justify="right")
+    extrapolated = False
     sides = [32, 64, 96, 128, 160, 192]
     for side in sides:
         if side**3 > 8 * model.largest_voxels:
@@ -77,11 +76,12 @@ def _show(model: "LatencyModel") -> None:
             model.decode_s(shape),
         ]
         beyond = "*" if side**3 > model.largest_voxels else ""
+        extrapolated = extrapolated or bool(beyond)
         table.add_row(
             f"{side}³{beyond}", *(f"{value:.2f} s" for value in seconds), f"{model.peak_bytes(shape) / 1e9:.1f} GB"
         )
-    Console(markup=False, emoji=False).print(table)
-    if 8 * model.largest_voxels >= 32**3:
-        typer.echo("* beyond the regions that were measured")
+    print_table(table)
+    if extrapolated:
+        typer.echo("* larger than any region that was measured: the fit is extrapolated")
     errors = ", ".join(f"{kind.replace('_', ' ')} {100 * fit.median_error:.0f} %" for kind, fit in model.fits.items())
     typer.echo(f"median error of the fit: {errors}")

@@ -34,12 +34,11 @@ def compare_command(
 
 
 def _show(found: "Comparison") -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from gstk.cli.tables import print_table
     from gstk.evaluation.summary import RANKED
 
-    console = Console(markup=False, emoji=False)
     typer.echo(f"{len(found.cases)} cases, A: {found.method_a}, B: {found.method_b}")
     table = Table("metric")
     for heading in ("A", "B", "B - A", "95 % interval", "p", "up", "down"):
@@ -48,13 +47,13 @@ def _show(found: "Comparison") -> None:
         values = (f"{value:.3f}" for value in (d.mean_a, d.mean_b))
         spread = (f"{d.difference:+.3f}", f"{d.low:+.3f} {d.high:+.3f}", f"{d.p_value:.2g}")
         table.add_row(d.metric, *values, *spread, str(d.better), str(d.worse))
-    console.print(table)
+    print_table(table)
     table = Table("modality", "method", *RANKED, "cases")
     for mean_a, mean_b in zip(found.means_a, found.means_b, strict=True):
         for method, m in ((found.method_a, mean_a), (found.method_b, mean_b)):
             table.add_row(m.modality, method, *(f"{m.means[name]:.4f}" for name in RANKED), str(m.cases))
         table.add_section()
-    console.print(table)
+    print_table(table)
     if found.time_ratio is not None:
         ratio, low, high = found.time_ratio
         typer.echo(f"time: {found.method_b} takes {ratio:.3g} times as long on a case ({low:.3g} to {high:.3g})")

@@ -14,10 +14,9 @@ def engines_command(
 
     Then the processor's instructions for INT8 (VNNI, AMX) and bfloat16 (AVX512_BF16, AMX).
     """
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from gstk.cli.tables import print_table
     from gstk.engines import describe_options, preferred, probe
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -25,8 +24,8 @@ def engines_command(
         for heading in ("engine", "setting", "default", "values", ""):
             table.add_column(heading, overflow="fold")
         for row in describe_options():
-            table.add_row(*map(escape, row))
-        Console().print(table)
+            table.add_row(*row)
+        print_table(table)
         return
     for heading in ("engine", "version", "devices", "precisions", ""):
         table.add_column(heading, overflow="fold")
@@ -37,9 +36,9 @@ def engines_command(
             entry.version or "-",
             ", ".join(map(str, entry.devices)) or "-",
             ", ".join(entry.precisions) or "-",
-            escape(entry.note),
+            entry.note,
         )
-    Console().print(table)
+    print_table(table)
     typer.echo(_describe_processor())
     if not any(entry.devices for entry in found):
         typer.echo('none can be used; pip install "gstk[cpu]"')

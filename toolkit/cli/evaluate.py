@@ -150,15 +150,15 @@ def evaluate_command(
 
 
 def _show(found: "Evaluation") -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from gstk.cli.tables import print_table
     from gstk.evaluation.summary import RANKED
 
     table = Table("modality", *RANKED, "cases", "s a case", title=found.method, title_justify="left")
     for m in found.means:
         table.add_row(m.modality, *(f"{m.means[name]:.4f}" for name in RANKED), str(m.cases), f"{m.seconds:.2f}")
-    Console(markup=False, emoji=False).print(table)
+    print_table(table)
     late = [one.case for one in found.scored if not one.in_time]
     if late:
         typer.echo(f"warning: {len(late)} cases took over 90 s a class and score 0: {', '.join(late[:5])}", err=True)

@@ -80,10 +80,10 @@ def export_command(
     chosen = None if profile is None else find_profile(profile)
     with needing("export"):
         from gstk.export.export import UNKNOWN_LICENCE, Options, expected_steps, export_bundle
-    from rich.console import Console
     from rich.table import Table
 
     from gstk.cases.volumes import find_cases
+    from gstk.cli.tables import print_table
     from gstk.evaluation.click_trial import ClickTrial
 
     options = Options(half_weights, external_weights, fp16, fp16_io, int8, refine)
@@ -105,7 +105,6 @@ def export_command(
             overwrite=overwrite,
             on_progress=progress.step,
         )
-    console = Console(stderr=True)
     parity = bundle.manifest.parity
     table = Table(title=f"agreement with {parity['reference']}", title_justify="left")
     for column in ("precision", "engine", "version", "largest error", "allowed", "equal voxels"):
@@ -120,9 +119,9 @@ def export_command(
                 f"{found['tolerance']:.1e}",
                 f"{result['mask_agreement']:.4%}",
             )
-    console.print(table)
+    print_table(table, stderr=True)
     for line in report_lines(bundle.manifest.reports):
-        console.print(line)
+        typer.echo(line, err=True)
     if bundle.manifest.licence == UNKNOWN_LICENCE:
         typer.echo("warning: the licence of the weights is recorded as unknown; state it with --licence", err=True)
     typer.echo(f"{bundle.path}: {bundle.manifest.name}, {bundle.size_bytes / 1e6:.1f} MB")

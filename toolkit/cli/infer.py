@@ -1,5 +1,6 @@
 """`gstk infer`: masks for cases."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from gstk.batch.infer import InferResult
     from gstk.core.prompts import ObjectPrompts
+    from gstk.session.deadline import Budget
 
 __all__ = ["infer_command", "read_prompts", "say_probe"]
 
@@ -60,6 +62,7 @@ def infer_command(
     budget: BudgetOption = None,
     calls: CallsOption = 1,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write a picture of three slices.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results of an earlier run.")] = False,
     window: Annotated[
         str,
         typer.Option(
@@ -98,7 +101,8 @@ def infer_command(
     if cluster is not None and threads is None and not worker_gpus:
         threads = max(1, int(cluster.cpus))
     prompts = read_prompts(point or [], background or [], box or [])
-    with _Report() as report:
+    shared = None if budget is None else Budget(budget, calls)
+    with _Report(shared) as report:
         results = infer(
             partial(
                 gstk.open,
@@ -116,12 +120,13 @@ def infer_command(
             out_dir,
             prompts=prompts,
             overlay=overlay,
+            overwrite=overwrite,
             intensity_window=window,
             assume_window=assume_window,
             spacing_order=spacing_order.order,
             series=series,
             phase=phase,
-            budget=None if budget is None else Budget(budget, calls),
+            budget=shared,
             started_s=process_age_s() + _EXIT_S,
             workers=cluster,
             on_result=report.add,
@@ -141,11 +146,11 @@ def say_probe(reason: str) -> None:
 class _Report:
     """Prints each case as it is done, above a progress bar where there are several."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: "Budget | None") -> None:
         from rich.console import Console
         from rich.progress import Progress
 
-        self._console = Console(markup=False, emoji=False)
+        self._budget = budget
         self._bar = Progress(console=Console(stderr=True, markup=False, emoji=False), transient=True)
         self._task: TaskID | None = None
 
@@ -173,22 +178,25 @@ class _Report:
     def _show(self, result: "InferResult") -> None:
         from rich.table import Table
 
+        from gstk.cli.budget_words import call_line, compromise_lines
+        from gstk.cli.tables import print_table
+
         table = Table(title=result.source.name, title_justify="left")
         for heading in ("object", "voxels", "millilitres", "seconds"):
             table.add_column(heading, justify="right")
         for entry in result.objects:
             table.add_row(str(entry.object_id), f"{entry.voxels:,}", f"{entry.volume_ml:.2f}", f"{entry.seconds:.2f}")
-        self._console.print(table)
+        print_table(table)
         report = result.report
-        if report is not None and report.budget_s is not None:
-            spent, there, expected = report.spent_s, report.budget_s, report.expected_s
-            typer.echo(f"time     {spent:.1f} s of {there:.1f} s for the masks, expected {expected:.1f} s")
-            for note in report.compromises:
-                typer.echo(f"skipped to stay in time: {note}")
-        typer.echo(f"image    {result.intensities}")
-        typer.echo(f"mask     {result.output}")
+        if self._budget is not None and report is not None and report.budget_s is not None:
+            typer.echo(call_line(self._budget, len(result.objects), report.budget_s, "start, read and write"))
+            typer.echo(f"masks      {report.spent_s:.1f} s, expected {report.expected_s:.1f} s")
+            for line in compromise_lines(report.compromises):
+                typer.echo(line)
+        typer.echo(f"image      {result.intensities}")
+        typer.echo(f"mask       {result.output}")
         if result.overlay:
-            typer.echo(f"overlay  {result.overlay}")
+            typer.echo(f"overlay    {result.overlay}")
 
 
 def read_prompts(points: list[str], background: list[str], boxes: list[str]) -> "dict[int, ObjectPrompts]":
@@ -203,6 +211,9 @@ def read_prompts(points: list[str], background: list[str], boxes: list[str]) -> 
     for texts, foreground in ((points, True), (background, False)):
         for text in texts:
             object_id, zyx = parse_point_option(text)
+            if any(value != int(value) for value in zyx if math.isfinite(value)):
+                rounded = ",".join(map(str, whole_voxel(zyx)))
+                typer.echo(f"warning: {text} is rounded to the voxel {rounded}; indices are whole numbers", err=True)
             before = found.get(object_id, ObjectPrompts())
             point = Point(whole_voxel(zyx), foreground)
             if replace(point, foreground=not foreground) in before.points:

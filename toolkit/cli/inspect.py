@@ -13,10 +13,10 @@ def inspect_command(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
 ) -> None:
     """Say what a bundle is: model, licence, regions, graphs, agreement with torch, training."""
-    from rich.console import Console
     from rich.table import Table
 
     from gstk.cli.export import report_lines
+    from gstk.cli.tables import print_table
     from gstk.core.bundle import Bundle, find_bundle
 
     opened = Bundle.open(find_bundle(bundle))
@@ -49,7 +49,7 @@ def inspect_command(
         precision, words = line.split(": ", 1)
         table.add_row(f"{precision} report", words)
     table.add_row("training", _training(manifest.training))
-    Console(markup=False, emoji=False).print(table)
+    print_table(table)
 
 
 def _training(values: Mapping[str, Any]) -> str:

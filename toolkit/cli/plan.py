@@ -19,7 +19,6 @@ from gstk.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from gstk.calibration import LatencyModel
     from gstk.core.geometry import Geometry
     from gstk.session.planner import Plan
 
@@ -48,6 +47,7 @@ def plan_command(
     """Show the windows that a case would be seen through, what they are expected to take, and what is left out."""
     import gstk
     from gstk.batch.infer import read_case
+    from gstk.cli.budget_words import call_line
     from gstk.cli.infer import read_prompts, say_probe
     from gstk.engines.options import parse_assignments
     from gstk.session.deadline import Budget
@@ -76,13 +76,18 @@ def plan_command(
         model = session.model
         assert model is not None  # a session with a budget has one
         within_s = None if budget is None else shown.left_s(len(prompts), model.startup_s)
-        _show(session.plan(prompts, within_s), found.geometry, model)
+        _show(session.plan(prompts, within_s), found.geometry)
+        if within_s is None:
+            typer.echo(f"a process starts in {model.startup_s:.1f} s; give --budget to plan for a time")
+        else:
+            typer.echo(call_line(shown, len(prompts), within_s, "start"))
 
 
-def _show(plan: "Plan", geometry: "Geometry", model: "LatencyModel") -> None:
-    from rich.console import Console
+def _show(plan: "Plan", geometry: "Geometry") -> None:
     from rich.table import Table
 
+    from gstk.cli.budget_words import compromise_lines
+    from gstk.cli.tables import print_table
     from gstk.session.planner import format_ids
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -99,10 +104,16 @@ def _show(plan: "Plan", geometry: "Geometry", model: "LatencyModel") -> None:
             f"{planned.p95_s:.2f} s",
             f"{planned.peak_bytes / 1e9:.1f} GB",
         )
-    Console(markup=False, emoji=False).print(table)
-    typer.echo(f"a process starts in {model.startup_s:.1f} s")
-    typer.echo(f"expected {plan.expected_s:.1f} s, {plan.second_window_s:.1f} s of it for a second window an object")
+    print_table(table)
+    first_s = plan.expected_s - plan.second_window_s
+    typer.echo(
+        f"masks      expected {plan.expected_s:.1f} s: {first_s:.1f} s in these windows, "
+        f"{plan.second_window_s:.1f} s for a second window of each object"
+    )
     if plan.budget_s is not None:
-        typer.echo(f"there are {plan.budget_s:.1f} s, after the start")
-    for note in plan.compromises:
-        typer.echo(f"skipped to stay in time: {note}")
+        typer.echo(
+            f"safety     the first look at all objects takes {plan.p95_s:.1f} s at the 95th percentile; it should fit "
+            f"into half of the time for the masks, {plan.budget_s / 2:.1f} s"
+        )
+    for line in compromise_lines(plan.compromises):
+        typer.echo(line)

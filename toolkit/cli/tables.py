@@ -1,0 +1,28 @@
+"""Tables as every command prints them."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["print_table"]
+
+
+def print_table(table: "Table", stderr: bool = False) -> None:
+    """Prints a table whole: cells fold on a narrow terminal, and a file or pipe gets it as wide as it is.
+
+    Args:
+        table: cells are text, not markup.
+        stderr: print there and not on stdout.
+    """
+    from rich.console import Console
+
+    for column in table.columns:
+        column.overflow = "fold"
+    console = Console(stderr=stderr, markup=False, emoji=False)
+    if not console.is_terminal:
+        wide = Console(stderr=stderr, markup=False, emoji=False, width=10_000)
+        console = Console(
+            stderr=stderr, markup=False, emoji=False, width=max(console.width, wide.measure(table).maximum)
+        )
+    console.print(table)
