@@ -17,13 +17,12 @@ import numpy.typing as npt
 from gstk.cases.names import distinct_names
 from gstk.cases.npz import Case, CaseWarning, LabelMap, SpacingOrder, save_case, to_label_map
 from gstk.cases.volumes import case_name, find_cases, is_volume, read_any, read_volume
+from gstk.core import intensities as intensities_of
 from gstk.core.files import StrPath, make_folder
 from gstk.core.geometry import Geometry
 from gstk.core.intensities import (
     CT_WINDOWS,
     IntensityWindow,
-    choose_limits,
-    is_case_like,
     parse_intensity_window,
     rescale,
 )
@@ -160,13 +159,14 @@ def window_image(case: Case, intensity_window: IntensityWindow = None) -> tuple[
 
     Raises:
         CaseError: see `prepare_case`.
+
+    Warns:
+        VolumeWarning: the window leaves nothing of the image's contrast.
     """
-    limits, intensities = choose_limits(case.image, case.modality, intensity_window)
-    if limits is None and not is_case_like(case.image):
-        raise CaseError(f"got an image of {case.name} with the one value {case.image.flat[0]}, expected some contrast")
-    if limits is None:
-        return case.image.astype(np.uint8, copy=False), intensities
-    return rescale(case.image, *limits), intensities
+    image, intensities = intensities_of.window_image(case.image, case.modality, intensity_window, case.name)
+    if image.dtype != np.uint8 and not intensities_of.is_case_like(image):
+        raise CaseError(f"got an image of {case.name} with the one value {image.flat[0]}, expected some contrast")
+    return image.astype(np.uint8, copy=False), intensities
 
 
 def relabel(labels: LabelMap) -> tuple[LabelMap, dict[int, int]]:
@@ -228,7 +228,7 @@ def _prepare_one(
     phase: int | None,
 ) -> PrepareResult:
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CaseWarning)
+        warnings.simplefilter("always")
         try:
             case, intensities, label_ids = _build(path, intensity_window, labels, spacing_order, series, phase)
             save_case(output, case)

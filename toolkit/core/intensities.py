@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.core.profile import InputProfile
-from gstk.core.resampling import intensity_range
+from gstk.core.resampling import bring_within_reach, intensity_range
 from gstk.core.volume import Volume, VolumeWarning
 from gstk.errors import CaseError, ProfileError
 
@@ -28,6 +28,7 @@ __all__ = [
     "parse_intensity_window",
     "prepare_intensities",
     "rescale",
+    "window_image",
 ]
 
 CT_WINDOWS = {"soft": (400.0, 40.0), "lung": (1500.0, -160.0), "brain": (80.0, 40.0), "bone": (1800.0, 400.0)}
@@ -38,6 +39,10 @@ IntensityWindow: TypeAlias = str | tuple[float, float] | None
 
 _PERCENTILES = (0.5, 99.5)
 _AIR_HU = -900
+_VACUUM_HU = -1000
+_AIR, _FAT = (-1100, _AIR_HU), (-200, -10)
+_CT_SHARE = 0.01
+"""Of the voxels that are not padding, the share of air, or of fat, from which an image counts as CT."""
 
 
 class PreparedIntensities(NamedTuple):
@@ -78,6 +83,7 @@ def prepare_intensities(
         VolumeWarning: a profile in HU, and a volume that is not CT or does not say so.
     """
     given = profile.intensities
+    _warn_if_constant(volume)
     if given.source != "case" and parse_intensity_window(intensity_window) != "auto":
         raise ProfileError(
             f"got the window {intensity_window} for the profile {profile.name}, which takes intensities as they are; "
@@ -87,9 +93,7 @@ def prepare_intensities(
         raise ProfileError(f"got an assumed window for the profile {profile.name}, which takes no HU; leave it out")
     image, words = volume.image, "taken as they are"
     if given.source == "case":
-        limits, words = choose_limits(image, volume.modality, intensity_window)
-        if limits is not None:
-            image = rescale(image, *limits)
+        image, words = window_image(image, volume.modality, intensity_window, volume.name)
     elif given.source == "hounsfield":
         image, words = _hounsfield(volume, profile, assume_window)
     if given.range is not None:
@@ -98,10 +102,64 @@ def prepare_intensities(
     first, last = given.percentiles
     if given.scope == "foreground":
         return PreparedIntensities(image, None, None, f"{words}; percentiles {first:g} and {last:g} become 0 and 1")
+    image = bring_within_reach(image)
     low, high = intensity_range(image, given.percentiles)
     return PreparedIntensities(
         image, low, high, f"{words}; percentiles {first:g} and {last:g} ({low:g} and {high:g}) become 0 and 1"
     )
+
+
+def window_image(
+    image: NDArray[Any],
+    modality: str | None = None,
+    intensity_window: IntensityWindow = None,
+    name: str = "the image",
+) -> tuple[NDArray[Any], str]:
+    """An image as the paper made the challenge's cases, and what was done to it in words; see `choose_limits`.
+
+    Returns:
+        (z,y,x), uint8 0 to 255, or the image itself where it is to be left alone.
+
+    Raises:
+        CaseError: the window is unknown.
+
+    Warns:
+        VolumeWarning: the window leaves nothing of the image's contrast.
+    """
+    if parse_intensity_window(intensity_window) in ("auto", "percentile"):
+        image = bring_within_reach(image)
+    limits, words = choose_limits(image, modality, intensity_window)
+    if limits is None:
+        return image, words
+    scaled = rescale(image, *limits)
+    if scaled.min() == scaled.max() and image.min() != image.max():
+        said = f"the {words} leaves the one value {scaled.flat[0]} of {name}, whose values are {image.min():g} to "
+        warnings.warn(f"{said}{image.max():g}: nothing in it can be told apart; give another window", VolumeWarning, 4)
+    return scaled, words
+
+
+def _warn_if_constant(volume: Volume) -> None:
+    low = volume.image.min()
+    if low == volume.image.max():
+        said = f"all voxels of {volume.name} have the value {low:g}: nothing in it can be told apart"
+        warnings.warn(said, VolumeWarning, stacklevel=5)
+
+
+def _padding_of(image: NDArray[Any]) -> tuple[bool, bool]:
+    """Whether an image whose minimum is air in HU, or less, is CT, and whether that minimum is padding.
+
+    Below -1000 HU there is nothing, so a lowest value there may be what fills the corners, of MR as well as of CT. CT
+    also has air, lung or fat among its other voxels; MR, padded, has its own values only, from 0 on.
+    """
+    low = image.min()
+    if low >= _VACUUM_HU:
+        return True, False
+    inside = image[image != low]
+    if inside.size < _CT_SHARE * image.size:  # too little to tell
+        return True, False
+    shares = [np.count_nonzero((inside >= first) & (inside <= last)) / inside.size for first, last in (_AIR, _FAT)]
+    is_ct = max(shares) >= _CT_SHARE
+    return is_ct, not is_ct
 
 
 def rescale(image: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
@@ -129,8 +187,8 @@ def choose_limits(
         image: (z,y,x), any units.
         modality: DICOM modality, where it is known.
         intensity_window: "auto" takes the soft-tissue window where DICOM says CT or, where nothing does, the minimum is
-            at most -900 (air in Hounsfield units), leaves integers within 0..255 and images of one value alone, and
-            takes the percentiles otherwise. Any other choice is applied whatever the image looks like.
+            at most -900 (air in Hounsfield units) and no mere padding, leaves integers within 0..255 and images of one
+            value alone, and takes the percentiles otherwise. Any other choice is applied whatever the image looks like.
 
     Returns:
         The two intensities, None for an image to be left alone; and the choice in words.
@@ -140,9 +198,10 @@ def choose_limits(
     """
     low, high = image.min(), image.max()
     choice = parse_intensity_window(intensity_window)
-    reason = ""
+    reason, is_padded = "", False
     if choice == "auto":
-        if (modality == "CT" and image.dtype != np.uint8) or (modality is None and low <= _AIR_HU):
+        looks_like_ct, is_padded = _padding_of(image) if modality is None and low <= _AIR_HU else (False, False)
+        if (modality == "CT" and image.dtype != np.uint8) or looks_like_ct:
             choice = "soft"
             reason = ", for DICOM says CT" if modality else f", for the minimum of {low:g} looks like air in CT"
         elif is_case_like(image):
@@ -155,11 +214,13 @@ def choose_limits(
         return (level - width / 2, level + width / 2), f"CT window {name}W{width:g} L{level:g}{reason}"
     if low == high:
         return None, f"left as they are, all {low:g}"
-    inside = image[image != 0] if low == 0 else image
+    inside = image[image != low] if low == 0 or is_padded else image
     lower, upper = (float(v) for v in np.percentile(inside, _PERCENTILES))
     if lower == upper:
         lower, upper = float(low), float(high)
     of_what = "non-zero voxels" if low == 0 else "all voxels"
+    if is_padded:
+        of_what = f"voxels above the padding of {low:g}"
     return (lower, upper), f"percentiles 0.5 and 99.5 of {of_what}: {lower:g} to {upper:g}"
 
 
@@ -219,7 +280,7 @@ def _hounsfield(volume: Volume, profile: InputProfile, assume_window: IntensityW
         said = f"{volume.name} is {volume.modality}, but the profile {profile.name} is for CT: its values count as HU"
         warnings.warn(said, VolumeWarning, stacklevel=4)
         return volume.image, f"values of {volume.modality} taken as HU"
-    if volume.image.min() <= _AIR_HU:
+    if volume.image.min() <= _AIR_HU and _padding_of(volume.image)[0]:
         return volume.image, "taken as HU, for the minimum looks like air"
     said = f"{volume.name} does not say its units, and nothing in it looks like air: its values count as HU"
     warnings.warn(said, VolumeWarning, stacklevel=4)

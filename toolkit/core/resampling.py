@@ -11,12 +11,41 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["axis_weights", "intensity_range", "normalise", "resample", "sample"]
+__all__ = ["axis_weights", "bring_within_reach", "intensity_range", "normalise", "resample", "sample"]
 
 PERCENTILES = (1.0, 99.0)
 """Percentiles of the whole volume that become 0 and 1 (the paper, section 3.2)."""
+_EXACT = 2**53
+"""Integers up to it are float64 numbers."""
+_LARGE = 2.0**512
 _SLAB_VOXELS = 2**22
 """Of a large volume, so many are looked at at a time."""
+
+
+def bring_within_reach(volume: NDArray[np.generic]) -> NDArray[np.generic]:
+    """A volume whose differences float64 can hold, for percentiles and what else is linear in its values.
+
+    Args:
+        volume: any real dtype, finite.
+
+    Returns:
+        The volume itself, but for integers beyond 2**53 and floats whose range is beyond what can be divided by: those
+        as float64, less their minimum or times a power of two, with the contrast that they had.
+    """
+    if volume.dtype.kind in "iu" and volume.dtype.itemsize == 8:
+        low, high = int(volume.min()), int(volume.max())
+        if max(abs(low), abs(high)) <= _EXACT:
+            return volume
+        return (volume.astype(np.uint64) - np.uint64(low % 2**64)).astype(np.float64)  # modulo 2**64, so exact
+    if volume.dtype != np.float64:
+        return volume
+    low, high = float(volume.min()), float(volume.max())
+    largest = max(abs(low), abs(high))
+    if largest > _LARGE:
+        return volume / np.float64(_LARGE)
+    if 0 < high - low < 1 / _LARGE and largest < 1:
+        return volume * np.float64(_LARGE)
+    return volume
 
 
 def intensity_range(volume: NDArray[np.generic], percentiles: tuple[float, float] = PERCENTILES) -> tuple[float, float]:
@@ -100,6 +129,9 @@ def normalise(voxels: NDArray[np.generic], low: float, high: float) -> NDArray[n
     if not high > low:
         return np.zeros(voxels.shape, np.float32)
     scale = min(1.0 / (high - low), float(np.finfo(np.float32).max))
+    if voxels.dtype == np.float64 or (voxels.dtype.kind in "iu" and voxels.dtype.itemsize > 2):
+        wide = (voxels.astype(np.float64) - low) / (high - low)  # in float32 they could all be the same number
+        return np.clip(wide, 0.0, 1.0, out=wide).astype(np.float32)
     scaled = (voxels.astype(np.float32) - np.float32(low)) * np.float32(scale)
     return np.clip(scaled, 0.0, 1.0, out=scaled)
 
