@@ -6,7 +6,7 @@ A leaf module (NumPy alone, imports nothing of gstk) that every room may import.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ _SLAB_VOXELS = 2**22
 """Of a large volume, so many are looked at at a time."""
 
 
-def bring_within_reach(volume: NDArray[np.generic]) -> NDArray[np.generic]:
+def bring_within_reach(volume: NDArray[Any]) -> NDArray[Any]:
     """A volume whose differences float64 can hold, for percentiles and what else is linear in its values.
 
     Args:
@@ -33,10 +33,10 @@ def bring_within_reach(volume: NDArray[np.generic]) -> NDArray[np.generic]:
         as float64, less their minimum or times a power of two, with the contrast that they had.
     """
     if volume.dtype.kind in "iu" and volume.dtype.itemsize == 8:
-        low, high = int(volume.min()), int(volume.max())
-        if max(abs(low), abs(high)) <= _EXACT:
+        first, last = int(volume.min()), int(volume.max())
+        if max(abs(first), abs(last)) <= _EXACT:
             return volume
-        return (volume.astype(np.uint64) - np.uint64(low % 2**64)).astype(np.float64)  # modulo 2**64, so exact
+        return (volume.astype(np.uint64) - np.uint64(first % 2**64)).astype(np.float64)  # modulo 2**64, so exact
     if volume.dtype != np.float64:
         return volume
     low, high = float(volume.min()), float(volume.max())
