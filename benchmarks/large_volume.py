@@ -68,7 +68,7 @@ def run(side: int, half: int, boxed: bool, bundle: str, queue: Any) -> None:
 
 
 def planned_ms(side: int, prompts: ObjectPrompts) -> float:
-    """Of the slowest of ten plans, without a model and budget: the finest windows, and chains of them."""
+    """Of the slowest of ten plans, without a model and budget: the finest windows."""
     geometry = Geometry((side, side, side), (1.0, 1.0, 1.0))
     slowest = 0.0
     for _ in range(10):

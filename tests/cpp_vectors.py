@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,11 @@ from gstk.session.click_update import (
     fallback_mask,
     keep_clicked_components,
 )
-from gstk.session.image_refiner import LocalPrompts, fine_part, refine_logits
+from gstk.session.extras.click_weight import weigh_click
+from gstk.session.extras.image_refiner import LocalPrompts, fine_part, refine_logits
+from gstk.session.extras.reprompting import points_from_mask
 from gstk.session.label_fusion import ObjectLogits, label_map
-from gstk.session.planner import make_plan, sizes
-from gstk.session.reprompting import points_from_mask
-from gstk.session.tiling import blend, grid_of, links_of
+from gstk.session.planner import window_sizes
 
 Arrays = dict[str, object]
 
@@ -47,15 +48,12 @@ def write_vectors(folder: Path, seed: int = 0) -> None:
         "refine": [_refine(rng) for _ in range(24)],
         "own": [_own(rng) for _ in range(24)],
         "fine": [_fine(rng) for _ in range(60)],
-        "links": [_links(rng) for _ in range(40)],
-        "blend": [_blend(rng) for _ in range(40)],
         "half": [_half(rng)],
         "labels": [_labels(rng) for _ in range(60)],
         "nearest": [_back(rng, nearest=True) for _ in range(20)],
         "shape": [_shape(rng) for _ in range(40)],
         "latency": [_latency(rng) for _ in range(10)],
         "sizes": [_sizes(rng) for _ in range(20)],
-        "plan": [_plan(rng) for _ in range(120)],
     }
     for kind, cases in kinds.items():
         for index, case in enumerate(cases):
@@ -176,19 +174,21 @@ def _change(rng: np.random.Generator) -> Arrays:
     opposite = rng.integers(0, 14, (rng.integers(0, 4), 3))
     spacing = rng.uniform(0.5, 4, 3)
     foreground = bool(rng.integers(0, 2))
-    reach = ClickScope(
-        Point((click[0], click[1], click[2]), foreground),
+    point = Point((click[0], click[1], click[2]), foreground)
+    weighed = bool(rng.integers(0, 2))
+    scope = ClickScope(
+        point,
         [(int(z), int(y), int(x)) for z, y, x in opposite],
         tuple(spacing.tolist()),
-        weighed=bool(rng.integers(0, 2)),
+        partial(weigh_click, point) if weighed else None,
     )
-    region, expected = apply_click(reach, regions[0], before, regions[1], after)
+    region, expected = apply_click(scope, regions[0], before, regions[1], after)
     return {
         "before_region": _corners(regions[0]),
         "after_region": _corners(regions[1]),
         "before": before,
         "after": after,
-        "click": [*click, int(foreground), int(reach.weighed)],
+        "click": [*click, int(foreground), int(weighed)],
         "opposite": opposite,
         "spacing": spacing,
         "region": _corners(region),
@@ -236,54 +236,6 @@ def _fine(rng: np.random.Generator) -> Arrays:
     given = {"spacing": geometry.spacing_mm, "points": points, "box": [] if box is None else box}
     found = {"expected": [*low, *high, finer], "part_start": part.start, "part_step": part.step}
     return {**_described(window), **given, **found, "part_shape": np.array(part.shape, np.int64)}
-
-
-def _many(windows: list[Window]) -> Arrays:
-    return {
-        "starts": np.array([w.start for w in windows], float),
-        "steps": np.array([w.step for w in windows], float),
-        "shapes": np.array([w.shape for w in windows], np.int64),
-    }
-
-
-def _links(rng: np.random.Generator) -> Arrays:
-    """A bent tube as a coarse window shows it, clicks on it, beside it and far from it."""
-    geometry = Geometry(tuple(rng.integers(60, 300, 3).tolist()), tuple(rng.uniform(0.7, 2, 3).tolist()))
-    policy = WindowPolicy(int(rng.integers(16, 40)) ** 3, 8, 16)
-    window = frame(geometry, np.zeros(3), np.array(geometry.shape, float), policy)
-    z, y, x = np.indices(window.shape)
-    middle = np.array(window.shape)[1:] / 2 + rng.uniform(1, 6) * np.sin(z[..., None] / 5 + rng.uniform(0, 6, 2))
-    far = (y - middle[..., 0]) ** 2 + (x - middle[..., 1]) ** 2
-    logits = (rng.uniform(1, 9) - far + rng.normal(size=window.shape)).astype(np.float32)
-    clicks = [Point(tuple(rng.integers(0, geometry.shape).tolist()), bool(rng.integers(0, 2))) for _ in range(4)]  # type: ignore[arg-type]
-    prompts = ObjectPrompts(tuple(clicks[: rng.integers(0, 5)]))
-    links = links_of(geometry, window, logits, prompts, policy)
-    told = [link.points(prompts, geometry) for link in links]
-    found = _many([link.window for link in links])
-    if links:
-        found |= {f"grid_{key}": value for key, value in _described(grid_of(geometry, window, links)).items()}
-    settings = (policy.max_voxels, policy.multiple, policy.min_side, policy.margin, policy.min_step)
-    return {
-        **_placed(geometry),
-        **_said(prompts),
-        **_described(window),
-        **found,
-        "logits": logits,
-        "framing": np.array(settings, float),
-        "reaches": np.array([seed.reach_mm for link in links for seed in link.seeds]),
-        "coords": np.concatenate([coords for coords, _ in told]) if told else np.zeros((0, 3)),
-        "expected": np.concatenate([labels for _, labels in told]) if told else np.zeros(0, np.int64),
-    }
-
-
-def _blend(rng: np.random.Generator) -> Arrays:
-    grid, shape = _window(rng), tuple(rng.integers(14, 40, 3).tolist())
-    windows = [_window(rng) for _ in range(rng.integers(0, 4))]
-    answers = [(w, rng.normal(size=w.shape).astype(np.float32)) for w in windows]
-    coarse = rng.normal(size=grid.shape).astype(np.float32)
-    given = {"volume_shape": np.array(shape, np.int64), "coarse": coarse, **_described(grid), **_many(windows)}
-    given |= {f"{index}_values": values for index, (_, values) in enumerate(answers)}
-    return {**given, "expected": blend(grid, shape, coarse, answers)}
 
 
 def _half(rng: np.random.Generator) -> Arrays:
@@ -399,37 +351,4 @@ def _latency(rng: np.random.Generator) -> Arrays:
 def _sizes(rng: np.random.Generator) -> Arrays:
     policy = WindowPolicy(int(rng.integers(20, 300)) ** 3, 16, int(rng.choice([16, 32])))
     given = np.array([policy.max_voxels, policy.multiple, policy.min_side], float)
-    return {"framing": given, "expected": np.array(sizes(policy))}
-
-
-def _plan(rng: np.random.Generator) -> Arrays:
-    geometry = _geometry(rng, 400)
-    prompts = _prompts(rng, geometry, 6)
-    policy = WindowPolicy(int(rng.integers(40, 160)) ** 3, 16, 32)
-    model = _model(rng)
-    limit_s = float(rng.choice([np.inf, *10 ** rng.uniform(-2, 3, 5)]))
-    memory_bytes = float(rng.choice([np.inf, *10 ** rng.uniform(8.5, 11, 2)]))
-    slowdown = float(rng.uniform(1, 3))
-    plan = make_plan(
-        geometry,
-        {1: prompts},
-        policy,
-        model,
-        budget_s=limit_s if limit_s < np.inf else None,
-        memory_bytes=memory_bytes if memory_bytes < np.inf else None,
-        slowdown=slowdown,
-    )
-    settings = (policy.max_voxels, policy.multiple, policy.min_side, policy.margin, policy.min_step)
-    return {
-        **_placed(geometry),
-        **_said(prompts),
-        "model": _text(model.to_json()),
-        "framing": np.array(settings, float),
-        "means": np.array([limit_s, memory_bytes, slowdown]),
-        **_described(plan.window_by_object[1]),
-        "voxels": np.array([plan.policy.max_voxels]),
-        "seconds": np.array([plan.expected_s, plan.p95_s, plan.peak_bytes]),
-        "given_up": _text("\n".join(plan.compromises)),
-        **_many([planned.window for planned in plan.chains]),
-        "expected": 0,
-    }
+    return {"framing": given, "expected": np.array(window_sizes(policy))}

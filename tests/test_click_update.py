@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from gstk.core.prompts import Point
 from gstk.session.click_update import ClickScope, apply_click, clicked_components
+from gstk.session.extras.click_weight import weigh_click
 
 STEPS = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
 
@@ -55,7 +57,8 @@ def box(low: int, high: int, along_x: int = SIDE) -> NDArray[np.bool_]:
 
 def changed(click: Point, old: NDArray[np.float32], new: NDArray[np.float32], weighed: bool) -> NDArray[np.bool_]:
     before = old.copy(), new.copy()
-    region, found = apply_click(ClickScope(click, [], UNIT_MM, weighed), WHOLE, old, WHOLE, new)
+    weigh = partial(weigh_click, click) if weighed else None
+    region, found = apply_click(ClickScope(click, [], UNIT_MM, weigh), WHOLE, old, WHOLE, new)
     np.testing.assert_array_equal((old, new), before)
     assert region == WHOLE
     return found > 0

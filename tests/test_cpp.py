@@ -33,7 +33,7 @@ from latency import a_model
 
 import gstk
 from gstk.calibration import LatencyModel, save_model
-from gstk.cases.npz import load_case, save_case
+from gstk.cases.npz import load_case
 from gstk.core.bundle import Bundle, builtin
 from gstk.core.manifest import Manifest
 from gstk.core.profile import builtin_profiles
@@ -42,6 +42,7 @@ from gstk.cpp import cmake_dir
 from gstk.engines import open_engine
 from gstk.errors import BundleError, CalibrationError
 from gstk.session.deadline import Budget
+from gstk.session.extras.image_guidance import ImageGuidance
 from gstk.session.session import Session
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -103,21 +104,6 @@ def bent_tube() -> np.ndarray:
     return np.clip(np.where(tube, 170, 60) + noise, 0, 255).astype(np.uint8)
 
 
-def test_a_chain_makes_the_masks_that_python_makes(released: tuple[Path, Path], tmp_path: Path) -> None:
-    image = bent_tube()
-    save_case(tmp_path / "case.npz", gstk.Case("tube", image, gstk.Geometry(image.shape, (1.0, 1.0, 1.0))))
-    lines = ["prompts 1 0 2 20 75 55 1 180 69 61 1", "point 1 150 60 60 0", "undo"]
-    with gstk.open("tiny", backend="openvino", threads=2) as session:
-        expected = replay_python(session, image, (1.0, 1.0, 1.0), lines)
-        encodes, decodes = session.encodes, session.decodes
-    program = released[0] / "tests" / "replay"
-    found, told = replay_cpp(program, TINY, tmp_path / "case.npz", lines, image.shape, tmp_path, 2)
-    assert encodes > 4  # a chain was made
-    assert (told[-1]["encodes"], told[-1]["decodes"]) == (encodes, decodes)
-    assert np.mean(found == expected, axis=(1, 2, 3)).min() >= 0.9999
-    assert expected.any(axis=(1, 2, 3)).all()
-
-
 @pytest.fixture(scope="module")
 def latency_model() -> LatencyModel:
     return slow_model("openvino")
@@ -146,7 +132,7 @@ def test_a_time_limit_makes_the_masks_that_python_makes(
         math.prod(bundle.manifest.roi.default), bundle.manifest.roi.multiple, bundle.manifest.roi.minimum
     )
     engine = open_engine(bundle, "openvino", threads=2)
-    with Session(engine, policy, refine=True, model=latency_model, budget=Budget(limit_s)) as session:
+    with Session(engine, policy, ImageGuidance(), model=latency_model, budget=Budget(limit_s)) as session:
         expected = replay_python(session, case.image, case.geometry.spacing_mm, lines)
         assert (told[-1]["encodes"], told[-1]["decodes"]) == (session.encodes, session.decodes)
     assert expected.any()

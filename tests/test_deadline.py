@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.errors import EngineError, GstkError, Interrupted, PromptError
-from gstk.session.deadline import Budget, Deadline, TimedEngine, TimeUp
+from gstk.session.deadline import Budget, Clock, Deadline, TimeUp
 from gstk.session.session import Session
 
 
@@ -55,6 +55,23 @@ def test_a_budget_is_shared_and_never_empty() -> None:
     for wrong in ((0, 1), (-1, 1), (float("nan"), 1), (5, 0)):
         with pytest.raises(GstkError, match="expected above 0 s"):
             Budget(*wrong)  # type: ignore[arg-type]
+
+
+def test_a_clock_runs_what_there_is_time_for_and_names_the_rest() -> None:
+    def late(deadline: Deadline) -> str:
+        raise TimeUp("late")
+
+    clock = Clock(Deadline(60))
+    assert clock.attempt("quick", 1, lambda deadline: "done") == "done"
+    assert clock.compromises == ()
+    assert clock.attempt("long", 61, lambda deadline: "done") is None
+    assert clock.attempt("late", 1, late) is None
+    later = clock.keeping(50)
+    assert 9 < later.left_s <= 10
+    assert not later.allows("long", 11)
+    assert later.allows("short", 5)
+    assert clock.compromises == later.compromises == ("long", "late")
+    assert Clock(Deadline()).allows("anything", 1e9)
 
 
 def three_clicks() -> dict[int, ObjectPrompts]:
@@ -269,20 +286,6 @@ def test_errors_of_an_engine_are_not_taken_for_lack_of_time() -> None:
     with pytest.raises(EngineError, match="broken"):
         session.add_point((32, 32, 32))
     assert not session.mask.any()
-
-
-def test_the_pace_follows_the_clock() -> None:
-    engine = SlowEngine(a_model(encode=4), itertools.repeat(5.0))
-    timed = TimedEngine(engine, engine.model)  # type: ignore[arg-type]
-    image = np.zeros((1, 1, 32, 32, 32), np.float32)
-    assert timed.slowdown == 1
-    for _ in range(2):
-        timed.encode(image, Deadline())
-    assert timed.slowdown >= 4  # five at least, but for the first, which the model expects to be slower
-    assert timed.encode_s((32, 32, 32)) == pytest.approx(timed.slowdown * engine.model.encode_s((32, 32, 32)))
-    with pytest.raises(TimeUp):
-        timed.encode(image, Deadline(0.01))
-    timed.close()
 
 
 def test_the_age_of_a_process_counts_its_start() -> None:

@@ -17,11 +17,13 @@ from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts
 from gstk.core.window import Window
 from gstk.evaluation.protocol import click_by_click
-from gstk.session import image_refiner as refine
-from gstk.session import projection
+from gstk.session import costs
 from gstk.session.deadline import Budget
-from gstk.session.image_refiner import LocalPrompts, fine_part, refine_logits
-from gstk.session.segmenter import REPROMPTED
+from gstk.session.extras import image_guidance
+from gstk.session.extras import image_refiner as refine
+from gstk.session.extras.image_guidance import FINE_BORDERS, ImageGuidance
+from gstk.session.extras.image_refiner import LocalPrompts, fine_part, refine_logits
+from gstk.session.segmenter import MORE_POINTS
 from gstk.session.session import Session
 
 SHAPE = (24, 28, 32)
@@ -215,11 +217,14 @@ def hints_of(window: Window) -> LocalPrompts:
     return NOTHING._replace(box=window.to_window(faces).astype(np.float64))
 
 
-def large_object(monkeypatch: pytest.MonkeyPatch, finer: int, **options: object) -> tuple[float, Session]:
+def large_object(
+    monkeypatch: pytest.MonkeyPatch, finer: int, refined: bool = True, **options: Any
+) -> tuple[float, Session]:
     """Dice of a box on an object with a wavy border, many voxels of the volume to one of the window."""
     truth = large_truth()
+    extra = ImageGuidance() if refined else None
     image = np.where(truth, 180, 60) + np.random.default_rng(0).normal(0, 4, truth.shape)
-    session = Session(FloodEngine(), POLICY, **{"refine": True, **options})  # type: ignore[arg-type]
+    session = Session(FloodEngine(), POLICY, extra, **options)  # type: ignore[arg-type]
     session.set_image(image.astype(np.uint8))
     where = np.argwhere(truth)
     with monkeypatch.context() as patch:
@@ -242,17 +247,17 @@ def test_without_time_for_it_borders_stay_coarse(monkeypatch: pytest.MonkeyPatch
     limits: dict[str, Any] = {"model": a_model(0.01, 0.001), "budget": Budget(60)}
     fine, session = large_object(monkeypatch, 3, **limits)
     assert session.report.compromises == ()
-    # What is expected holds the finer grid's voxels, one look at them, and the second look.
-    _, plain = large_object(monkeypatch, 3, refine=False, **limits)
+    # Expected are the finer grid's refinement, and a second decode with points of the refined mask.
+    _, plain = large_object(monkeypatch, 3, refined=False, **limits)
     window = session.window(1)
     assert window is not None
     with monkeypatch.context() as patch:
         patch.setattr(refine, "MOST_FINER", 3)
         grid = window.part(*fine_part(Geometry((90, 100, 100), (1.0, 1.0, 1.0)), window, hints_of(window)))
     more_s = session.report.expected_s - plain.report.expected_s
-    second_window_s = projection._REFINE_S_PER_VOXEL * np.prod(window.shape) + limits["model"].decode_s(window.shape)
-    assert more_s == pytest.approx(projection._REFINE_S_PER_VOXEL * np.prod(grid.shape) + second_window_s)
-    monkeypatch.setattr(projection, "_REFINE_S_PER_VOXEL", 1.0)
+    second_window_s = costs.REFINE_S_PER_VOXEL * np.prod(window.shape) + limits["model"].decode_s(window.shape)
+    assert more_s == pytest.approx(costs.REFINE_S_PER_VOXEL * np.prod(grid.shape) + second_window_s)
+    monkeypatch.setattr(image_guidance, "REFINE_S_PER_VOXEL", 1.0)
     late, session = large_object(monkeypatch, 3, **limits)
-    assert session.report.compromises == (REPROMPTED, "borders at the volume's resolution")
+    assert session.report.compromises == (MORE_POINTS, FINE_BORDERS)
     assert (late, fine > coarse) == (coarse, True)

@@ -15,7 +15,7 @@ from latency import a_model
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.core.window import WindowPolicy
-from gstk.session.planner import MEMORY_SHARE, Plan, format_ids, initial_prompts, make_plan, sizes
+from gstk.session.planner import MEMORY_SHARE, Plan, format_ids, initial_prompts, make_plan, window_sizes
 
 POLICY = WindowPolicy(max_voxels=96**3, multiple=16, min_side=32)
 
@@ -111,7 +111,7 @@ def test_a_plan_fits_or_says_that_it_cannot(budget_s: float, count: int, seed: i
         assert plan.compromises
         least = make_plan(geometry, prompts, dataclasses.replace(POLICY, max_voxels=32**3), model, budget_s=1e-9)
         assert plan.p95_s <= least.p95_s * 1.001
-    assert plan.p95_s >= sum(planned.encode_s + planned.decode_s for planned in plan.windows)
+    assert plan.p95_s >= sum(planned.cost.encode_s + planned.cost.decode_s for planned in plan.windows)
     freer = make_plan(geometry, prompts, POLICY, model, budget_s=4 * budget_s)
     if 2 * plan.p95_s <= budget_s and freer.compromises:  # own windows are preferred even where sharing is as fine
         assert quality(freer, geometry) >= quality(plan, geometry) - 1e-9
@@ -160,11 +160,11 @@ def test_ids_in_a_row_are_listed_as_a_range() -> None:
 
 
 def test_sizes_go_down_to_the_least() -> None:
-    found = sizes(POLICY)
+    found = window_sizes(POLICY)
     assert found[0] == 96**3
     assert found[-1] == 32**3
     assert all(b < a for a, b in itertools.pairwise(found))
-    assert sizes(WindowPolicy(max_voxels=1000, multiple=16, min_side=32)) == [1000]
+    assert window_sizes(WindowPolicy(max_voxels=1000, multiple=16, min_side=32)) == [1000]
 
 
 def test_a_volume_of_a_billion_voxels_is_planned_from_its_geometry_alone() -> None:

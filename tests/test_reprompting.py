@@ -1,6 +1,8 @@
-"""The second look: its points lie deep in a mask and beside it, and there is one only where it helps and fits."""
+"""Points of a mask as prompts: they lie deep in it and beside it, and there are some only where they help and fit."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gstk.core.prompts import Box
-from gstk.session import segmenter as looking
 from gstk.session.deadline import Budget
-from gstk.session.image_refiner import LocalPrompts
-from gstk.session.reprompting import FEWER, OFF, ON, is_wanted, points_from_mask
-from gstk.session.segmenter import REPROMPTED
+from gstk.session.extras.image_guidance import ImageGuidance
+from gstk.session.extras.image_refiner import LocalPrompts
+from gstk.session.extras.reprompting import FEWER, OFF, ON, is_wanted, points_from_mask
+from gstk.session.segmenter import MORE_POINTS
 from gstk.session.session import Session
 
 NOTHING = np.zeros((0, 3))
@@ -77,16 +79,16 @@ def test_without_a_box_or_a_border_there_are_none() -> None:
     assert not is_wanted(0, False)
 
 
-def boxed(refine: bool, **options: object) -> Session:
+def boxed(refine: bool, **options: Any) -> Session:
     image = np.full((40, 44, 48), 60, np.uint8)
     image[10:30, 12:34, 14:36] = 180
-    session = Session(FloodEngine(), POLICY, **{"refine": refine, **options})  # type: ignore[arg-type]
+    session = Session(FloodEngine(), POLICY, ImageGuidance() if refine else None, **options)  # type: ignore[arg-type]
     session.set_image(image)
     session.add_box(Box.from_corners(((10, 12, 14), (29, 33, 35))))
     return session
 
 
-def test_a_session_looks_again_while_a_mask_knows_more_than_the_clicks() -> None:
+def test_a_session_decodes_again_while_a_mask_knows_more_than_the_clicks() -> None:
     session = boxed(refine=True)
     decodes = [session.decodes]
     for z, y, x in ((20, 20, 20), (22, 26, 30), (12, 14, 16)):
@@ -98,14 +100,26 @@ def test_a_session_looks_again_while_a_mask_knows_more_than_the_clicks() -> None
     assert plain.decodes == 1
 
 
-def test_without_time_for_it_there_is_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_time_for_it_there_is_one_decode(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {"model": a_model(0.01, 0.001), "budget": Budget(60)}
     session = boxed(refine=True, **limits)
     assert (session.decodes, session.report.compromises) == (2, ())
     more_s = session.report.expected_s - boxed(refine=False, **limits).report.expected_s
-    monkeypatch.setattr(looking.ObjectSegmenter, "reprompts_s", lambda *_: 0.0)
-    assert more_s > boxed(refine=True, **limits).report.expected_s - boxed(refine=False, **limits).report.expected_s
-    monkeypatch.setattr(looking.ObjectSegmenter, "_reprompt_s", lambda *_, **__: 1e3)
+    seconds = ImageGuidance.seconds
+
+    def priced(price_s: float) -> None:
+        """Makes the step before the second decode cost so many seconds; 0 leaves it out."""
+        monkeypatch.setattr(
+            ImageGuidance,
+            "seconds",
+            lambda self, step, *where: price_s if step == "more_points" else seconds(self, step, *where),
+        )
+
+    priced(0.0)
+    once = boxed(refine=True, **limits)
+    assert once.decodes == 1
+    assert more_s > once.report.expected_s - boxed(refine=False, **limits).report.expected_s
+    priced(1e3)
     late = boxed(refine=True, **limits)
-    assert (late.decodes, late.report.compromises) == (1, (REPROMPTED,))
+    assert (late.decodes, late.report.compromises) == (1, (MORE_POINTS,))
     assert late.mask.any()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.errors import GstkError, PromptError
+from gstk.session.extras.image_guidance import ImageGuidance
 from gstk.session.session import Session
 
 
@@ -155,7 +156,7 @@ def test_clicked_voxels_are_as_they_were_clicked(box: Box | None, refine: bool) 
     """Also where the network and the image say otherwise."""
     image = np.zeros((40, 60, 60), np.uint8)
     image[12:29, 12:29, 12:29] = 200
-    session = Session(FloodEngine(), POLICY, refine=refine)  # type: ignore[arg-type]
+    session = Session(FloodEngine(), POLICY, ImageGuidance() if refine else None)  # type: ignore[arg-type]
     session.set_image(image)
     if box is not None:
         session.add_box(box)

@@ -224,42 +224,6 @@ void own_case(const Case& c, double&) {
     CHECK(kinds == c.values<std::int64_t>("expected"));
 }
 
-void links_case(const Case& c, double& worst) {
-    const auto prompts = c.prompts();
-    const auto found = links_of(c.geometry(), c.window(), c.grid<float>("logits"), prompts, c.framing());
-    const auto expected = c.windows();
-    CHECK(found.size() == expected.size());
-    if (found.size() != expected.size() || found.empty()) return;
-    const auto reaches = c.values<double>("reaches"), coords = c.values<double>("coords");
-    std::vector<double> told, given;
-    std::vector<std::int64_t> labels;
-    for (std::size_t i = 0; i < found.size(); ++i) {
-        CHECK(found[i].window == expected[i]);
-        for (const auto& seed : found[i].seeds) given.push_back(seed.reach_mm);
-        const auto points = found[i].points(prompts, c.geometry());
-        for (const auto& zyx : points.coords) told.insert(told.end(), zyx.begin(), zyx.end());
-        labels.insert(labels.end(), points.labels.begin(), points.labels.end());
-    }
-    CHECK(labels == c.values<std::int64_t>("expected"));
-    CHECK(told == coords);
-    CHECK(given.size() == reaches.size());
-    for (std::size_t i = 0; i < given.size(); ++i) worst = std::max(worst, std::abs(given[i] - reaches.at(i)));
-    const Window grid = grid_of(c.geometry(), c.window(), found);
-    CHECK(grid.start == c.three<Triple>("grid_start"));
-    CHECK(grid.step == c.three<Triple>("grid_step"));
-    CHECK(grid.shape == c.three<Shape>("grid_shape"));
-}
-
-void blend_case(const Case& c, double& worst) {
-    std::vector<std::pair<Window, std::shared_ptr<const Grid<float>>>> answers;
-    for (const auto& window : c.windows()) {
-        auto values = c.grid<float>(std::to_string(answers.size()) + "_values");
-        answers.emplace_back(window, std::make_shared<const Grid<float>>(std::move(values)));
-    }
-    const auto found = blend(c.window(), c.three<Shape>("volume_shape"), c.grid<float>("coarse"), answers);
-    worst = std::max(worst, largest_difference(found.values, c.values<float>("expected")));
-}
-
 void half_case(const Case& c, double&) {
     const auto halves = c.values<std::uint16_t>("halves");
     const auto expected = c.values<float>("expected");
@@ -324,22 +288,6 @@ void sizes_case(const Case& c, double&) {
     CHECK(sizes(c.framing()) == c.values<std::int64_t>("expected"));
 }
 
-void plan_case(const Case& c, double& worst) {
-    const auto model = LatencyModel::parse(c.text("model"), "a model");
-    const auto means = c.values<double>("means");
-    const Plan found =
-        make_plan(c.geometry(), c.prompts(), c.framing(), {&model, means.at(0), means.at(1), means.at(2)});
-    CHECK(found.window && *found.window == c.window());
-    CHECK(found.framing.voxels == c.values<std::int64_t>("voxels").at(0));
-    const auto expected = c.values<double>("seconds");
-    worst = std::max({worst, apart(found.expected_s, expected.at(0)), apart(found.cautious_s, expected.at(1)),
-                      apart(found.peak_bytes, expected.at(2))});
-    std::string sentences;
-    for (const auto& sentence : found.given_up) sentences += (sentences.empty() ? "" : "\n") + sentence;
-    CHECK(sentences == c.text("given_up"));
-    CHECK(found.chain == c.windows());
-}
-
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -353,8 +301,7 @@ int main(int count, char** arguments) {
                  {"clean", logits_case<clean>, 0}, {"hold", logits_case<hold>, 0},   {"change", change_case, 0},
                  {"refine", refine_case, 1e-4},    {"half", half_case, 0},           {"nearest", nearest_case, 0},
                  {"shape", shape_case, 0},         {"latency", latency_case, 1e-12}, {"sizes", sizes_case, 0},
-                 {"plan", plan_case, 1e-12},       {"fine", fine_case, 0},           {"labels", labels_case, 0},
-                 {"links", links_case, 1e-12},     {"blend", blend_case, 4e-6},      {"own", own_case, 0}};
+                 {"fine", fine_case, 0},           {"labels", labels_case, 0},       {"own", own_case, 0}};
     for (const auto& kind : kinds) {
         int cases = 0;
         double worst = 0;

@@ -93,16 +93,16 @@ def _show(plan: "Plan", geometry: "Geometry") -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("objects", "window", "voxel mm", "encode", "clicks", "95th percentile", "memory"):
         table.add_column(heading, justify="right")
-    for planned in (*plan.windows, *plan.chains):
+    for planned in plan.windows:
         step = zip(planned.window.step, geometry.spacing_mm, strict=True)
         table.add_row(
             format_ids(planned.objects),
             "×".join(map(str, planned.window.shape)),
             " ".join(f"{t * s:.2f}" for t, s in step),
-            f"{planned.encode_s:.2f} s",
-            f"{planned.decode_s:.2f} s",
-            f"{planned.p95_s:.2f} s",
-            f"{planned.peak_bytes / 1e9:.1f} GB",
+            f"{planned.cost.encode_s:.2f} s",
+            f"{planned.cost.decode_s:.2f} s",
+            f"{planned.cost.p95_s:.2f} s",
+            f"{planned.cost.peak_bytes / 1e9:.1f} GB",
         )
     print_table(table)
     first_s = plan.expected_s - plan.second_window_s

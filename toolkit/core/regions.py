@@ -1,4 +1,4 @@
-"""Connected parts of masks, and the boxes around them.
+"""Regions of a volume, and the connected components of masks.
 
 SciPy's image module takes 0.2 s to import, as long as a backend takes to load a small network: it is imported when the
 first mask is there.
@@ -6,37 +6,44 @@ first mask is there.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Region", "bounds", "connected_components", "union"]
+__all__ = ["Region", "bounds", "connected_components", "union", "voxel_count"]
 
 Region = tuple[slice, slice, slice]
 """Part of a volume: voxels along z, y and x."""
 
 
 def connected_components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """The 26-connected parts of a mask (z,y,x): their numbers from 1, int32, 0 elsewhere; and how many there are."""
+    """The 26-connected components of a mask (z,y,x): int32 numbers from 1, 0 elsewhere; and how many there are."""
     from scipy import ndimage
 
-    parts, count = ndimage.label(mask, structure=np.ones((3, 3, 3), bool))
-    return parts, count
+    components, count = ndimage.label(mask, structure=np.ones((3, 3, 3), bool))
+    return components, count
 
 
 def bounds(mask: NDArray[np.bool_]) -> Region | None:
-    """The smallest box around a mask (z,y,x); None where it is empty."""
-    found = []
+    """The smallest region around a mask (z,y,x); None where it is empty."""
+    slices = []
     for others in ((1, 2), (0, 2), (0, 1)):
-        held = np.flatnonzero(mask.any(axis=others))
-        if not len(held):
+        occupied = np.flatnonzero(mask.any(axis=others))
+        if not len(occupied):
             return None
-        found.append(slice(int(held[0]), int(held[-1]) + 1))
-    z, y, x = found
+        slices.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
+    z, y, x = slices
     return (z, y, x)
 
 
+def voxel_count(region: Region) -> int:
+    """How many voxels a region has."""
+    return math.prod(axis.stop - axis.start for axis in region)
+
+
 def union(first: Region | None, second: Region | None) -> Region:
-    """The smallest box around both; empty where there is neither."""
+    """The smallest region around both; empty where there is neither."""
     regions = [region for region in (first, second) if region is not None]
     if not regions:
         return (slice(0, 0), slice(0, 0), slice(0, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from gstk.calibration.host import Host
 from gstk.calibration.model import LatencyModel
@@ -19,6 +20,9 @@ from gstk.engines.select import open_engine
 from gstk.errors import ProfileError
 from gstk.session.deadline import Budget, process_age_s
 from gstk.session.session import Session
+
+if TYPE_CHECKING:
+    from gstk.session.extras import Extra
 
 __all__ = ["open"]
 
@@ -52,7 +56,7 @@ def open(
             left for this bundle and host; without it up to two seconds go into a probe, which is kept.
         calls: how many calls share the budget of an object.
         on_progress: called with the reason before there is a probe.
-        refine: whether the image corrects the network's logits (`session.image_refiner`); None leaves it to the bundle.
+        refine: whether the image corrects the network's logits (`session.extras`); None leaves it to the bundle.
 
     Raises:
         GstkError: `budget_s` is not above 0, or `calls` below 1.
@@ -71,9 +75,9 @@ def open(
     try:
         load_s = time.perf_counter() - began
         model = None if budget is None else _latency_model(engine, load_s, budget.left_s(1, 0.0), on_progress)
-        refine = opened.manifest.refine if refine is None else refine
-        profile = opened.manifest.profile
-        return Session(engine, policy, refine=refine, model=model, budget=budget, profile=profile)
+        wants_extra = opened.manifest.refine if refine is None else refine
+        extra = _image_guidance() if wants_extra else None
+        return Session(engine, policy, extra, model=model, budget=budget, profile=opened.manifest.profile)
     except BaseException:
         engine.close()
         raise
@@ -89,6 +93,12 @@ def _require_supported(profile: InputProfile) -> None:
         )
     if "points" not in profile.branches:
         raise ProfileError(f"got a bundle with the input profile {profile.name}, whose weights take no points")
+
+
+def _image_guidance() -> Extra:
+    from gstk.session.extras.image_guidance import ImageGuidance  # a network without an extra imports nothing of it
+
+    return ImageGuidance()
 
 
 def _latency_model(

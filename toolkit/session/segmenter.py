@@ -1,9 +1,11 @@
-"""From prompts to a mask: which window, an encode where none was made, a decode, and what the click asked for of it."""
+"""From prompts to an object's mask: choose a window, encode it, decode the prompts, and apply the click."""
 
 from __future__ import annotations
 
-import math
+import time
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,344 +14,272 @@ from gstk.core.click_rule import component_centre
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.window import Window, frame
 from gstk.engines.base import Embedding
-from gstk.session.click_update import enforce_clicks, fallback_mask
-from gstk.session.deadline import Deadline, TimedEngine, TimeUp
+from gstk.session.click_update import (
+    ClickScope,
+    apply_click,
+    enforce_clicks,
+    fallback_mask,
+    keep_clicked_components,
+)
+from gstk.session.deadline import Clock, Deadline, TimeUp
 from gstk.session.embedding_cache import EmbeddingCache
-from gstk.session.image_refiner import refine_logits
-from gstk.session.planner import can_start, initial_prompts, sizes
-from gstk.session.projection import MaskProjector, local_prompts, voxels_of
-from gstk.session.reprompting import is_wanted, points_from_mask
+from gstk.session.planner import can_start, initial_prompts, window_sizes
+from gstk.session.projection import MaskProjector
 from gstk.session.state import ImageState, ObjectState
-from gstk.session.tiling import Chain, Link, grid_of, links_of
+from gstk.session.timed_engine import TimedEngine
 from gstk.session.window_selection import adapt_window, initial_extent, network_points
 
-__all__ = ["ObjectSegmenter"]
+if TYPE_CHECKING:
+    from gstk.session.extras import Extra
 
-MAX_WINDOWS = 3
-"""Windows that one prompt may try: the first, and wider or narrower ones where the mask does not sit well in it."""
-_NEAREST_S = 5e-9
-"""Seconds that a voxel of the volume takes on the mask's way back where there is no time for smooth borders; this much
-is always kept."""
-FINER_PARTS = "finer windows along the object"
-REPROMPTED = "a second look with points of the first mask"
+__all__ = ["MORE_POINTS", "ObjectSegmenter"]
+
+MAX_ADAPTATIONS = 2
+"""Times that one prompt may move to a window that suits the mask better."""
+
+ALL_AT_ONCE = "one click after the other: all were taken at once"
+FINER_WINDOW = "a finer window"
+ADAPTED_WINDOW = "a window that suits the mask better"
+MORE_POINTS = "a second decode with points of the first mask"
+SMOOTH_BORDERS = "smooth borders: the mask is as coarse as its window"
+
+_Points = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
 class ObjectSegmenter:
-    """Looks at images through an engine, and keeps the embeddings of one of them.
+    """Finds objects in an image through an engine, and keeps the embeddings of that image.
 
     Attributes:
         engine: encodes and decodes.
-        embeddings: of the image.
+        costs: what that takes.
+        extra: corrects the network's answers; None takes them as they are.
+        embeddings: of the image's windows.
         encodes, decodes: runs of the network's halves so far.
-        projector: takes the network's answers to the volume.
     """
 
-    def __init__(self, engine: TimedEngine, cache_bytes: int, refine: bool) -> None:
-        self.engine = engine
+    def __init__(self, engine: TimedEngine, cache_bytes: int, extra: Extra | None = None) -> None:
+        self.engine, self.costs, self.extra = engine, engine.costs, extra
         self.embeddings = EmbeddingCache(cache_bytes)
-        self.projector = MaskProjector(self._image_patch, refine)
         self._latest: tuple[Window, NDArray[np.float32]] | None = None
         self.encodes = self.decodes = 0
 
     def look_ahead(self, image: ImageState, voxel: tuple[int, int, int]) -> None:
-        """Encodes the window that a first click would have, in the background."""
-        window = _first_window(image, ObjectPrompts((Point(voxel, True),)))
-        image.ahead = window, self.engine.ahead(lambda: self.engine.engine.encode(self._image_patch(image, window)))
+        """Encodes the window that a first click on a voxel would have, in the background."""
+        window = _initial_window(image, ObjectPrompts((Point(voxel, True),)))
+        encode = self.engine.engine.encode
+        image.ahead = window, self.engine.ahead(lambda: encode(_network_input(self._sample(image, window))))
 
     def forget(self, image: ImageState | None) -> None:
-        """Drops what is held of an image, and ends what runs for it in the background."""
+        """Drops all that belongs to an image, and ends what runs for it in the background."""
         if image is not None:
-            self._make_way(image)
+            self._end_background(image)
         self.embeddings.clear()
         self._latest = None
 
     def update(
         self,
         image: ImageState,
-        known: ObjectState,
+        state: ObjectState,
         prompts: ObjectPrompts,
-        first_look: Window | None,
+        first_window: Window | None,
         deadline: Deadline,
-        notes: list[str],
-        chained: bool = True,
     ) -> ObjectState:
-        """An object after its prompts; where they go on from those before, its mask does too.
+        """An object after its prompts.
+
+        Clicks are answered one after the other, so that a mask does not depend on whether they were given at once.
 
         Args:
-            first_look: the window that was planned for it.
-            chained: whether a chain of windows may be made where one is too coarse.
+            state: the object so far; its mask stays where `prompts` extend the ones before by clicks.
+            prompts: all of them.
+            first_window: the window that was planned for it.
+            deadline: when the mask has to be there. What was skipped for it is in the new state's `compromises`.
         """
-        following = known if known.is_extended_by(prompts) else known.begun_anew(prompts)
-        given, inner = following.given, _inner_points(following, prompts)
-        if following.window is None:
-            following = replace(following, window=_prepared(image, prompts) or first_look)
-        first = len(following.prompts.points)
+        clock = Clock(deadline)
+        if not state.is_extended_by(prompts):
+            state = state.begun_anew(prompts)
+        if state.window is None:
+            state = replace(state, window=_prepared_window(image, prompts) or first_window)
+        given, inner = state.given, _inner_points(state, prompts)
+        answered = len(state.prompts.points)
+        count = len(prompts.points)
         try:
-            if prompts.box is not None and following.region is None:
-                kept = self._less(deadline, following, len(prompts.points))
-                following = self._segment(image, following, None, kept, notes, chained)
-            # One click after the other, so that a mask does not depend on whether they were given at once.
-            for end in range(first + 1, len(prompts.points) + 1):
-                said = ObjectPrompts((*inner, *prompts.points[:end]), prompts.box)
-                if end < len(prompts.points) and not self._has_time_for(following, len(prompts.points) - end, deadline):
-                    notes.append("one click after the other: all were taken at once")
-                    at_once = ObjectState(prompts, following.window)
-                    return self._segment(image, at_once, None, deadline, notes, chained)
-                kept = self._less(deadline, following, len(prompts.points) - end)
-                said_now = replace(following, prompts=said)
-                following = self._segment(image, said_now, prompts.points[end - 1], kept, notes, chained)
+            if prompts.box is not None and state.region is None:
+                state = self._answer(image, state, None, clock.keeping(self.costs.clicks_s(state, count)))
+            while answered < count:
+                before, end = state, answered + 1
+                later_s = self.costs.clicks_s(state, count - end)
+                if end < count and not clock.allows(ALL_AT_ONCE, later_s):
+                    end, later_s = count, 0.0
+                    if given is None:  # prompts cannot make a given mask again: the last click corrects it
+                        before = ObjectState(window=state.window)
+                clicked = ObjectPrompts((*inner, *prompts.points[:end]), prompts.box)
+                before = replace(before, prompts=clicked)
+                state = self._answer(image, before, prompts.points[end - 1], clock.keeping(later_s))
+                answered = end
         except TimeUp:
-            unanswered = "the network's answer" if following.region is None else "its answer to the latest prompts"
-            notes.append(f"{unanswered}: the mask is made from the prompts alone")
-            unsaid = replace(prompts, points=prompts.points[len(following.prompts.points) :])
-            region, values = fallback_mask(unsaid, image.geometry, following.region, following.logits)
-            enforce_clicks(values, region, prompts)
-            following = replace(following, region=region, logits=values, is_fallback=True)
-        return replace(following, prompts=prompts, given=given)
+            unanswered = "the network's answer" if state.region is None else "its answer to the latest prompts"
+            clock.skip(f"{unanswered}: the mask is made from the prompts alone")
+            state = _fallback(image, state, prompts, answered)
+        return replace(state, prompts=prompts, given=given, compromises=clock.compromises)
 
-    def _segment(
-        self,
-        image: ImageState,
-        known: ObjectState,
-        click: Point | None,
-        deadline: Deadline,
-        notes: list[str],
-        chained: bool,
-    ) -> ObjectState:
-        """The object's mask from all that was said about it: a fitting window, one embedding, one decode.
-
-        Where one window is too coarse, a chain of them follows. Where there was a mask before, a `click` changes only
-        what is connected to it; in a chain, only the windows that show it are looked at again.
+    def _answer(self, image: ImageState, state: ObjectState, click: Point | None, clock: Clock) -> ObjectState:
+        """The object's mask from its prompts; where there was one before, `click` changes only what is near it.
 
         Raises:
-            TimeUp: there is not even a first answer.
+            TimeUp: there is not even a first answer of the network.
         """
-        if not can_start(known.prompts):
-            return ObjectState(known.prompts)  # nothing says where the object is
-        coords, labels = network_points(known.prompts)
-        window, chain = known.window, known.chain
-        if window is None or not window.holds(coords).all():
-            window, chain = _first_window(image, known.prompts), None
-        if deadline.is_set:
-            deadline = deadline.sooner(deadline.left_s - _NEAREST_S * voxels_of(window.inside(image.geometry.shape)))
-        if chain is not None and click is not None:
-            chain = self._corrected(image, chain, known.prompts, click, deadline)
-            if chain is not None:
-                return self.projector.project(image, known, click, window, chain.coarse, chain, deadline, notes)
-        if deadline.is_set:
-            window = self._affordable(image, window, deadline, notes)
-        logits = self._decode_window(image, window, coords, labels, deadline)
-        for _ in range(MAX_WINDOWS - 1):
-            better = adapt_window(image.geometry, window, logits, known.prompts, image.policy)
+        prompts, geometry = state.prompts, image.geometry
+        if not can_start(prompts):
+            return ObjectState(prompts)  # nothing says where the object is
+        points = network_points(prompts)
+        window = state.window
+        if window is None or not window.holds(points[0]).all():
+            window = _initial_window(image, prompts)
+        clock = clock.keeping(self.costs.nearest_s(window.inside(geometry.shape)))
+        window = self._affordable_window(image, window, clock)
+        logits = self._decode_window(image, window, points, clock.deadline)
+        window, logits = self._adapt_window(image, prompts, points, window, logits, clock)
+
+        # Whatever improves on one window's answer has its place here: it gives logits on a grid of its own.
+        grid = window
+        if self.extra is not None:
+            logits = self._decode_more_points(image, prompts, points, window, logits, clock)
+            sample = partial(self._sample, image)
+            grid, logits = self.extra.refine(sample, geometry, window, logits, prompts, clock)
+
+        began = time.perf_counter()
+        projector = MaskProjector(grid, logits, prompts, geometry.shape)
+        region = projector.region
+        if not clock.allows(SMOOTH_BORDERS, self.costs.resample_s(region)):
+            values = projector.project_nearest()
+            enforce_clicks(values, region, prompts)
+            return ObjectState(prompts, window, region, values)
+        values = keep_clicked_components(projector.project(), region, prompts)
+        enforce_clicks(values, region, prompts)
+        if click is not None and state.region is not None and state.logits is not None:
+            weigh = None if self.extra is None else partial(self.extra.weigh_click, prompts, click)
+            scope = ClickScope.of(click, prompts, geometry.spacing_mm, weigh)
+            region, values = apply_click(scope, state.region, state.logits, region, values)
+            enforce_clicks(values, region, prompts)
+        self.costs.resampling.measured(values.size, time.perf_counter() - began)
+        return ObjectState(prompts, window, region, values)
+
+    def _affordable_window(self, image: ImageState, window: Window, clock: Clock) -> Window:
+        """The window, or one of the same field of view and fewer voxels that there is time for."""
+        if self._answer_s(window) <= clock.left_s:
+            return window
+        clock.skip(FINER_WINDOW)
+        whole = replace(image.policy, margin=0.0)
+        low, high = np.maximum(window.start, 0.0), np.minimum(window.stop, image.geometry.shape)
+        coarser = window
+        for max_voxels in window_sizes(whole)[1:]:
+            coarser = frame(image.geometry, low, high, replace(whole, max_voxels=max_voxels))
+            if self._answer_s(coarser) <= clock.left_s:
+                break
+        return coarser
+
+    def _adapt_window(
+        self,
+        image: ImageState,
+        prompts: ObjectPrompts,
+        points: _Points,
+        window: Window,
+        logits: NDArray[np.float32],
+        clock: Clock,
+    ) -> tuple[Window, NDArray[np.float32]]:
+        """The window that suits the mask, and the logits in it, as far as there is time to decode there."""
+        for _ in range(MAX_ADAPTATIONS):
+            better = adapt_window(image.geometry, window, logits, prompts, image.policy)
             if better is None:
                 break
-            if deadline.is_set and self._cautious_s(better) > deadline.left_s:
-                notes.append("a window that suits the mask better")
+            decode = partial(self._decode_window, image, better, points)
+            answer = clock.attempt(ADAPTED_WINDOW, self._answer_s(better), decode)
+            if answer is None:
                 break
-            try:
-                logits = self._decode_window(image, better, coords, labels, deadline)
-            except TimeUp:
-                notes.append("a window that suits the mask better")
-                break
-            window = better
-        chain = self._chain(image, window, known.prompts, logits, deadline, notes) if chained else None
-        if chain is None:
-            logits = self._reprompt(image, window, known.prompts, logits, deadline, notes)
-        return self.projector.project(image, known, click, window, logits, chain, deadline, notes)
+            window, logits = better, answer
+        return window, logits
 
-    def _reprompt(
+    def _decode_more_points(
         self,
         image: ImageState,
-        window: Window,
         prompts: ObjectPrompts,
+        points: _Points,
+        window: Window,
         logits: NDArray[np.float32],
-        deadline: Deadline,
-        notes: list[str],
+        clock: Clock,
     ) -> NDArray[np.float32]:
-        """The network's answer when it is told points of its first one too, where that helps and there is time."""
-        if not self._reprompts_at(len(prompts.points), prompts):
-            return logits
-        if deadline.is_set and self._reprompt_s(window, cautious=True) > deadline.left_s:
-            notes.append(REPROMPTED)
-            return logits
-        local = local_prompts(window, prompts)
-        mask = refine_logits(self._image_patch(image, window)[0, 0], logits, local) > 0
-        coords, labels = network_points(prompts)
-        points, labels = points_from_mask(mask, local, window.to_window(coords).astype(np.float64), labels)
-        if len(points) == len(coords):
-            return logits
-        own = (points[len(coords) :] + 0.5) * window.step + window.start - 0.5
-        try:
-            return self._decode_window(image, window, np.concatenate([coords, own]), labels, deadline)
-        except TimeUp:
-            notes.append(REPROMPTED)
+        """The network's answer when it is told the extra's points too, where those are wanted and there is time."""
+        assert self.extra is not None
+        extra = self.extra
+        more_points_s = extra.seconds("more_points", image.geometry, window, prompts)
+        if not more_points_s:
             return logits
 
-    def _reprompts_at(self, clicks: int, prompts: ObjectPrompts) -> bool:
-        """Whether there is a second look after so many of the clicks."""
-        return self.projector.refines and is_wanted(clicks, prompts.box is not None)
+        def decode_again(deadline: Deadline) -> NDArray[np.float32]:
+            more = extra.more_points(partial(self._sample, image), window, logits, prompts)
+            if more is None:
+                return logits
+            both = np.concatenate([points[0], more[0]]), np.concatenate([points[1], more[1]])
+            return self._decode_window(image, window, both, deadline)
 
-    def _reprompt_s(self, window: Window, cautious: bool = False) -> float:
-        """Seconds of a second look."""
-        refine_s_per_voxel = self.projector.refine_s_per_voxel * math.prod(window.shape)
-        return refine_s_per_voxel + self.engine.decode_s(window.shape, cautious=cautious)
+        seconds = more_points_s + self.costs.decode_s(window.shape, cautious=True)
+        answer = clock.attempt(MORE_POINTS, seconds, decode_again)
+        return logits if answer is None else answer
 
-    def reprompts_s(self, window: Window, prompts: ObjectPrompts, known: ObjectState) -> float:
-        """Seconds of all second looks until an object, as known so far, answers its prompts."""
-        end = len(prompts.points) + 1
-        decodes = range(end - known.pending_decodes(prompts), end)
-        return self._reprompt_s(window) * sum(self._reprompts_at(clicks, prompts) for clicks in decodes)
-
-    def _chain(
-        self,
-        image: ImageState,
-        window: Window,
-        prompts: ObjectPrompts,
-        logits: NDArray[np.float32],
-        deadline: Deadline,
-        notes: list[str],
-    ) -> Chain | None:
-        """Answers in finer windows along the object, after the coarse one in `window`; as many as there is time for."""
-        links = links_of(image.geometry, window, logits, prompts, image.policy)
-        if not links:
-            return None
-        grid = grid_of(image.geometry, window, links)
-        after_s = (
-            2 * self.projector.resample_s_per_voxel * voxels_of(grid.inside(image.geometry.shape))
-        )  # blending takes as long as the way back
-        if self.projector.refines:
-            after_s += self.projector.refine_s_per_voxel * math.prod(grid.shape)
-        if deadline.is_set:
-            deadline = deadline.sooner(deadline.left_s - after_s)
-        done: list[Link] = []
-        for link in links:
-            coords, labels = link.points(prompts, image.geometry)
-            if not (labels == 1).any():
-                continue
-            if deadline.is_set and self._cautious_s(link.window) > deadline.left_s:
-                notes.append(FINER_PARTS)
-                break
-            try:
-                answer = self._decode_window(image, link.window, coords, labels, deadline)
-            except TimeUp:
-                notes.append(FINER_PARTS)
-                break
-            done.append(replace(link, logits=answer))
-        return Chain(logits, tuple(done), grid) if done else None
-
-    def _corrected(
-        self, image: ImageState, chain: Chain, prompts: ObjectPrompts, click: Point, deadline: Deadline
-    ) -> Chain | None:
-        """A chain after a click, the latest of the prompts; None where its windows do not show the click well."""
-        shape = image.geometry.shape
-        if chain.weight(click.zyx, shape) < 0.5:
-            return None
-        links = []
-        for link in chain.links:
-            if link.weight(click.zyx, shape) > 0:
-                coords, labels = link.points(prompts, image.geometry)
-                if not (labels == 1).any():
-                    return None  # the click says that nothing of the object is there: the whole is looked at again
-                link = replace(link, logits=self._decode_window(image, link.window, coords, labels, deadline))
-            links.append(link)
-        return replace(chain, links=tuple(links))
-
-    def _affordable(self, image: ImageState, window: Window, deadline: Deadline, notes: list[str]) -> Window:
-        """The window, or one of the same field and fewer voxels that there is time for."""
-        whole = replace(image.policy, margin=0.0)
-        faces = np.maximum(window.start, 0.0), np.minimum(window.stop, image.geometry.shape)
-        coarser = [window, *(frame(image.geometry, *faces, replace(whole, max_voxels=n)) for n in sizes(whole)[1:])]
-        found = next((w for w in coarser if self._cautious_s(w) <= deadline.left_s), coarser[-1])
-        if found is not window:
-            notes.append("a finer window")
-        return found
-
-    def _cautious_s(self, window: Window) -> float:
-        """Seconds of a look into a window, at the 95th percentile."""
-        encode_s = 0.0 if window in self.embeddings else self.engine.encode_s(window.shape, cautious=True)
-        return encode_s + self.engine.decode_s(window.shape, cautious=True)
-
-    def _has_time_for(self, known: ObjectState, clicks: int, deadline: Deadline) -> bool:
-        return not deadline.is_set or self._clicks_s(known, clicks) <= deadline.left_s
-
-    def _less(self, deadline: Deadline, known: ObjectState, clicks: int) -> Deadline:
-        """What of the time is left for now, with so many clicks to come."""
-        return deadline.sooner(deadline.left_s - self._clicks_s(known, clicks)) if deadline.is_set else deadline
-
-    def _clicks_s(self, known: ObjectState, clicks: int) -> float:
-        """Seconds of further clicks in an object's window, at the 95th percentile."""
-        if known.window is None:
-            return 0.0
-        resample_s_per_voxel = (
-            0.0 if known.region is None else self.projector.resample_s_per_voxel * voxels_of(known.region)
-        )
-        return clicks * (
-            known.decodes_a_click * self.engine.decode_s(known.window.shape, cautious=True) + resample_s_per_voxel
-        )
+    def _answer_s(self, window: Window) -> float:
+        return self.costs.answer_s(window, window in self.embeddings)
 
     def _decode_window(
-        self,
-        image: ImageState,
-        window: Window,
-        coords: NDArray[np.float64],
-        labels: NDArray[np.int64],
-        deadline: Deadline,
+        self, image: ImageState, window: Window, points: _Points, deadline: Deadline
     ) -> NDArray[np.float32]:
-        """Logits (z,y,x) on the window's grid."""
+        """The network's answer to points of the volume and their labels: logits (z,y,x) on the window's grid."""
+        coords, labels = points
         embedding = self._embedding(image, window, deadline)
-        points = np.clip(window.to_window(coords), 0, np.array(window.shape, np.float32) - 1)
+        local = np.clip(window.to_window(coords), 0, np.array(window.shape, np.float32) - 1)
         self.decodes += 1
-        logits: NDArray[np.float32] = self.engine.decode(embedding, points[None], labels[None], deadline)[0, 0]
+        logits: NDArray[np.float32] = self.engine.decode(embedding, local[None], labels[None], deadline)[0, 0]
         return logits
 
     def _embedding(self, image: ImageState, window: Window, deadline: Deadline) -> Embedding:
-        found = self.embeddings.get(window)
-        if found is None:
-            found = self._ahead(image, window, deadline)
-            if found is None:
-                found = self.engine.encode(self._image_patch(image, window), deadline)
-            self.embeddings.put(window, found)
+        embedding = self.embeddings.get(window)
+        if embedding is None:
+            embedding = self._encoded_ahead(image, window, deadline)
+            if embedding is None:
+                embedding = self.engine.encode(_network_input(self._sample(image, window)), deadline)
+            self.embeddings.put(window, embedding)
             self.encodes += 1
-        return found
+        return embedding
 
-    def _image_patch(self, image: ImageState, window: Window) -> NDArray[np.float32]:
-        """The image on the window's grid, float32 [1,1,z,y,x], 0–1; of the window before it is kept."""
-        latest = self._latest
-        if latest is None or latest[0] != window:
-            latest = self._latest = window, window.sample(image.volume, image.low, image.high)[None, None]
-        return latest[1]
+    def _sample(self, image: ImageState, window: Window) -> NDArray[np.float32]:
+        """The image on a window's grid, float32 (z,y,x), 0–1; that of the latest window is kept."""
+        if self._latest is None or self._latest[0] != window:
+            self._latest = window, window.sample(image.volume, image.low, image.high)
+        return self._latest[1]
 
-    def _ahead(self, image: ImageState, window: Window, deadline: Deadline) -> Embedding | None:
-        """What is encoded in the background, where it is this window; else the background makes way."""
+    def _encoded_ahead(self, image: ImageState, window: Window, deadline: Deadline) -> Embedding | None:
+        """The embedding of a window that is encoded in the background; where it is another window, that is ended."""
         if image.ahead is None or image.ahead[0] != window:
-            self._make_way(image)
+            self._end_background(image)
             return None
         (_, future), image.ahead = image.ahead, None
         return self.engine.wait(future, deadline)
 
-    def _make_way(self, image: ImageState) -> None:
+    def _end_background(self, image: ImageState) -> None:
         if image.ahead is not None and not image.ahead[1].cancel():
             self.engine.engine.interrupt()
         image.ahead = None
 
 
-def _inner_points(known: ObjectState, prompts: ObjectPrompts) -> tuple[Point, ...]:
-    """The point on a given mask that the network is told where only background clicks correct it; else none."""
-    if known.given is None or can_start(prompts) or known.logits is None or known.region is None:
-        return ()
-    mask = known.logits > 0
-    if not mask.any():
-        return ()
-    z, y, x = (i + axis.start for i, axis in zip(component_centre(mask), known.region, strict=True))
-    return (Point((z, y, x), True),)
+def _network_input(sampled: NDArray[np.float32]) -> NDArray[np.float32]:
+    return sampled[None, None]
 
 
-def _first_window(image: ImageState, prompts: ObjectPrompts) -> Window:
-    """Around all that says where the object is."""
+def _initial_window(image: ImageState, prompts: ObjectPrompts) -> Window:
+    """The window around all that says where the object is."""
     return frame(image.geometry, *initial_extent(image.geometry, prompts, image.policy), image.policy)
 
 
-def _prepared(image: ImageState, prompts: ObjectPrompts) -> Window | None:
+def _prepared_window(image: ImageState, prompts: ObjectPrompts) -> Window | None:
     """The window that was encoded ahead, where the first clicks lie well inside it."""
     if image.ahead is None or prompts.box is not None or not can_start(prompts):
         return None
@@ -361,3 +291,22 @@ def _prepared(image: ImageState, prompts: ObjectPrompts) -> Window | None:
     low = np.where(low <= 0, -np.inf, low + quarter)
     high = np.where(high >= image.geometry.shape, np.inf, high - quarter)
     return prepared if ((coords >= low) & (coords < high)).all() else None
+
+
+def _inner_points(state: ObjectState, prompts: ObjectPrompts) -> tuple[Point, ...]:
+    """A point inside a given mask that the network is told where only background clicks correct it; else none."""
+    if state.given is None or can_start(prompts) or state.logits is None or state.region is None:
+        return ()
+    mask = state.logits > 0
+    if not mask.any():
+        return ()
+    z, y, x = (i + axis.start for i, axis in zip(component_centre(mask), state.region, strict=True))
+    return (Point((z, y, x), True),)
+
+
+def _fallback(image: ImageState, state: ObjectState, prompts: ObjectPrompts, answered: int) -> ObjectState:
+    """The object with the prompts that the network did not answer put into its mask as they are."""
+    unanswered = replace(prompts, points=prompts.points[answered:])
+    region, logits = fallback_mask(unanswered, image.geometry, state.region, state.logits)
+    enforce_clicks(logits, region, prompts)
+    return replace(state, region=region, logits=logits, is_fallback=True)

@@ -4,69 +4,38 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.calibration import memory
 from gstk.calibration.model import LatencyModel
 from gstk.core.geometry import Geometry
 from gstk.core.intensities import IntensityWindow, prepare_intensities
 from gstk.core.profile import InputProfile, find_profile
 from gstk.core.prompts import Box, ObjectPrompts, Point
-from gstk.core.regions import Region, union
+from gstk.core.regions import Region
 from gstk.core.volume import Volume
 from gstk.core.window import Window, WindowPolicy
 from gstk.engines.base import Engine
 from gstk.errors import GeometryError, GstkError, PromptError
-from gstk.session.deadline import Budget, Deadline, TimedEngine
+from gstk.session.call_report import CallReport
+from gstk.session.costs import Costs
+from gstk.session.deadline import Budget, Deadline
 from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES
-from gstk.session.planner import Plan, can_start, make_plan
+from gstk.session.planner import Plan, can_start
+from gstk.session.scheduler import Scheduler
 from gstk.session.segmenter import ObjectSegmenter
-from gstk.session.state import ImageState, ObjectState, given_mask, resume_from_mask
+from gstk.session.state import ImageState, ObjectState, given_mask
+from gstk.session.timed_engine import TimedEngine
+
+if TYPE_CHECKING:
+    from gstk.session.extras import Extra
 
 __all__ = ["CallReport", "Region", "Session"]
-
-_MARGIN = 0.02
-"""Share of a call's time that is kept for what comes after the network, besides the mask's way back."""
-_AFTER_S = 1.5e-8
-"""Seconds a voxel of the volume that are kept besides, to put objects into one label map."""
-
-
-@dataclass(frozen=True)
-class CallReport:
-    """What the latest call was expected to take, what it took, and what was done for want of time.
-
-    Attributes:
-        budget_s: what it was given; None is any time.
-        expected_s: what the plan said; 0 without a latency model.
-        spent_s: wall time.
-        encodes, decodes: runs of the network's halves.
-        compromises: what a larger budget would have allowed, a sentence each.
-        object_s: wall time of each object.
-    """
-
-    budget_s: float | None = None
-    expected_s: float = 0.0
-    spent_s: float = 0.0
-    encodes: int = 0
-    decodes: int = 0
-    compromises: tuple[str, ...] = ()
-    object_s: Mapping[int, float] = field(default_factory=dict)
-
-
-@dataclass
-class _Draft:
-    """What a call finds out for its report."""
-
-    expected_s: float = 0.0
-    compromises: list[str] = field(default_factory=list)
-    object_s: dict[int, float] = field(default_factory=dict)
 
 
 class Session:
@@ -84,8 +53,8 @@ class Session:
         self,
         engine: Engine,
         policy: WindowPolicy,
+        extra: Extra | None = None,
         cache_bytes: int = DEFAULT_LIMIT_BYTES,
-        refine: bool = False,
         model: LatencyModel | None = None,
         budget: Budget | None = None,
         owns_engine: bool = True,
@@ -96,8 +65,9 @@ class Session:
         Args:
             engine: encodes and decodes.
             policy: how windows are made where there is time.
+            extra: corrects the network's answers, such as `gstk.session.extras.image_guidance.ImageGuidance`; None
+                takes them as they are.
             cache_bytes: memory for embeddings, so that going back to a window costs no encode.
-            refine: whether the image and the clicks correct the network's logits (`image_refiner`).
             model: what the engine's calls cost; without one a budget is kept by the clock alone.
             budget: of each object; None is any time.
             owns_engine: whether the engine is closed with the session.
@@ -105,8 +75,9 @@ class Session:
         """
         self._owns_engine = owns_engine
         self.profile = profile or find_profile("tiny")
-        self._segmenter = ObjectSegmenter(TimedEngine(engine, model), cache_bytes, refine)
-        self._policy = policy
+        self._costs = Costs(model)
+        self._segmenter = ObjectSegmenter(TimedEngine(engine, self._costs), cache_bytes, extra)
+        self._scheduler = Scheduler(self._segmenter, policy)
         self._budget = budget
         self._image: ImageState | None = None
         self._lock = threading.RLock()
@@ -122,13 +93,12 @@ class Session:
         Args:
             cache_bytes: memory for the other session's embeddings.
         """
-        segmenter = self._segmenter
         return Session(
-            segmenter.engine.engine,
-            self._policy,
+            self._segmenter.engine.engine,
+            self._scheduler.policy,
+            self._segmenter.extra,
             cache_bytes,
-            segmenter.projector.refines,
-            segmenter.engine.model,
+            self._costs.model,
             self._budget,
             owns_engine=False,
             profile=self.profile,
@@ -143,7 +113,7 @@ class Session:
         intensity_window: IntensityWindow = None,
         assume_window: IntensityWindow = None,
     ) -> None:
-        """Takes an image and prepares it as the network's profile says; all that was said about another is forgotten.
+        """Takes an image and prepares it as the network's profile says; the objects of the one before are forgotten.
 
         Args:
             volume: from `gstk.read_volume`, or an array (z,y,x) of any real dtype, finite. An array tells less: that
@@ -181,7 +151,7 @@ class Session:
             self._image = None
             self.intensities = prepared.words
             image = self._image = ImageState(
-                prepared.image, geometry, float(prepared.low or 0), float(prepared.high or 0), self._policy
+                prepared.image, geometry, float(prepared.low or 0), float(prepared.high or 0), self._scheduler.policy
             )
             if look_at is not None:
                 centre = [(n - 1) / 2 for n in geometry.shape] if look_at == "centre" else look_at
@@ -222,8 +192,8 @@ class Session:
     def set_mask(self, mask: NDArray[np.generic], object_id: int = 1) -> Region:
         """Starts an object from a mask, such as an earlier result; later clicks change it only near them.
 
-        What was said about the object before is forgotten; `undo` brings it back. A 3-D box cannot be given to such an
-        object, for a box starts it anew: `reset` it first.
+        Its prompts before are forgotten; `undo` brings them back. Such an object takes no box, which would start it
+        anew: `reset` it first.
 
         Args:
             mask: (z,y,x), of the image's shape; everything but 0 is the object.
@@ -238,14 +208,11 @@ class Session:
             image = self._current()
             if np.shape(mask) != image.geometry.shape:
                 raise PromptError(f"got a mask {np.shape(mask)}, expected the image's {image.geometry.shape}")
-            before, after = self._object(object_id), given_mask(np.asarray(mask) != 0, image)
-            image.remember(object_id, before)
-            image.objects[object_id] = after
-            image.labels = None
-            return union(before.region, after.region)
+            self._object(object_id)  # checks the id
+            return image.commit({object_id: given_mask(np.asarray(mask) != 0, image)})
 
     def set_prompts(self, prompts: ObjectPrompts, object_id: int = 1) -> Region:
-        """Replaces all that was said about an object, in one step; returns and raises as `add_point`."""
+        """Replaces all prompts of an object in one step; returns and raises as `add_point`."""
         return self.set_all({object_id: prompts})
 
     def set_all(
@@ -254,148 +221,96 @@ class Session:
         previous: NDArray[np.integer] | None = None,
         within_s: float | None = None,
     ) -> Region:
-        """Replaces all that was said about several objects; those that lie together share a window.
+        """Replaces all prompts of several objects in one step; objects that lie together may share a window.
 
         Args:
             prompts: by object id.
-            previous: integer (z,y,x), object ids: what another session made of all but the last click on each object.
-                It is gone on from where there is no time to do all of them again.
+            previous: integer (z,y,x), object ids: another session's mask of all but the last click on each object. It
+                is corrected by the last click where there is no time to answer all of them again.
             within_s: seconds for all of them; None is the session's budget.
 
         Returns, raises: as `add_point`.
         """
         with self._lock:
             image = self._current()
-            for said in prompts.values():
-                self._check(said)
-            prompts = {k: said for k, said in prompts.items() if said != self._object(k).prompts}
-            for k, said in prompts.items():
-                if said.box is not None and self._object(k).given is not None:
-                    raise PromptError(f"got a box for object {k}, which began with a mask; reset it first, or click")
+            prompts = self._changed_prompts(prompts)
             if previous is not None and previous.shape != image.geometry.shape:
                 raise PromptError(f"got a previous mask {previous.shape}, expected {image.geometry.shape}")
             if within_s is None and self._budget is not None:
                 within_s = self._budget.left_s(len(prompts), 0.0)
-            with self._reporting(within_s) as (deadline, draft):
-                notes = draft.compromises
-                plan = self._plan(image, prompts, within_s)
-                starts = {k: image.objects.get(k, ObjectState()) for k in prompts}
-                if plan.compromises and previous is not None:
-                    gone_on = {k: resume_from_mask(previous, k, prompts[k], image) for k in plan.window_by_object}
-                    starts |= {k: known for k, known in gone_on.items() if known.region is not None}
-                    if any(known.region is not None for known in gone_on.values()):
-                        notes.append("the clicks before the last: their mask is gone on from")
-                        plan = self._plan(image, prompts, within_s, once=True)
-                draft.expected_s = self._expected_s(plan, prompts)
-                notes += plan.compromises
-                if plan.windows:
-                    image.policy = plan.policy
-                # Objects of one window follow each other, so that it is encoded once however small the cache is.
-                order = [k for planned in plan.windows for k in planned.objects]
-                order += [k for k in prompts if k not in order]
-                done: dict[int, ObjectState] = {}
-                for index, k in enumerate(order):
-                    share = deadline.sooner(deadline.left_s / (len(order) - index)) if deadline.is_set else deadline
-                    began = time.perf_counter()
-                    done[k] = self._segmenter.update(
-                        image,
-                        starts[k],
-                        prompts[k],
-                        plan.window_by_object.get(k),
-                        share,
-                        notes,
-                        k not in plan.unchained,
-                    )
-                    draft.object_s[k] = time.perf_counter() - began
-                changed: Region | None = None
-                for k, known in done.items():
-                    before = image.objects.get(k, ObjectState())
-                    image.remember(k, before)
-                    image.objects[k] = known
-                    for region in (before.region, known.region):
-                        changed = union(changed, region) if region is not None else changed
-                image.labels = None
-            return union(changed, None)
+            began, encodes, decodes = time.perf_counter(), self.encodes, self.decodes
+            with self._segmenter.engine.cancellable():
+                deadline = self._costs.deadline(within_s, image.volume.size)
+                schedule = self._scheduler.schedule(image, prompts, previous, within_s)
+                updated, object_s = self._scheduler.run(image, schedule, deadline)
+                changed = image.commit(updated)
+            compromises = [*schedule.compromises, *(c for state in updated.values() for c in state.compromises)]
+            self.report = CallReport(
+                within_s,
+                schedule.expected_s,
+                time.perf_counter() - began,
+                self.encodes - encodes,
+                self.decodes - decodes,
+                tuple(dict.fromkeys(compromises)),
+                object_s,
+            )
+            return changed
 
     def plan(self, prompts: Mapping[int, ObjectPrompts], within_s: float | None = None) -> Plan:
-        """What `set_all` would begin with, and what that is expected to take; nothing runs."""
+        """The first windows of `set_all`, and what they are expected to take; nothing runs."""
         with self._lock:
             image = self._current()
-            for said in prompts.values():
-                self._check(said)
-            return self._plan(image, prompts, within_s)
+            self._check(prompts)
+            return self._scheduler.plan(image, prompts, within_s)
 
     def undo(self) -> Region:
         """Takes back the latest prompt of any object.
 
         Raises:
-            PromptError: nothing was said yet.
+            PromptError: there is nothing to undo.
             Interrupted: by `cancel`; nothing has changed.
         """
         with self._lock:
             image = self._current()
             if not image.history:
                 raise PromptError("nothing to undo")
-            object_id, before = image.history[-1]
-            after = image.objects.get(object_id, ObjectState())
-            if before.region is None and (
-                before.given is not None or can_start(before.prompts)
-            ):  # its mask was forgotten for want of memory
+            _, before = image.history[-1]
+            if before.region is None and (before.given is not None or can_start(before.prompts)):
+                # Its mask was dropped from the history for want of memory.
                 start = before.begun_anew(before.prompts)
                 with self._segmenter.engine.cancellable():
-                    before = self._segmenter.update(image, start, before.prompts, None, Deadline(), [])
-            image.history.pop()
-            image.undone.append((object_id, after))
-            image.objects[object_id] = before
-            image.labels = None
-            return union(before.region, after.region)
+                    before = self._segmenter.update(image, start, before.prompts, None, Deadline())
+            return image.take_back(before)
 
     def redo(self) -> Region:
-        """Does again what `undo` took back last; a new prompt, mask or reset forgets what could be done again.
+        """Does again what `undo` took back last, unless there was a new prompt, mask or reset since.
 
         Raises:
-            PromptError: nothing was taken back.
+            PromptError: there is nothing to redo.
         """
         with self._lock:
             image = self._current()
             if not image.undone:
                 raise PromptError("nothing to redo")
-            *undone, (object_id, after) = image.undone
-            before = image.objects.get(object_id, ObjectState())
-            image.remember(object_id, before)
-            image.undone[:] = undone
-            image.objects[object_id] = after
-            image.labels = None
-            return union(before.region, after.region)
+            return image.do_again()
 
     def cancel(self) -> None:
-        """Ends the call that another thread waits for: it raises `Interrupted`, and all is as it was before it.
-
-        Does nothing where no call is running.
-        """
+        """Ends the call that another thread is in: it raises `Interrupted`, and has changed nothing. Else nothing."""
         self._segmenter.engine.cancel()
 
     def reset(self, object_id: int | None = None) -> None:
         """Forgets an object, or all of them."""
         with self._lock:
-            image = self._current()
-            for key in list(image.objects) if object_id is None else [object_id]:
-                image.objects.pop(key, None)
-            image.history = [entry for entry in image.history if entry[0] in image.objects]
-            image.undone.clear()
-            image.labels = None
+            self._current().forget(object_id)
 
     @property
     def mask(self) -> NDArray[np.uint16]:
         """uint16 (z,y,x): object ids, 0 elsewhere; where objects overlap, see `gstk.session.label_fusion.label_map`."""
         with self._lock:
-            image = self._current()
-            if image.labels is None:
-                image.labels = image.merge()
-            return image.labels
+            return self._current().merge()
 
     def prompts(self, object_id: int = 1) -> ObjectPrompts:
-        """What was said about an object; empty before its first prompt."""
+        """The prompts of an object; empty before its first."""
         with self._lock:
             return self._object(object_id).prompts
 
@@ -403,19 +318,15 @@ class Session:
     def extent(self) -> Region:
         """Slices (z,y,x) of the volume outside which `mask` is 0."""
         with self._lock:
-            extent: Region | None = None
-            for known in self._current().objects.values():
-                extent = union(extent, known.region) if known.region is not None else extent
-            return union(extent, None)
+            return self._current().extent
 
     def window(self, object_id: int = 1) -> Window | None:
         """The part of the volume that the network saw for an object; None before its first prompt."""
         with self._lock:
-            known = self._current().objects.get(object_id)
-            return known.window if known else None
+            return self._current().objects.get(object_id, ObjectState()).window
 
     def close(self) -> None:
-        """Frees what the session holds, its engine too if it owns it; the session cannot be used afterwards."""
+        """Frees its memory, and closes its engine if it owns it; the session cannot be used afterwards."""
         with self._lock:
             self._segmenter.forget(self._image)
             self._image = None
@@ -442,10 +353,6 @@ class Session:
             raise PromptError(f"got object id {object_id}, expected 1 to {np.iinfo(np.uint16).max}")
         return self._current().objects.get(object_id, ObjectState())
 
-    def _is_seen(self, object_id: int) -> bool:
-        known = self._object(object_id)
-        return known.window is not None and not known.is_fallback
-
     def _voxel(self, zyx: Sequence[float]) -> tuple[int, int, int]:
         geometry = self._current().geometry
         try:
@@ -456,19 +363,20 @@ class Session:
             raise PromptError(f"got a click at {zyx!r:.80}, expected (z, y, x) inside the image of {geometry.shape}")
         return voxel
 
-    def _check(self, prompts: ObjectPrompts) -> None:
+    def _check(self, prompts: Mapping[int, ObjectPrompts]) -> None:
         geometry = self._current().geometry
-        corners = prompts.box.corners() if prompts.box else ()
-        if not all(geometry.contains(corner) for corner in corners):
-            raise PromptError(f"got a box of corners {corners}, expected it inside the image of {geometry.shape}")
-        for point in prompts.points:
-            if not geometry.contains(point.zyx):
-                raise PromptError(f"got a click at {point.zyx}, expected it inside the image of {geometry.shape}")
+        for own in prompts.values():
+            corners = own.box.corners() if own.box else ()
+            if not all(geometry.contains(corner) for corner in corners):
+                raise PromptError(f"got a box of corners {corners}, expected it inside the image of {geometry.shape}")
+            for point in own.points:
+                if not geometry.contains(point.zyx):
+                    raise PromptError(f"got a click at {point.zyx}, expected it inside the image of {geometry.shape}")
 
     @property
     def model(self) -> LatencyModel | None:
-        """What calls cost on this host; None where nobody asked."""
-        return self._segmenter.engine.model
+        """What the engine's calls cost on this host; None in a session without a budget."""
+        return self._costs.model
 
     @property
     def encodes(self) -> int:
@@ -480,58 +388,11 @@ class Session:
         """Runs of the prompt decoder so far."""
         return self._segmenter.decodes
 
-    @contextmanager
-    def _reporting(self, within_s: float | None) -> Iterator[tuple[Deadline, _Draft]]:
-        """A deadline for the block, and what the block fills in for the report."""
-        began, counted = time.perf_counter(), (self.encodes, self.decodes)
-        draft = _Draft()
-        if within_s is None:
-            deadline = Deadline()
-        else:
-            after_s = _MARGIN * within_s + _AFTER_S * self._current().volume.size
-            deadline = Deadline(max(within_s / 2, within_s - after_s))
-        with self._segmenter.engine.cancellable():
-            yield deadline, draft
-        self.report = CallReport(
-            within_s,
-            draft.expected_s,
-            time.perf_counter() - began,
-            self.encodes - counted[0],
-            self.decodes - counted[1],
-            tuple(dict.fromkeys(draft.compromises)),
-            draft.object_s,
-        )
-
-    def _plan(
-        self, image: ImageState, prompts: Mapping[int, ObjectPrompts], within_s: float | None, once: bool = False
-    ) -> Plan:
-        """Of the objects that have no window yet."""
-        engine = self._segmenter.engine
-        fresh = {k: said for k, said in prompts.items() if can_start(said) and not self._is_seen(k)}
-        return make_plan(
-            image.geometry,
-            fresh,
-            self._policy,
-            engine.model,
-            budget_s=within_s,
-            memory_bytes=None if engine.model is None else engine.model.base_bytes + memory.free_bytes(),
-            slowdown=engine.slowdown,
-            once=once,
-        )
-
-    def _expected_s(self, plan: Plan, prompts: Mapping[int, ObjectPrompts]) -> float:
-        """Seconds of a plan, of a decode for each click on what has its window already, and of what comes after."""
-        segmenter, planned = self._segmenter, plan.window_by_object
-        if segmenter.engine.model is None:
-            return 0.0
-        expected_s = plan.expected_s
-        for k, said in prompts.items():
-            known = self._object(k)
-            window = planned.get(k, known.window)
-            decodes = known.pending_decodes(said)
-            if window is None or not decodes:
-                continue
-            decode_s = 0.0 if k in planned else known.decodes_a_click * segmenter.engine.decode_s(window.shape)
-            expected_s += decodes * (decode_s + segmenter.projector.seconds(self._current(), window, said, known))
-            expected_s += segmenter.reprompts_s(window, said, known)
-        return expected_s
+    def _changed_prompts(self, prompts: Mapping[int, ObjectPrompts]) -> dict[int, ObjectPrompts]:
+        """Those of the prompts that are not as they were, checked."""
+        self._check(prompts)
+        changed = {k: own for k, own in prompts.items() if own != self._object(k).prompts}
+        for k, own in changed.items():
+            if own.box is not None and self._object(k).given is not None:
+                raise PromptError(f"got a box for object {k}, which began with a mask; reset it first, or click")
+        return changed

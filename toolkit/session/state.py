@@ -1,7 +1,8 @@
-"""What a session knows of an image: its objects, what was said about them, and their masks."""
+"""What a session keeps of an image: its objects, their prompts and masks, and the history of both."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
@@ -10,29 +11,29 @@ from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts
-from gstk.core.regions import Region, bounds
+from gstk.core.regions import Region, bounds, union
 from gstk.core.window import Window, WindowPolicy, frame
 from gstk.engines.base import Embedding
 from gstk.session.label_fusion import ObjectLogits, label_map
-from gstk.session.tiling import Chain
 
 __all__ = ["ImageState", "ObjectState", "given_mask", "resume_from_mask"]
 
 _HISTORY_BYTES = 2**29
-"""Memory for masks to go back to; those before them are made again when somebody does."""
+"""Memory for masks to go back to; older ones are computed again when somebody does."""
 
 
 @dataclass
 class ObjectState:
-    """One object: what was said about it, and what the network last made of that.
+    """One object: its prompts, and the mask that answers them.
 
     Attributes:
-        prompts: all that was said.
+        prompts: all of them.
         window: what the network saw.
-        region, logits: float32 at the volume's voxels of the region, above 0 inside the object.
-        is_fallback: the mask is not the network's answer to all that was said.
-        given: the object as it was when it began with a mask that somebody gave; None where it began with prompts.
-        chain: its answers in finer windows along the object, where one window is too coarse.
+        region, logits: float32 at the volume's voxels of the region, above 0 inside the object; None before the first
+            mask, and where the history had no memory for it.
+        is_fallback: the mask is not the network's answer to all prompts.
+        given: the object as it began, with a mask from outside; None where it began with prompts.
+        compromises: what was skipped to have this mask in time.
     """
 
     prompts: ObjectPrompts = field(default_factory=ObjectPrompts)
@@ -40,19 +41,13 @@ class ObjectState:
     region: Region | None = None
     logits: NDArray[np.float32] | None = None
     is_fallback: bool = False
-    chain: Chain | None = None
     given: ObjectState | None = None
-
-    @property
-    def decodes_a_click(self) -> int:
-        """In how many windows a click is looked at: in a chain, mostly in two that overlap."""
-        return 1 if self.chain is None else 2
+    compromises: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
-        """Memory of what the network made of it."""
-        held = 0 if self.logits is None else self.logits.nbytes
-        return held if self.chain is None else held + self.chain.size_bytes
+        """Memory of its mask."""
+        return 0 if self.logits is None else self.logits.nbytes
 
     def begun_anew(self, prompts: ObjectPrompts) -> ObjectState:
         """The object before its first click: with the mask that it began with, or without one."""
@@ -61,12 +56,12 @@ class ObjectState:
         return replace(self.given, given=self.given)
 
     def is_extended_by(self, prompts: ObjectPrompts) -> bool:
-        """Whether its mask stays, and clicks that are new change it one after the other."""
-        said = prompts.box == self.prompts.box and prompts.points[: len(self.prompts.points)] == self.prompts.points
-        return said and self.region is not None and not self.is_fallback
+        """Whether `prompts` only add clicks, so that the mask stays and they change it one after the other."""
+        extends = prompts.box == self.prompts.box and prompts.points[: len(self.prompts.points)] == self.prompts.points
+        return extends and self.region is not None and not self.is_fallback
 
     def pending_decodes(self, prompts: ObjectPrompts) -> int:
-        """How often it is looked at until it answers `prompts`."""
+        """How many decodes it takes until the mask answers `prompts`."""
         if self.is_extended_by(prompts):
             return len(prompts.points) - len(self.prompts.points)
         return len(prompts.points) + (prompts.box is not None)
@@ -74,7 +69,19 @@ class ObjectState:
 
 @dataclass
 class ImageState:
-    """Everything that belongs to one image; `set_image` replaces it whole."""
+    """Everything that belongs to one image; `set_image` replaces it whole.
+
+    Attributes:
+        volume: (z,y,x), of any real dtype.
+        geometry: the volume's.
+        low, high: intensities that become 0 and 1.
+        policy: how windows are made.
+        objects: by object id.
+        history: object ids and their states before each change, the oldest first.
+        undone: object ids and the states that `undo` took back, the oldest first.
+        labels: the label map of all objects; None where it has to be made.
+        ahead: a window and its embedding, encoded in the background.
+    """
 
     volume: NDArray[np.generic]
     geometry: Geometry
@@ -87,31 +94,77 @@ class ImageState:
     labels: NDArray[np.uint16] | None = None
     ahead: tuple[Window, Future[Embedding]] | None = None
 
-    def remember(self, object_id: int, known: ObjectState) -> None:
-        """Adds what `undo` goes back to; masks that are too many are dropped, the oldest first.
+    def commit(self, states: Mapping[int, ObjectState]) -> Region:
+        """Puts objects into new states that `undo` takes back, and forgets what `redo` could do.
 
-        What was taken back before cannot be done again afterwards.
+        Returns:
+            The region outside which no mask changed.
         """
         self.undone.clear()
-        self.history.append((object_id, known))
-        held = 0
-        for index in reversed(range(len(self.history))):
-            key, entry = self.history[index]
-            held += entry.size_bytes
-            if held > _HISTORY_BYTES and entry.logits is not None:
-                self.history[index] = key, ObjectState(entry.prompts, given=entry.given)
-                held -= entry.size_bytes
+        return _around([region for k, state in states.items() for region in self._replace(k, state)])
+
+    def take_back(self, before: ObjectState) -> Region:
+        """Puts the object that changed last into the state before, from the history; returns as `commit`."""
+        object_id, _ = self.history.pop()
+        after = self.objects.get(object_id, ObjectState())
+        self.undone.append((object_id, after))
+        self.objects[object_id] = before
+        self.labels = None
+        return _around([before.region, after.region])
+
+    def do_again(self) -> Region:
+        """Puts the object that `take_back` changed last into its state before that; returns as `commit`."""
+        return _around(self._replace(*self.undone.pop()))
+
+    def forget(self, object_id: int | None) -> None:
+        """Drops an object, or all of them, with their history."""
+        for key in list(self.objects) if object_id is None else [object_id]:
+            self.objects.pop(key, None)
+        self.history = [entry for entry in self.history if entry[0] in self.objects]
+        self.undone.clear()
+        self.labels = None
 
     def merge(self) -> NDArray[np.uint16]:
-        """Object ids, uint16 (z,y,x); see `label_map`."""
-        claims = {}
-        for object_id, known in self.objects.items():
-            if known.region is None or known.logits is None:
-                continue
-            box = known.prompts.box
-            clicks = tuple(p.zyx for p in known.prompts.points if p.foreground)
-            claims[object_id] = ObjectLogits(known.region, known.logits, clicks, None if box is None else box.centre())
-        return label_map(self.geometry.shape, self.geometry.spacing_mm, claims)
+        """The label map of all objects, uint16 (z,y,x); see `label_map`."""
+        if self.labels is None:
+            masks = {}
+            for object_id, state in self.objects.items():
+                if state.region is None or state.logits is None:
+                    continue
+                box = state.prompts.box
+                clicks = tuple(p.zyx for p in state.prompts.points if p.foreground)
+                centre = None if box is None else box.centre()
+                masks[object_id] = ObjectLogits(state.region, state.logits, clicks, centre)
+            self.labels = label_map(self.geometry.shape, self.geometry.spacing_mm, masks)
+        return self.labels
+
+    @property
+    def extent(self) -> Region:
+        """The region outside which the label map is 0."""
+        return _around([state.region for state in self.objects.values()])
+
+    def _replace(self, object_id: int, state: ObjectState) -> list[Region | None]:
+        """Puts an object into a new state, remembers the one before, and returns the regions of both."""
+        before = self.objects.get(object_id, ObjectState())
+        self.objects[object_id] = state
+        self.labels = None
+        self.history.append((object_id, before))
+        size_bytes = 0
+        for index in reversed(range(len(self.history))):
+            key, entry = self.history[index]
+            size_bytes += entry.size_bytes
+            if size_bytes > _HISTORY_BYTES and entry.logits is not None:
+                self.history[index] = key, ObjectState(entry.prompts, given=entry.given)
+                size_bytes -= entry.size_bytes
+        return [before.region, state.region]
+
+
+def _around(regions: list[Region | None]) -> Region:
+    """The smallest region around all; empty where there is none."""
+    whole: Region | None = None
+    for region in regions:
+        whole = whole if region is None else union(whole, region)
+    return union(whole, None)
 
 
 def given_mask(mask: NDArray[np.bool_], image: ImageState) -> ObjectState:
@@ -119,9 +172,9 @@ def given_mask(mask: NDArray[np.bool_], image: ImageState) -> ObjectState:
     region = bounds(mask)
     if region is None:
         return ObjectState()
-    low, high = (np.array([getattr(axis, end) for axis in region], np.float64) for end in ("start", "stop"))
-    logits = np.where(mask[region], np.float32(1), np.float32(-1))
-    state = ObjectState(ObjectPrompts(), frame(image.geometry, low, high, image.policy), region, logits)
+    low, high = _faces(region)
+    window = frame(image.geometry, low, high, image.policy)
+    state = ObjectState(ObjectPrompts(), window, region, _as_logits(mask[region]))
     return replace(state, given=state)
 
 
@@ -129,13 +182,22 @@ def resume_from_mask(
     previous: NDArray[np.integer], object_id: int, prompts: ObjectPrompts, image: ImageState
 ) -> ObjectState:
     """An object as another session left it, before its last click; without a mask where that was empty."""
-    before = replace(prompts, points=prompts.points[:-1])
-    found = previous == object_id
-    region = bounds(found)
+    mask = previous == object_id
+    region = bounds(mask)
     if region is None or not prompts.points:
         return ObjectState()
-    low, high = (np.array([getattr(axis, end) for axis in region], np.float64) for end in ("start", "stop"))
+    low, high = _faces(region)
     points = prompts.clicked()
     low, high = np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0) + 1)
     window = frame(image.geometry, low, high, image.policy)
-    return ObjectState(before, window, region, np.where(found[region], np.float32(1), np.float32(-1)))
+    before = replace(prompts, points=prompts.points[:-1])
+    return ObjectState(before, window, region, _as_logits(mask[region]))
+
+
+def _faces(region: Region) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    low, high = (np.array([getattr(axis, end) for axis in region], np.float64) for end in ("start", "stop"))
+    return low, high
+
+
+def _as_logits(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    return np.where(mask, np.float32(1), np.float32(-1))

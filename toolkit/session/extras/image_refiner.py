@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
+from gstk.core.prompts import ObjectPrompts
 from gstk.core.window import Window
 from gstk.session.click_update import clicked_components
 
-__all__ = ["LocalPrompts", "fine_part", "refine_logits", "squared_radii"]
+__all__ = ["LocalPrompts", "fine_part", "local_prompts", "refine_logits", "squared_radii"]
 
 Field = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -73,6 +74,16 @@ class LocalPrompts(NamedTuple):
     points: NDArray[np.float64]
     foreground: Mask
     box: NDArray[np.float64] | None = None
+
+
+def local_prompts(window: Window, prompts: ObjectPrompts) -> LocalPrompts:
+    """What was said, in voxel coordinates of a window."""
+    faces = None
+    if prompts.box is not None:
+        low, high = np.array(prompts.box.corners(), np.float64)
+        faces = window.to_window(np.stack([low - 0.5, high + 0.5])).astype(np.float64)
+    foreground = np.array([p.foreground for p in prompts.points], bool)
+    return LocalPrompts(window.to_window(prompts.clicked()).astype(np.float64), foreground, faces)
 
 
 def refine_logits(image: Field, logits: Field, local: LocalPrompts) -> Field:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.session.image_refiner import SURROUNDINGS, LocalPrompts, squared_radii
+from gstk.session.extras.image_refiner import SURROUNDINGS, LocalPrompts, squared_radii
 
 __all__ = ["is_wanted", "points_from_mask"]
 

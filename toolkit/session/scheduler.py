@@ -1,0 +1,143 @@
+"""One call of a session: which windows, from which states, and the share of time that each object gets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.calibration import memory
+from gstk.core.prompts import ObjectPrompts
+from gstk.core.window import WindowPolicy
+from gstk.session.deadline import Deadline
+from gstk.session.planner import Plan, can_start, make_plan
+from gstk.session.segmenter import ObjectSegmenter
+from gstk.session.state import ImageState, ObjectState, resume_from_mask
+
+__all__ = ["RESUMED", "Schedule", "Scheduler"]
+
+RESUMED = "the clicks before the last: their mask is gone on from"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a call will do.
+
+    Attributes:
+        prompts: by object id.
+        plan: the first windows of objects that have none yet.
+        states: what each object is updated from.
+        expected_s: seconds of all; 0 without a latency model.
+        compromises: what is skipped to stay in time.
+    """
+
+    prompts: Mapping[int, ObjectPrompts]
+    plan: Plan
+    states: Mapping[int, ObjectState]
+    expected_s: float
+    compromises: tuple[str, ...]
+
+    @property
+    def order(self) -> list[int]:
+        """Objects of one window follow each other, so that it is encoded once however small the cache is."""
+        planned = [k for window in self.plan.windows for k in window.objects]
+        return [*planned, *(k for k in self.prompts if k not in planned)]
+
+
+class Scheduler:
+    """Plans the calls of a session, and runs them.
+
+    Attributes:
+        segmenter: updates one object.
+        policy: how windows are made where there is time.
+    """
+
+    def __init__(self, segmenter: ObjectSegmenter, policy: WindowPolicy) -> None:
+        self.segmenter, self.policy = segmenter, policy
+        self._costs = segmenter.costs
+
+    def plan(
+        self, image: ImageState, prompts: Mapping[int, ObjectPrompts], within_s: float | None, once: bool = False
+    ) -> Plan:
+        """The plan of the objects whose window has to be chosen yet; see `make_plan`."""
+        model = self._costs.model
+        fresh = {k: own for k, own in prompts.items() if can_start(own) and not _has_window(image, k)}
+        return make_plan(
+            image.geometry,
+            fresh,
+            self.policy,
+            model,
+            budget_s=within_s,
+            memory_bytes=None if model is None else model.base_bytes + memory.free_bytes(),
+            slowdown=self._costs.slowdown,
+            once=once,
+        )
+
+    def schedule(
+        self,
+        image: ImageState,
+        prompts: Mapping[int, ObjectPrompts],
+        previous: NDArray[np.integer] | None,
+        within_s: float | None,
+    ) -> Schedule:
+        """What a call will do; nothing runs.
+
+        Args:
+            prompts: by object id, those that are not as they were.
+            previous: object ids (z,y,x) before the last click on each object; where there is no time to answer all
+                clicks again, this mask is gone on from.
+            within_s: seconds for all of them; None is any time.
+        """
+        plan = self.plan(image, prompts, within_s)
+        states = {k: image.objects.get(k, ObjectState()) for k in prompts}
+        compromises = plan.compromises
+        if plan.compromises and previous is not None:
+            resumed = {k: resume_from_mask(previous, k, prompts[k], image) for k in plan.window_by_object}
+            resumed = {k: state for k, state in resumed.items() if state.region is not None}
+            if resumed:
+                states |= resumed
+                plan = self.plan(image, prompts, within_s, once=True)
+                compromises = (RESUMED, *plan.compromises)
+        return Schedule(prompts, plan, states, self._expected_s(image, plan, prompts), compromises)
+
+    def run(
+        self, image: ImageState, schedule: Schedule, deadline: Deadline
+    ) -> tuple[dict[int, ObjectState], dict[int, float]]:
+        """Updates all objects of a schedule; each gets its share of the time that is left.
+
+        Returns:
+            Object id → its new state, and → the seconds that it took.
+        """
+        if schedule.plan.windows:
+            image.policy = schedule.plan.policy
+        updated: dict[int, ObjectState] = {}
+        object_s: dict[int, float] = {}
+        order = schedule.order
+        for index, k in enumerate(order):
+            share = deadline.sooner(deadline.left_s / (len(order) - index))
+            window = schedule.plan.window_by_object.get(k)
+            began = time.perf_counter()
+            updated[k] = self.segmenter.update(image, schedule.states[k], schedule.prompts[k], window, share)
+            object_s[k] = time.perf_counter() - began
+        return updated, object_s
+
+    def _expected_s(self, image: ImageState, plan: Plan, prompts: Mapping[int, ObjectPrompts]) -> float:
+        """Seconds of a plan and of what is not in it; 0 without a latency model."""
+        if self._costs.model is None:
+            return 0.0
+        planned = plan.window_by_object
+        seconds = plan.expected_s
+        for k, own in prompts.items():
+            state = image.objects.get(k, ObjectState())
+            window = planned.get(k, state.window)
+            seconds += self._costs.update_s(image, state, own, window, k in planned, self.segmenter.extra)
+        return seconds
+
+
+def _has_window(image: ImageState, object_id: int) -> bool:
+    """Whether an object keeps its window: where its mask is made of prompts alone, another may fit the time."""
+    state = image.objects.get(object_id, ObjectState())
+    return state.window is not None and not state.is_fallback
