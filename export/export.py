@@ -72,7 +72,7 @@ class Options:
         fp16: add graphs that compute in float16 (`gstk.export.half`).
         fp16_io: `fp16` or `fp32`: type of these graphs' image, embedding and logits.
         int8: add an encoder in INT8 (`gstk.export.int8`).
-        refine: the manifest asks sessions to let the image correct the logits (`gstk.session.image_refiner`).
+        refine: the manifest asks sessions to let the image correct the logits (`gstk.session.extras`).
     """
 
     half_weights: bool = False

@@ -74,9 +74,8 @@ class Manifest:
         graphs: kind (`encoder`, `prompt_decoder`) → precision (`fp32`, ...) → file name.
         files: file name → `GraphFile`; every graph is among them, and so is a graph's external data.
         profile: what the network's input is; see `InputProfile`.
-        refine: whether sessions let the image correct the network's logits (`session.image_refiner`): worth it for a
-            network that
-            is weak by itself. Absent in the JSON where it is false.
+        refine: whether sessions let the image correct the network's logits (`gstk.session.extras`): worth it for a
+            network that is weak by itself. Absent in the JSON where it is false.
         vectors: name of the file of test vectors (`gstk.export.vectors`), listed under `files`; empty where there is
             none.
         parity: agreement with torch, as `gstk.export.parity` measured it.
