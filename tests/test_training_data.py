@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from gstk.cases.phantoms import generate_phantom
 from gstk.core.resampling import intensity_range, normalise
 from gstk.errors import GstkError, TrainingError
 from gstk.training.augment import augment
-from gstk.training.case_files import find_cases, groups_of, read_list
+from gstk.training.case_files import check_spacing, find_cases, groups_of, read_list
 from gstk.training.coreset import choose_coreset, write_list
 from gstk.training.cutting import Patch, Volume, cut_patches
 from gstk.training.data import Lane, make_loader, read_volume
@@ -355,3 +356,23 @@ if sys.argv[1] == "killed":
             time.sleep(0.1)
         else:
             pytest.fail(f"worker {worker.name} is left behind")
+
+
+def test_spacing_in_the_other_order_is_noticed_and_taken(tmp_path: Path) -> None:
+    image = np.zeros((6, 20, 24), np.uint8)
+    for name, spacing in (("a", (0.8, 0.8, 5)), ("b", (5, 0.8, 0.8)), ("c", None)):
+        arrays = {"imgs": image, "gts": image} | ({} if spacing is None else {"spacing": spacing})
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    (tmp_path / "d.npz").write_bytes(b"damaged")
+    a, b, c, d = (tmp_path / f"{name}.npz" for name in "abcd")
+    said = check_spacing([a, b, d], "zyx")
+    assert said is not None
+    assert "of 1 of 3 cases, read as (z, y, x), looks reversed, first that of a.npz; " in said
+    assert said.endswith("--spacing-order xyz")
+    assert "first that of b.npz; if it is, use --spacing-order zyx" in str(check_spacing([a, b], "xyz"))
+    assert check_spacing([b, d], "zyx") is None
+    assert check_spacing([b, c], "zyx") == "1 of 2 cases have no 'spacing'; 1 mm along each axis is assumed"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_volume(a, "xyz").spacing_mm == read_volume(b).spacing_mm == (5, 0.8, 0.8)
+        assert read_volume(c).spacing_mm == (1, 1, 1)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from gstk.errors import TrainingError
+from gstk.cases.npz import SpacingOrder, looks_reversed, read_geometry
+from gstk.cases.safe_npz import npz_shape, read_npz
+from gstk.errors import GstkError, TrainingError
 from gstk.training.recipe import Recipe
 
-__all__ = ["PHANTOMS", "check_cases", "find_cases", "groups_of", "read_list"]
+__all__ = ["PHANTOMS", "check_cases", "check_spacing", "find_cases", "groups_of", "read_list"]
 
 PHANTOMS = "phantoms"
 """The share of `DataRecipe.shares` that is generated."""
@@ -45,6 +48,44 @@ def read_list(path: Path, folder: Path) -> list[Path]:
         what = f"{strange[0].relative_to(folder)}, which is not there" if strange else "no case"
         raise TrainingError(f"got {what} in the list {path}, expected paths of .npz files in {folder}")
     return cases
+
+
+def check_spacing(cases: Sequence[Path], spacing_order: str) -> str | None:
+    """A warning where the spacing of cases looks reversed, or is missing; None where it does not.
+
+    Headers alone are read; a case that cannot be read is the training's to report.
+
+    Args:
+        cases: .npz files.
+        spacing_order: `DataRecipe.spacing_order`.
+    """
+    order: SpacingOrder = "xyz" if spacing_order == "xyz" else "zyx"
+    reversed_cases, without = [], []
+    for case in cases:
+        try:
+            shape = npz_shape(case, "imgs")
+            spacing = read_npz(case, ("spacing",)).get("spacing")
+            if shape is None or len(shape) != 3:
+                continue
+            if spacing is None:
+                without.append(case)
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                geometry = read_geometry(shape, spacing, order, case.name)
+        except GstkError:
+            continue
+        if looks_reversed(geometry):
+            reversed_cases.append(case)
+    if reversed_cases:
+        other = "xyz" if order == "zyx" else "zyx"
+        return (
+            f"the spacing of {len(reversed_cases)} of {len(cases)} cases, read as ({', '.join(order)}), looks "
+            f"reversed, first that of {reversed_cases[0].name}; if it is, use --spacing-order {other}"
+        )
+    if without:
+        return f"{len(without)} of {len(cases)} cases have no 'spacing'; 1 mm along each axis is assumed"
+    return None
 
 
 def check_cases(recipe: Recipe, cases: Sequence[Path], validation: Sequence[Path]) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from gstk.cases.npz import check_image, to_label_map
+from gstk.cases.npz import SpacingOrder, check_image, read_geometry, to_label_map
 from gstk.cases.phantoms import generate_phantom
 from gstk.cases.safe_npz import read_npz
 from gstk.errors import CaseError, GstkError
@@ -57,8 +58,12 @@ class Lane(NamedTuple):
     lanes: int
 
 
-def read_volume(path: Path) -> Volume:
+def read_volume(path: Path, spacing_order: str = "zyx") -> Volume:
     """Reads what training needs of a case: image, labels and spacing, never its prompts.
+
+    Args:
+        path: the .npz file.
+        spacing_order: axis order of its `spacing`, `zyx` or `xyz`.
 
     Raises:
         GstkError: the file is damaged, or is no case with labels.
@@ -68,11 +73,11 @@ def read_volume(path: Path) -> Volume:
         raise CaseError(f"got {', '.join(arrays) or 'nothing'} in {path.name}, expected 'imgs' and 'gts' to train on")
     image = check_image(arrays["imgs"], f"'imgs' of {path.name}")
     labels = to_label_map(arrays["gts"], image.shape, f"'gts' of {path.name}")
-    spacing = np.asarray(arrays.get("spacing", np.ones(3)))
-    if spacing.size != 3 or spacing.dtype.kind not in "iuf" or not (spacing > 0).all():
-        raise CaseError(f"got the spacing {spacing.tolist()!r:.60} in {path.name}, expected three numbers above 0")
-    z, y, x = (float(s) for s in spacing.ravel())
-    return Volume(image, labels, (z, y, x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `check_spacing` has said it, once for all cases
+        order: SpacingOrder = "xyz" if spacing_order == "xyz" else "zyx"
+        geometry = read_geometry(image.shape, arrays.get("spacing"), order, path.name)
+    return Volume(image, labels, geometry.spacing_mm)
 
 
 class Volumes(Dataset[Item]):
@@ -93,7 +98,7 @@ class Volumes(Dataset[Item]):
             phantom = generate_phantom(int(rng.integers(2**63)), (self.recipe.phantom_side,) * 3)
             return self._cut(f"phantom {draw}", Volume(phantom.image, phantom.labels, phantom.spacing_mm), draw, rng)
         try:
-            return self._cut(path.name, read_volume(path), draw, rng)
+            return self._cut(path.name, read_volume(path, self.recipe.spacing_order), draw, rng)
         except (GstkError, OSError, MemoryError, ValueError) as error:
             return Item(path.name, [], f"{type(error).__name__}: {error}")
 

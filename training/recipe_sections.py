@@ -14,6 +14,7 @@ __all__ = ["DataRecipe", "LoopRecipe", "StageRecipe", "ValidationRecipe"]
 
 SOURCES = ("cases", "phantoms")
 CUTS = ("crop", "zoom")
+SPACING_ORDERS = ("zyx", "xyz")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("auto", "bf16", "fp16", "off")
 
@@ -24,6 +25,7 @@ class DataRecipe:
 
     Attributes:
         source: `cases` (.npz files) or `phantoms` (generated volumes).
+        spacing_order: axis order of the `spacing` of the cases: `zyx`, or `xyz` as in some published files.
         cut: `crop` takes patches at the volume's own resolution around a voxel of a class drawn at random, as the paper
             does; `zoom` samples windows around an object at the resolution that it asks for, as a session does.
         patches_per_case: patches that are cut from one volume.
@@ -50,6 +52,7 @@ class DataRecipe:
     """
 
     source: str = "cases"
+    spacing_order: str = "zyx"
     cut: str = "crop"
     patches_per_case: int = 4
     max_objects: int = 10
@@ -81,6 +84,7 @@ class DataRecipe:
 
     def __post_init__(self) -> None:
         _require_one_of("data.source", self.source, SOURCES)
+        _require_one_of("data.spacing_order", self.spacing_order, SPACING_ORDERS)
         _require_one_of("data.cut", self.cut, CUTS)
         _require_range(self, "data", 1, "patches_per_case", "max_objects", "phantoms", "phantom_side")
         _require_range(

@@ -112,7 +112,7 @@ def validate(engine: Engine, recipe: Recipe, cases: Sequence[Path | Volume], pic
     for index, case in enumerate(cases):
         name = case.name if isinstance(case, Path) else f"phantom {index}"
         try:
-            volume = read_volume(case) if isinstance(case, Path) else case
+            volume = read_volume(case, recipe.data.spacing_order) if isinstance(case, Path) else case
             scores.append(_score(session, name, volume, recipe, index < pictures))
         except GstkError as error:
             scores.append(Score(name, [], problem=str(error)))

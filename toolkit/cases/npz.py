@@ -36,6 +36,8 @@ __all__ = [
     "check_image",
     "load_case",
     "load_labels",
+    "looks_reversed",
+    "read_geometry",
     "save_case",
     "save_segs",
     "to_label_map",
@@ -125,7 +127,7 @@ def load_case(path: StrPath, spacing_order: SpacingOrder = "zyx") -> Case:
         found = ", ".join(npz_keys(file)[:10]) or "nothing"
         raise CaseError(f"{file.name} holds {found}, expected 'imgs' (z, y, x); is it a case, not a result?")
     image = check_image(arrays["imgs"], f"'imgs' of {file.name}")
-    geometry = _read_geometry(image.shape, arrays.get("spacing"), spacing_order, file.name)
+    geometry = read_geometry(image.shape, arrays.get("spacing"), spacing_order, file.name)
     masks: dict[str, LabelMap | None] = {}
     for key in ("gts", "prev_pred"):
         mask = arrays.get(key)
@@ -248,9 +250,23 @@ def to_label_map(mask: npt.NDArray[Any], shape: tuple[int, ...], what: str) -> L
     return mask.astype(np.uint8, copy=False)
 
 
-def _read_geometry(
+def read_geometry(
     shape: tuple[int, ...], spacing: npt.NDArray[Any] | None, spacing_order: SpacingOrder, file_name: str
 ) -> Geometry:
+    """The geometry of an .npz case, which has no origin and no direction.
+
+    Args:
+        shape: of its image (z, y, x).
+        spacing: its `spacing`; None where it has none.
+        spacing_order: axis order of `spacing`.
+        file_name: for messages.
+
+    Raises:
+        GeometryError: `spacing` is not three finite numbers above 0.
+
+    Warns:
+        CaseWarning: there is no spacing (1 mm is assumed), or its order looks reversed.
+    """
     if spacing is None:
         warnings.warn(f"{file_name} has no 'spacing'; 1 mm along each axis is assumed", CaseWarning, stacklevel=3)
         spacing = np.ones(3)
@@ -263,8 +279,7 @@ def _read_geometry(
         geometry = Geometry((shape[0], shape[1], shape[2]), (z, y, x))
     except GeometryError as error:
         raise GeometryError(f"{file_name}: {error}; correct 'spacing' in the file") from None
-    # Slices are the axis apart from the others both in number and in spacing: here the two disagree.
-    if np.isclose(z, y, rtol=1e-3) and not np.isclose(y, x, rtol=1e-3) and shape[0] < min(shape[1:]):
+    if looks_reversed(geometry):
         other = "xyz" if spacing_order == "zyx" else "zyx"
         warnings.warn(
             f"the spacing of {file_name}, read as (z, y, x) = ({z:g}, {y:g}, {x:g}) for shape {geometry.shape}, looks "
@@ -273,6 +288,16 @@ def _read_geometry(
             stacklevel=3,
         )
     return geometry
+
+
+def looks_reversed(geometry: Geometry) -> bool:
+    """Whether a spacing (z, y, x) looks as if it were (x, y, z).
+
+    Slices are the axis apart from the others both in number and in spacing: here the two disagree.
+    """
+    (z, y, x), shape = geometry.spacing_mm, geometry.shape
+    alike = bool(np.isclose(z, y, rtol=1e-3)) and not bool(np.isclose(y, x, rtol=1e-3))
+    return alike and shape[0] < min(shape[1:])
 
 
 def _one_a_class(arrays: Mapping[str, npt.NDArray[Any]], key: str, file_name: str) -> Sequence[Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gstk.cli.options import needing
+from gstk.cli.options import SpacingOrderOption, needing
 from gstk.core.bundle import Bundle, find_bundle
 from gstk.errors import BundleError, TrainingError, TrainingInterrupted
 
@@ -74,6 +74,10 @@ def train_command(
     validation: Annotated[
         Path | None, typer.Option(help="List of cases to score on and not to train on.", show_default=False)
     ] = None,
+    spacing_order: Annotated[
+        SpacingOrderOption | None,
+        typer.Option(help="Axis order of the spacing in the cases; the recipe's (zyx).", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1 and so on.")] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the recipe, its steps, and the memory that it will take.")
@@ -86,14 +90,15 @@ def train_command(
     from rich.console import Console
 
     # Mistakes come before torch, which takes seconds to load.
-    from gstk.training.case_files import check_cases, find_cases, read_list
+    from gstk.training.case_files import check_cases, check_spacing, find_cases, read_list
     from gstk.training.recipe import load_recipe, with_settings, with_spec
     from gstk.training.run_folder import RunFolder
     from gstk.training.spec import VISTA3DSpec
 
     run = RunFolder(out_dir)
     known = resume and recipe is None
-    chosen = with_settings(run.recipe() if known else load_recipe(recipe or "coreset"), settings or [])
+    changes = [*(settings or []), *([f"data.spacing_order={spacing_order.order}"] if spacing_order else [])]
+    chosen = with_settings(run.recipe() if known else load_recipe(recipe or "coreset"), changes)
     if folder is None and (cases or validation):
         raise typer.BadParameter("a list needs the folder that its paths are in", param_hint="--cases, --validation")
     if measure and not dry_run:
@@ -105,6 +110,9 @@ def train_command(
         listed = [] if folder is None else read_list(cases, folder) if cases else find_cases(folder)
         held_out = read_list(validation, folder) if validation and folder else []
     listed = check_cases(chosen, listed, held_out)
+    odd_spacing = check_spacing([*listed, *held_out], chosen.data.spacing_order)
+    if odd_spacing:
+        typer.echo(f"warning: {odd_spacing}", err=True)
     if stage is None and remembered is not None:
         stages = remembered.stages
     else:
