@@ -90,7 +90,7 @@ def five_clicks(bundle: str, precision: str, hot: bool) -> dict[str, Any]:
     policy = WindowPolicy(SIDE**3, roi.multiple, roi.minimum)
     options = {"hot_roi": (SIDE,) * 3} if hot else None
     engine = open_engine(bundle, "openvino", precision, options=options)
-    with gstk.Session(engine, policy, DEFAULT_LIMIT_BYTES) as session:
+    with gstk.Session(engine, policy, cache_bytes=DEFAULT_LIMIT_BYTES) as session:
         session.set_image(image)
         session.add_point(CLICKS[0].zyx)  # once for warming up, as the other has it
         session.set_image(image)

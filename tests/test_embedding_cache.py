@@ -75,7 +75,7 @@ def test_another_image_forgets_and_a_small_cache_gives_the_same_masks() -> None:
     image, masks, counts = image_of_a_ball(), [], []
     for cache_bytes in (1, 2**30):
         engine = FloodEngine()
-        session = Session(engine, POLICY, cache_bytes)  # type: ignore[arg-type]
+        session = Session(engine, POLICY, cache_bytes=cache_bytes)  # type: ignore[arg-type]
         session.set_image(image)
         for place in ((20, 20, 20), (5, 5, 5), (20, 20, 20)):
             session.reset()

@@ -1,4 +1,4 @@
-"""What a user says about the objects of a volume: clicks and boxes, and how the .npz layout spells them.
+"""Prompts for the objects of a volume: clicks and boxes, and how they are written in the .npz layout.
 
 `boxes` and `clicks` are lists with one entry a class; class i is label i + 1. A box is a dict of seven numbers, the
 clicks of a class a dict of the lists 'fg' and 'bg' of (z, y, x). `clicks_order` lists 'fg' and 'bg' in click order.
@@ -93,7 +93,7 @@ class Box:
 
 @dataclass(frozen=True)
 class ObjectPrompts:
-    """What a user said about one object: `points` in the order of the clicks, and a `box` or None. May be empty."""
+    """The prompts of one object: `points` in the order of the clicks, and a `box` or None. May be empty."""
 
     points: tuple[Point, ...] = ()
     box: Box | None = None

@@ -1,4 +1,4 @@
-"""Windows: which part of a volume the network sees, at which resolution, and the way back.
+"""Windows: the parts of a volume that the network sees, sampled at a resolution, and projected back.
 
 Voxel coordinates have their integers at voxel centres; a *face* coordinate is half a voxel further, so that a volume of
 n voxels lies between the faces 0 and n.
@@ -85,7 +85,7 @@ class Window:
         return resample(values, start, step, [s.stop - s.start for s in where], outside="edge")
 
     def nearest(self, values: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:
-        """As `back`, but each voxel takes the nearest value: coarse, and ten times quicker."""
+        """As `back`, but each voxel takes the nearest value: coarse, and ten times as fast."""
         where = self.inside(shape)
         index = [
             np.clip(((np.arange(s.start, s.stop) + 0.5 - a) / t).astype(np.intp), 0, n - 1)
@@ -94,7 +94,7 @@ class Window:
         return values[np.ix_(*index)]
 
     def part(self, low: Sequence[int], high: Sequence[int], finer: int = 1) -> Window:
-        """Its voxels from `low`, inside, to `high`, outside, each divided into `finer` along each axis."""
+        """The window of its voxels from `low` up to, without, `high`; each divided into `finer` along each axis."""
         start = tuple(s + t * n for s, t, n in zip(self.start, self.step, low, strict=True))
         shape = tuple(finer * (b - a) for a, b in zip(low, high, strict=True))
         return Window(start, tuple(t / finer for t in self.step), shape)  # type: ignore[arg-type]
@@ -102,19 +102,19 @@ class Window:
     def above_zero(
         self, values: NDArray[np.float32], points_zyx: NDArray[np.float64] | None = None
     ) -> tuple[Window, NDArray[np.float32]]:
-        """The part of the window that holds all values above 0 with a few voxels around them, and its values.
+        """The part of the window around all values above 0, with a few voxels more on each side, and its values.
 
-        It holds `points_zyx`, (K,3) voxels of the volume inside the window, too. What `back` makes of the part is the
-        same as what it makes of the whole, above 0; an object is often far smaller than its window.
+        It contains `points_zyx`, (K,3) voxels of the volume inside the window, too. Above 0, `back` gives the same for
+        the part as for the whole; an object is often far smaller than its window.
         """
         low, high = [], []
         for axis, step in enumerate(self.step):
             rim = 1 + 2 * math.ceil(max(1.0, 1 / step))  # a voxel that they reach, and what else that is a mean of
-            held = np.flatnonzero((values > 0).any(axis=tuple(a for a in range(3) if a != axis)))
+            occupied = np.flatnonzero((values > 0).any(axis=tuple(a for a in range(3) if a != axis)))
             if points_zyx is not None and len(points_zyx):
                 near = np.rint(self.to_window(points_zyx)[:, axis]).astype(int)
-                held = np.append(held, np.clip([near.min(), near.max()], 0, self.shape[axis] - 1))
-            first, last = (held.min(), held.max()) if len(held) else (0, 0)
+                occupied = np.append(occupied, np.clip([near.min(), near.max()], 0, self.shape[axis] - 1))
+            first, last = (occupied.min(), occupied.max()) if len(occupied) else (0, 0)
             low.append(max(0, int(first) - rim))
             high.append(min(self.shape[axis], int(last) + rim + 1))
         return self.part(low, high), values[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]

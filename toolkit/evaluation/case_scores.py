@@ -51,7 +51,7 @@ class CaseScores:
         expected: what the segmenter expected of each step; 0 where it expects nothing.
         dsc, nsd: mean over the classes after each step, as measured.
         class_dsc, class_nsd: the same of each class, [step][class].
-        prompts: all that was said in the end, as the lists of the .npz layout.
+        prompts: all of them in the end, as the lists of the .npz layout.
         click_s, metric_s, file_s, total_s: time of finding clicks, of scoring, of reading and writing, and of all.
         failures: steps without a result, and why; such a step scores an empty mask.
         source, reference: the case's file, and the one that its reference is from; empty where it was not from a file.
@@ -133,8 +133,8 @@ class CaseScores:
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            known = {entry.name for entry in fields(cls)}
-            frozen = {k: _frozen(v) for k, v in values.items() if k in known}
+            names = {entry.name for entry in fields(cls)}
+            frozen = {k: _frozen(v) for k, v in values.items() if k in names}
             scores = cls(**frozen)
             if scores.classes and not len(scores.dsc) == len(scores.nsd) == len(scores.seconds) == STEPS:
                 raise ValueError(f"{len(scores.dsc)} steps")
@@ -236,7 +236,7 @@ def score_case(
         expected.append(step.expected_seconds)
         dsc.append(scores.dsc)
         nsd.append(scores.nsd)
-    found = CaseScores(
+    case_scores = CaseScores(
         case.name,
         classes,
         case.geometry.shape,
@@ -254,7 +254,7 @@ def score_case(
         total_s=time.perf_counter() - began,
         failures=tuple(forgiving.failures),
     )
-    return found, masks
+    return case_scores, masks
 
 
 class _Forgiving(Segmenter):
@@ -304,8 +304,10 @@ def _area(scores: NDArray[np.float64]) -> float:
 
 def _reason(error: BaseException) -> str:
     """One line about an error; its type where it is not one of ours."""
-    said = next(iter(str(error).strip().splitlines()), "")
-    return said if isinstance(error, GstkError) and said else f"{type(error).__name__}: {said}".removesuffix(": ")
+    message = next(iter(str(error).strip().splitlines()), "")
+    return (
+        message if isinstance(error, GstkError) and message else f"{type(error).__name__}: {message}".removesuffix(": ")
+    )
 
 
 def _frozen(value: Any) -> Any:

@@ -65,15 +65,15 @@ class ClickTrial:
         """
         z, y, x = roi.default
         session = Session(engine, WindowPolicy(z * y * x, roi.multiple, roi.minimum))
-        found = {}
+        scores = {}
         for number, case in enumerate(self._cases, start=1):
             self._on_progress(
                 f"{engine.name} {engine.precision}: clicks on case {number}/{len(self._cases)}, {case.name}"
             )
             assert case.labels is not None
             scored = click_by_click(session, case.image, case.geometry.spacing_mm, case.labels, self._rounds)
-            found[case.name] = scored.means
-        return found
+            scores[case.name] = scored.means
+        return scores
 
     def scores_and_samples(self, engine: Engine, roi: RoiRules) -> tuple[dict[str, list[float]], list[Sample]]:
         """As `scores`, with a random choice of what the engine was run on, the same for the same cases and masks."""

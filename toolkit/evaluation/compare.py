@@ -159,7 +159,7 @@ def _interval(values: NDArray[np.float64], rng: np.random.Generator) -> tuple[fl
     options = {"n_resamples": RESAMPLES, "confidence_level": CONFIDENCE, "rng": rng}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateDataWarning)
-        found = bootstrap((values,), np.mean, method="BCa", **options).confidence_interval
-        if not np.isfinite(found).all():  # BCa is undefined for a few values that are nearly all alike
-            found = bootstrap((values,), np.mean, method="percentile", **options).confidence_interval
-    return float(found.low), float(found.high)
+        interval = bootstrap((values,), np.mean, method="BCa", **options).confidence_interval
+        if not np.isfinite(interval).all():  # BCa is undefined for a few values that are nearly all alike
+            interval = bootstrap((values,), np.mean, method="percentile", **options).confidence_interval
+    return float(interval.low), float(interval.high)

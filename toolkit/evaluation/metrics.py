@@ -103,11 +103,11 @@ def score_labels(
     Returns:
         DSC and NSD of each class; every NSD is 0 where the mean DSC is at most `MIN_DSC_FOR_NSD`.
     """
-    # Each class is looked at in the box that holds it in either map: the rest of the volume is background in both.
-    there, found = label_boxes(truth), label_boxes(labels)
+    # Each class is scored in the box around it in both maps: the rest of the volume is background in both.
+    truth_boxes, boxes = label_boxes(truth), label_boxes(labels)
     pairs = []
     for k in classes:
-        box = union(there.get(k), found.get(k))
+        box = union(truth_boxes.get(k), boxes.get(k))
         pairs.append((truth[box] == k, labels[box] == k))
     dsc = tuple(dice(*pair) for pair in pairs)
     if not dsc or np.mean(dsc) <= MIN_DSC_FOR_NSD:
@@ -169,11 +169,11 @@ def _triangles() -> tuple[NDArray[np.float64], ...]:
     except ModuleNotFoundError:
         message = 'the NSD needs scikit-image, which is not installed; pip install "gstk[evaluate]"'
         raise BackendMissing(message) from None
-    found = [np.zeros((1, 3))]
+    vectors = [np.zeros((1, 3))]
     for code in range(1, 255):
         fewer = code if code.bit_count() <= 4 else 255 - code
         cube = (_CORNER_BITS & fewer > 0).astype(np.float32)
         corners, faces, _, _ = marching_cubes(cube, 0.5, method="lorensen", allow_degenerate=False)
         a, b, c = corners.astype(np.float64)[faces].transpose(1, 0, 2)
-        found.append(np.cross(b - a, c - a) / 2)
-    return (*found, np.zeros((1, 3)))
+        vectors.append(np.cross(b - a, c - a) / 2)
+    return (*vectors, np.zeros((1, 3)))

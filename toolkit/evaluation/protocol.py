@@ -23,7 +23,7 @@ __all__ = ["ClickScores", "Segmenter", "SessionSegmenter", "Step", "click_by_cli
 
 
 class Segmenter(ABC):
-    """Whatever makes a label map of an image and of all that was said about its objects so far.
+    """Makes a label map from an image and the prompts of its objects so far.
 
     Attributes:
         seconds: wall time that the protocol counts, of all calls so far.
@@ -39,10 +39,10 @@ class Segmenter(ABC):
 
     @abstractmethod
     def segment(self, prompts: Mapping[int, ObjectPrompts]) -> NDArray[np.integer]:
-        """The label map, integer (z,y,x), a fresh array. `prompts` go on from those of the call before."""
+        """The label map, integer (z,y,x), a fresh array. `prompts` extend those of the call before."""
 
-    def close(self) -> None:  # noqa: B027 - most hold nothing
-        """Frees what it holds."""
+    def close(self) -> None:  # noqa: B027 - most have nothing to free
+        """Frees its memory."""
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +81,7 @@ class SessionSegmenter(Segmenter):
             self._session.set_image(volume, spacing_mm, assume_window=self._assume_window)
 
     def segment(self, prompts: Mapping[int, ObjectPrompts]) -> NDArray[np.integer]:
-        """The session's mask; only objects about which something new is said are looked at again."""
+        """The session's mask; only objects with new prompts are segmented again."""
         with self._counted():
             self._session.set_all(prompts)
             self.expected_seconds += self._session.report.expected_s
@@ -98,8 +98,8 @@ class Step:
 
     Attributes:
         number: 0 is the prompts that were there before the first click, such as boxes.
-        prompts: all that was said so far, by object id.
-        mask: integer (z,y,x), what the segmenter made of it.
+        prompts: all of them so far, by object id.
+        mask: integer (z,y,x), the segmenter's answer.
         seconds: time of the segmenter in this step; in the first one, taking the image is part of it.
         expected_seconds: what the segmenter expected; 0 where it expects nothing.
         click_seconds: time that it took to find the clicks.
@@ -115,13 +115,13 @@ class Step:
 
 @dataclass(frozen=True)
 class ClickScores:
-    """What clicking made of one image.
+    """Scores of clicking through one image.
 
     Attributes:
         classes: object ids.
         start: Dice of each class before the first click, from the prompts that were there; None where none were.
         rounds: Dice of each class after each round.
-        prompts: all that was said, by object id.
+        prompts: all of them, by object id.
         mask: uint16 (z,y,x), after the last round.
     """
 
@@ -165,14 +165,14 @@ def run_steps(
     prompts = {k: (start or {}).get(k, ObjectPrompts()) for k in classes}
     counted, expected = segmenter.seconds, segmenter.expected_seconds
     segmenter.set_image(volume, spacing_mm)
-    there = label_boxes(truth)
+    truth_boxes = label_boxes(truth)
     mask: NDArray[np.integer] = np.zeros(truth.shape, np.uint16)
     for number in range(0 if start else 1, rounds + 1):
         began = time.perf_counter()
         if number:
-            found = label_boxes(mask)
+            boxes = label_boxes(mask)
             for k in classes:
-                click = _click_within(mask, truth, k, union(there.get(k), found.get(k)), choose)
+                click = _click_within(mask, truth, k, union(truth_boxes.get(k), boxes.get(k)), choose)
                 if click is not None:
                     prompts[k] = replace(prompts[k], points=(*prompts[k].points, click))
         click_seconds = time.perf_counter() - began
@@ -205,11 +205,11 @@ def click_by_click(
     mask: NDArray[np.integer] = np.zeros(truth.shape, np.uint16)
     for step in run_steps(SessionSegmenter(session), volume, spacing_mm, truth, rounds, classes, start):
         prompts, mask = step.prompts, step.mask
-        found = [dice(mask == k, truth == k) for k in classes]
+        dsc = [dice(mask == k, truth == k) for k in classes]
         if step.number:
-            scores.append(found)
+            scores.append(dsc)
         else:
-            before = found
+            before = dsc
     return ClickScores(tuple(classes), before, scores, prompts, mask)
 
 

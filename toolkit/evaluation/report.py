@@ -162,10 +162,13 @@ def _pictures(folder: Path, one: CaseScores, best: bool) -> str:
         return f"{title}<p class=bad>no picture: {escape(str(error))}</p>"
     order = np.argsort(one.class_dsc[-1])
     shown = [one.classes[i] for i in (order[::-1] if best else order)[:SHOWN_OBJECTS]]
-    said = {k: prompts[k] for k in sorted(shown) if k in prompts}
-    clean = {k: replace(p, box=None) for k, p in said.items() if p.points} or said
+    drawn = {k: prompts[k] for k in sorted(shown) if k in prompts}
+    clean = {k: replace(p, box=None) for k, p in drawn.items() if p.points} or drawn
     halves = []
-    for caption, mask, marks in (("segmented, with all clicks in the slices", segs, said), ("reference", truth, clean)):
+    for caption, mask, marks in (
+        ("segmented, with all clicks in the slices", segs, drawn),
+        ("reference", truth, clean),
+    ):
         stream = io.BytesIO()
         draw_overlay(case.image, case.geometry, mask, marks).save(stream, format="PNG", optimize=True)
         halves.append(f"<figure><img src='{_data(stream.getvalue())}'><figcaption>{caption}</figcaption></figure>")

@@ -110,15 +110,15 @@ def evaluate(
     sources = _sources(cases, limit)
     references = {name: _reference(Path(gts), path) if gts is not None else None for name, path in sources.items()}
     folder = make_folder(out_dir)
-    said = {**(settings or {}), "seed": seed, "spacing_order": spacing_order, "gts": gts is not None}
-    _begin(folder, method, said)
+    arguments = {**(settings or {}), "seed": seed, "spacing_order": spacing_order, "gts": gts is not None}
+    _begin(folder, method, arguments)
     results, segs = make_folder(folder / "cases"), make_folder(folder / "segs")
-    found = {name: one for name, path in sources.items() if (one := _done(results, segs, name, path)) is not None}
-    waiting = [name for name in sources if name not in found]
+    scores = {name: one for name, path in sources.items() if (one := _done(results, segs, name, path)) is not None}
+    waiting = [name for name in sources if name not in scores]
     folders = (results.absolute(), segs.absolute())
     work = partial(_score, folders=folders, seed=seed, spacing_order=spacing_order)
     if on_result:
-        for number, one in enumerate(found.values(), start=1):
+        for number, one in enumerate(scores.values(), start=1):
             on_result(one, number, len(sources))
     tasks = [(sources[name], references[name]) for name in waiting]
     if workers is None:
@@ -126,10 +126,10 @@ def evaluate(
     else:
         scored = map_on_ray(workers, partial(_open_worker, open_segmenter, work), tasks, partial(_lost, work))
     for one in scored:
-        found[one.case] = one
+        scores[one.case] = one
         if on_result:
-            on_result(one, len(found), len(sources))
-    done = Evaluation(folder, method, said, tuple(found[name] for name in sources))
+            on_result(one, len(scores), len(sources))
+    done = Evaluation(folder, method, arguments, tuple(scores[name] for name in sources))
     write_metrics(folder / "metrics.csv", done.scored)
     header = ("Modality", "Method", "Cases", *RANKED, "Seconds", "SecondsPerClass")
     rows = [(m.modality, method, m.cases, *m.means.values(), m.seconds, m.seconds_per_class) for m in done.means]
@@ -192,7 +192,7 @@ def _one_by_one(open_segmenter: Callable[[], Segmenter], work: _Work, tasks: Seq
 
 
 def _sources(cases: StrPath | Iterable[StrPath], limit: int | None) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    files_by_name: dict[str, Path] = {}
     for path in map(Path, [cases] if isinstance(cases, str | os.PathLike) else cases):
         if not path.exists():
             raise CaseError(f"{path} does not exist; check the path")
@@ -200,10 +200,10 @@ def _sources(cases: StrPath | Iterable[StrPath], limit: int | None) -> dict[str,
         if not files or any(file.suffix != ".npz" for file in files):
             raise CaseError(f"got {path}, expected .npz cases or a folder of them; gstk prepare makes some")
         for file in files:
-            if file.stem in found:
-                raise CaseError(f"got {file} and {found[file.stem]}, expected one case of a name; rename one")
-            found[file.stem] = file
-    return {name: found[name].absolute() for name in sorted(found)[:limit]}
+            if file.stem in files_by_name:
+                raise CaseError(f"got {file} and {files_by_name[file.stem]}, expected one case of a name; rename one")
+            files_by_name[file.stem] = file
+    return {name: files_by_name[name].absolute() for name in sorted(files_by_name)[:limit]}
 
 
 def _reference(folder: Path, source: Path) -> Path:

@@ -61,8 +61,8 @@ def by_modality(rows: Iterable[Mapping[str, Any]]) -> list[ModalityMeans]:
     for row in everything:
         groups.setdefault(modality(row["CaseName"].removesuffix(".npz")), []).append(row)
     names = sorted(groups, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
-    found = [_means(name, groups[name]) for name in names]
-    return [*found, _means(ALL, everything)] if everything else []
+    by_modality = [_means(name, groups[name]) for name in names]
+    return [*by_modality, _means(ALL, everything)] if everything else []
 
 
 def write_metrics(path: Path, scores: Sequence[CaseScores]) -> None:

@@ -1,4 +1,4 @@
-"""Whose a voxel is that several objects claim."""
+"""Resolves overlapping object masks into one label map."""
 
 from __future__ import annotations
 
@@ -9,80 +9,82 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gstk.core.prompts import Voxel
 from gstk.core.regions import Region, connected_components
 from gstk.session.click_update import squared_distance
 
 __all__ = ["ObjectLogits", "label_map"]
 
-Voxel = tuple[int, int, int]
-
-MOST_SURE = np.float32(6)
-"""Beyond it, logits say no more: those of different objects are not of one scale."""
-SMALLNESS = 4.0
-"""Logits by which a mask is surer than another that is e times as large. What is small is seldom claimed by mistake;
-what is large often holds too much, and would swallow what is inside it."""
+MAX_LOGIT = np.float32(6)
+"""Logits are cut off here: beyond it, those of different objects are not of one scale."""
+SIZE_PENALTY = 4.0
+"""Logits by which a mask yields to one that is e times as small. A small mask seldom contains voxels by mistake; a
+large one often contains too many, and would swallow the objects inside it."""
 
 
 class ObjectLogits(NamedTuple):
-    """An object's mask, and where it was said to be.
+    """An object's mask, and where its prompts are.
 
     Attributes:
         region, logits: float32 (z,y,x) at the volume's voxels of the region, above 0 inside the object.
-        clicks: voxels (z,y,x) that were clicked on the object.
-        middle: of its box; None where there is none.
+        clicks: voxels (z,y,x) of the clicks on the object.
+        box_centre: voxel (z,y,x); None where there is no box.
     """
 
     region: Region
     logits: NDArray[np.float32]
     clicks: tuple[Voxel, ...] = ()
-    middle: Voxel | None = None
+    box_centre: Voxel | None = None
 
     def at(self, voxels: tuple[NDArray[np.int64], ...], region: Region) -> NDArray[np.float32]:
-        """Logits at voxels that are given within another region."""
-        starts = [theirs.start - own.start for theirs, own in zip(region, self.region, strict=True)]
-        found: NDArray[np.float32] = self.logits[tuple(i + start for i, start in zip(voxels, starts, strict=True))]
-        return found
+        """Logits at voxels whose indices are relative to another region."""
+        offsets = [other.start - own.start for other, own in zip(region, self.region, strict=True)]
+        values: NDArray[np.float32] = self.logits[tuple(i + n for i, n in zip(voxels, offsets, strict=True))]
+        return values
 
 
 def label_map(
-    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], claims: Mapping[int, ObjectLogits]
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], objects: Mapping[int, ObjectLogits]
 ) -> NDArray[np.uint16]:
-    """Object ids, uint16 (z,y,x), 0 elsewhere.
+    """The label map of overlapping objects.
 
-    Where objects overlap, the logits decide, and how large the masks are (`SMALLNESS`). A click on an object that lies
-    in another's mask shows that this is wrong there: what both claim around it and is nearer to it than to where the
-    other was said to be goes to the clicked one. So a voxel that was clicked as one object's is that object's.
+    Where masks overlap, the higher logit wins, after a penalty for large masks (`SIZE_PENALTY`). A click on an object
+    that lies where another object won shows that this was wrong: around it, the overlap that is nearer to the click
+    than to the other object's own prompts goes to the clicked object. So a clicked voxel is the clicked object's.
 
     Args:
         shape: of the volume.
         spacing_mm: its voxel size.
-        claims: by object id, 1 to 65535.
+        objects: by object id, 1 to 65535.
+
+    Returns:
+        Object ids, uint16 (z,y,x), 0 elsewhere.
     """
     labels = np.zeros(shape, np.uint16)
-    handicaps: dict[int, np.float32] = {}
-    for object_id, claim in sorted(claims.items()):
-        mine = claim.logits > 0
-        handicaps[object_id] = np.float32(SMALLNESS * math.log(max(1, int(np.count_nonzero(mine)))))
-        there = labels[claim.region]
-        contested = np.nonzero(mine & (there != 0))
-        there[mine & (there == 0)] = object_id
-        holders = there[contested]
-        own = np.minimum(claim.logits[contested], MOST_SURE) - handicaps[object_id]
-        for holder in np.unique(holders):
-            held = holders == holder
-            voxels = tuple(index[held] for index in contested)
-            other = claims[holder].at(voxels, claim.region)
-            won = own[held] > np.minimum(other, MOST_SURE) - handicaps[holder]
-            there[tuple(index[won] for index in voxels)] = object_id
-    for object_id, claim in sorted(claims.items()):
-        for click in claim.clicks:
+    penalties: dict[int, np.float32] = {}
+    for object_id, new in sorted(objects.items()):
+        inside = new.logits > 0
+        penalties[object_id] = np.float32(SIZE_PENALTY * math.log(max(1, int(np.count_nonzero(inside)))))
+        part = labels[new.region]
+        overlap = np.nonzero(inside & (part != 0))
+        part[inside & (part == 0)] = object_id
+        owners = part[overlap]
+        score = np.minimum(new.logits[overlap], MAX_LOGIT) - penalties[object_id]
+        for owner in np.unique(owners):
+            is_owned = owners == owner
+            voxels = tuple(index[is_owned] for index in overlap)
+            other = objects[owner].at(voxels, new.region)
+            wins = score[is_owned] > np.minimum(other, MAX_LOGIT) - penalties[owner]
+            part[tuple(index[wins] for index in voxels)] = object_id
+    for object_id, clicked in sorted(objects.items()):
+        for click in clicked.clicks:
             owner = int(labels[click])
             if owner not in (0, object_id):
-                _give_way(labels, spacing_mm, owner, claims[owner], object_id, claim, click)
+                _give_overlap(labels, spacing_mm, owner, objects[owner], object_id, clicked, click)
     return labels
 
 
-def _shared(first: ObjectLogits, second: ObjectLogits) -> Region:
+def _intersection(first: ObjectLogits, second: ObjectLogits) -> Region:
     z, y, x = (
         slice(max(a.start, b.start), max(a.start, b.start, min(a.stop, b.stop)))
         for a, b in zip(first.region, second.region, strict=True)
@@ -90,25 +92,25 @@ def _shared(first: ObjectLogits, second: ObjectLogits) -> Region:
     return z, y, x
 
 
-def _give_way(
+def _give_overlap(
     labels: NDArray[np.uint16],
     spacing_mm: tuple[float, float, float],
-    owner: int,
-    held: ObjectLogits,
+    owner_id: int,
+    owner: ObjectLogits,
     object_id: int,
-    claim: ObjectLogits,
+    clicked: ObjectLogits,
     click: Voxel,
 ) -> None:
-    """Takes for an object, in place, what it claims and another holds around a click."""
-    shared = _shared(held, claim)
+    """Gives the clicked object, in place, what both masks contain around a click on it and the other object won."""
+    shared = _intersection(owner, clicked)
     if not all(axis.start <= i < axis.stop for i, axis in zip(click, shared, strict=True)):
         return
     part = labels[shared]
-    inner = tuple(slice(s.start - r.start, s.stop - r.start) for s, r in zip(shared, claim.region, strict=True))
-    parts, _ = connected_components((part == owner) & (claim.logits[inner] > 0))
-    clicked = parts[tuple(i - axis.start for i, axis in zip(click, shared, strict=True))]
-    if clicked:
-        others = held.clicks if held.middle is None else (*held.clicks, held.middle)
-        far = [squared_distance(place, shared, spacing_mm) for place in others]
-        near = squared_distance(click, shared, spacing_mm) < np.minimum.reduce(far, initial=np.inf)
-        part[(parts == clicked) & near] = object_id
+    inner = tuple(slice(s.start - r.start, s.stop - r.start) for s, r in zip(shared, clicked.region, strict=True))
+    components, _ = connected_components((part == owner_id) & (clicked.logits[inner] > 0))
+    component = components[tuple(i - axis.start for i, axis in zip(click, shared, strict=True))]
+    if component:
+        prompts = owner.clicks if owner.box_centre is None else (*owner.clicks, owner.box_centre)
+        distances2 = [squared_distance(voxel, shared, spacing_mm) for voxel in prompts]
+        is_nearer = squared_distance(click, shared, spacing_mm) < np.minimum.reduce(distances2, initial=np.inf)
+        part[(components == component) & is_nearer] = object_id

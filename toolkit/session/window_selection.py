@@ -1,4 +1,4 @@
-"""Which window suits an object: from what was said about it, and from its mask."""
+"""Chooses an object's window: the first from its prompts, further ones from its mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ FIRST_FIELD = 2.0
 
 
 def network_points(prompts: ObjectPrompts) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Clicks as the network takes them; a box says where the object is, so its centre is a click before the others."""
+    """Points as the network takes them: the clicks, and before them the centre of the box as a foreground click.
+
+    Returns:
+        Voxels of the volume, float64 (K,3) (z,y,x), and their labels, int64 (K,), 1 on the object and 0 beside it.
+    """
     points = [(p.zyx, int(p.foreground)) for p in prompts.points]
     if prompts.box is not None:
         points.insert(0, (prompts.box.centre(), 1))
@@ -26,7 +30,7 @@ def network_points(prompts: ObjectPrompts) -> tuple[NDArray[np.float64], NDArray
 
 
 def initial_extent(geometry: Geometry, prompts: ObjectPrompts, policy: WindowPolicy) -> Faces:
-    """First and last faces, (3,) voxels, of where the object may be: its box, or what is around clicks."""
+    """First and last faces, (3,) voxels, of the region that the first window is made for: the box, or around clicks."""
     coords, labels = network_points(prompts)
     low, high = bounding_faces(coords[labels == 1])
     if prompts.box is not None:
@@ -42,7 +46,11 @@ def initial_extent(geometry: Geometry, prompts: ObjectPrompts, policy: WindowPol
 def adapt_window(
     geometry: Geometry, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts, policy: WindowPolicy
 ) -> Window | None:
-    """A window that suits the mask better: wider where the mask runs out of it, narrower where it is lost in it."""
+    """A window that suits the mask better: wider where the mask is cut off, narrower where it is small in the window.
+
+    Returns:
+        The window; None where the one at hand does.
+    """
     mask = clicked_components(logits > 0, window.to_window(prompts.clicked(foreground_only=True)))
     box = bounds(mask)
     if box is None:

@@ -1,4 +1,4 @@
-"""What the place of a click is worth beside the network's answer to it.
+"""Weighs the network's answer to a click against where the click is.
 
 The weights were chosen on the real cases that `benchmarks/real_cases.py` scores, and on generated phantoms.
 """
@@ -17,17 +17,17 @@ __all__ = ["weigh_click"]
 CENTRE = np.float32(12)
 """Weight of 1 - r² for what was clicked, r being 1 on the ball around a click that touches the border of the mask."""
 FAR_SHARE, WIDE = np.float32(0.3), np.float32(3)
-"""Share of the answer to a background click, beside the mask before, far from it; half way there at so many radii."""
+"""Weight of the answer to a background click beside the mask before: far from it, and the radii to half way there."""
 MAX_LOGIT = np.float32(6)
 """Beyond it, two masks are equally sure."""
 
 
 def weigh_click(click: Point, region: Region, old: NDArray[np.float32], new: NDArray[np.float32]) -> None:
-    """Makes the mask after a click, in place, what the click's place says of it too; both on the region, float32.
+    """Changes the new logits, in place, by where the click lies in the old mask; both float32 on the region.
 
-    Who corrects a mask clicks in the middle of what is wrong: so the official protocol does, and users. The ball around
-    the click up to the border of the mask before is wrong, then, or most of it; and what a background click takes away
-    from the mask far beyond that ball has to be plain from both masks: the same shift all around is no local error.
+    A correcting click lies in the middle of what is wrong: so the official protocol clicks, and so do users. Most of
+    the ball around the click up to the border of the old mask is wrong, then. What a background click removes far
+    beyond that ball has to be clear from both masks: a border that shifts everywhere is no local error.
     """
     z, y, x = (i - axis.start for i, axis in zip(click.zyx, region, strict=True))
     right = (old > 0) == click.foreground

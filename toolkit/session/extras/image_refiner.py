@@ -1,10 +1,14 @@
-"""What an image itself says about a network's logits: where brightness, edges and the box know better.
+"""Refines a network's logits by the image: by its edges and brightness, by the box, and by the clicks.
 
-Three kinds of evidence are added to the logits. How far a voxel lies from the middle of the box, except where clicks
-show that the object is no ellipsoid. Whether it is nearer to clicks on the object or to what is known to be beside it,
-along paths that cross few edges (geodesic distances, as in GeoS, Criminisi et al., doi:10.1007/978-3-540-88682-2_9).
-And whether it looks like the object or like its surroundings: histograms that are taken from the mask and change it in
-turn (as in GrabCut, Rother et al., doi:10.1145/1015706.1015720). Weights were chosen while looking at real cases.
+Three kinds of evidence are added to the logits:
+
+- a box prior: how far a voxel lies from the middle of the box, except where clicks show that it is no ellipsoid;
+- a geodesic score: whether it is nearer to clicks on the object or to background seeds, along paths that cross few
+  edges (as in GeoS, Criminisi et al., doi:10.1007/978-3-540-88682-2_9);
+- appearance: whether its brightness and texture are the object's or the background's, by histograms that are taken from
+  the mask and change it in turn (as in GrabCut, Rother et al., doi:10.1145/1015706.1015720).
+
+Weights were chosen on real cases.
 
 Sums run in a fixed order, mostly in float32, so that `cpp/src/refine.cpp` finds the same numbers.
 """
@@ -36,14 +40,14 @@ TRUST, TRUST_WITH_BOX = np.float32(0.75), np.float32(0.5)
 BOX_WEIGHT, LEAST_BOX = np.float32(6), np.float32(-3)
 """Weight of 1 - r², r being 1 on the ellipsoid that the box holds; and its least value."""
 SURROUNDINGS = np.float32(1.5)
-"""The looks of the background are taken from within this many half sides of the box."""
+"""The appearance of the background is taken from within this many half sides of the box."""
 BEYOND = np.float32(1.15)
-"""All that is further out than this many half sides is known to be background."""
+"""All that is further out than this many half sides is a background seed."""
 PATH_WEIGHT = np.float32(8)
 EDGE = np.float32(0.05)
 """Change of brightness from voxel to voxel that makes a step as long as one voxel."""
 FLAT = np.float32(0.02)
-"""Length of a step where brightness does not change, voxels."""
+"""Length of a step where brightness does not change, in voxels."""
 SWEEPS = 2
 FAR = np.float32(1e6)
 APPEARANCE_WEIGHT, MAX_APPEARANCE = np.float32(2), np.float32(3)
@@ -51,19 +55,19 @@ APPEARANCE_WEIGHT, MAX_APPEARANCE = np.float32(2), np.float32(3)
 APPEARANCE_ROUNDS = 2
 BRIGHTNESS_BINS, TEXTURE_BINS = 24, 12
 CLICKED_SHARE = 0.3
-"""What the voxels around clicks weigh in a histogram, over all others."""
+"""Weight of the voxels around clicks in a histogram, over all others."""
 EVEN_SHARE = 0.1
-"""What is spread evenly over a histogram, over all else: nothing is impossible."""
+"""Share that is spread evenly over a histogram, over all else, so that no bin is empty."""
 BINOMIAL = (1, 4, 6, 4, 1)
 COARSE = 1.4
-"""A window whose voxels are so many times longer than the volume's shortest side is refined on a finer grid."""
+"""A window whose voxels are this many times as long as the volume's shortest is refined on a finer grid."""
 MOST_FINER, FINE_VOXELS = 3, 2_200_000
 RIM = 2
-"""Voxels of the window around what has to be in that grid."""
+"""Voxels of the window around what that grid has to contain."""
 
 
 class LocalPrompts(NamedTuple):
-    """What a user said about an object, on the grid of a window.
+    """An object's prompts on the grid of a window.
 
     Attributes:
         points: float64 (K,3), voxel coordinates of the clicks (z,y,x), integers at voxel centres; may lie outside.
@@ -77,7 +81,7 @@ class LocalPrompts(NamedTuple):
 
 
 def local_prompts(window: Window, prompts: ObjectPrompts) -> LocalPrompts:
-    """What was said, in voxel coordinates of a window."""
+    """Prompts in voxel coordinates of a window."""
     faces = None
     if prompts.box is not None:
         low, high = np.array(prompts.box.corners(), np.float64)
@@ -87,7 +91,7 @@ def local_prompts(window: Window, prompts: ObjectPrompts) -> LocalPrompts:
 
 
 def refine_logits(image: Field, logits: Field, local: LocalPrompts) -> Field:
-    """Logits that heed the image and what the user said.
+    """Logits corrected by the image and the prompts.
 
     Args:
         image: float32 (z,y,x), 0–1, what the network saw; two voxels or more along each axis.
@@ -120,8 +124,8 @@ def refine_logits(image: Field, logits: Field, local: LocalPrompts) -> Field:
     result = total
     for _ in range(APPEARANCE_ROUNDS):
         inside = 1 / (1 + np.exp(-result))
-        held = clicked_components(result > 0, on.astype(np.float32))
-        own = _histogram(appearance, inside * held if held.any() else inside, inner)
+        mask = clicked_components(result > 0, on.astype(np.float32))
+        own = _histogram(appearance, inside * mask if mask.any() else inside, inner)
         others = _histogram(appearance, (1 - inside) * near, outer)
         ratio = np.clip(np.log(own / others).astype(np.float32), -MAX_APPEARANCE, MAX_APPEARANCE)
         result = total + APPEARANCE_WEIGHT * _mean3(ratio[appearance])
@@ -129,11 +133,11 @@ def refine_logits(image: Field, logits: Field, local: LocalPrompts) -> Field:
 
 
 def fine_part(geometry: Geometry, window: Window, local: LocalPrompts) -> tuple[list[int], list[int], int]:
-    """Where in a window, and how many times finer than it, logits are refined.
+    """The part of a window that logits are refined on, and how many times finer than the window.
 
     A window of a large object is coarser than the volume, and the image knows its border better than that. Where it is,
     the grid is refined up to the volume's finest spacing, three times at most, and as `FINE_VOXELS` allow. Around a box
-    (and the clicks on the object) it then ends where the looks of the background are no longer taken from.
+    (and the clicks on the object) it then ends where the background's appearance is no longer taken from.
 
     Returns:
         First voxels, last ones plus one, along (z,y,x), and the factor; the whole window and 1 where it is fine enough.
@@ -171,7 +175,7 @@ def relax_box_prior(
     high: NDArray[np.float64],
     clicks: Iterable[tuple[NDArray[np.float64], bool]],
 ) -> None:
-    """Takes back, in place, what a box says around clicks that say the opposite: 0 there, as before far away.
+    """Reduces the box prior, in place, around clicks that contradict it: 0 there, unchanged far away.
 
     The further a click is from the ellipsoid, in half sides, the more of the object is not as the box has it.
     """
@@ -179,16 +183,16 @@ def relax_box_prior(
     for points, foreground in clicks:
         for point in points:
             z, y, x = np.clip(np.rint(point), 0, np.array(prior.shape) - 1).astype(int)
-            said = prior[z, y, x]
-            if (said > 0) == foreground:
+            value = prior[z, y, x]
+            if (value > 0) == foreground:
                 continue
             width = half * abs(1 - math.sqrt(float((((point - middle) / half) ** 2).sum())))
             radius2, _ = squared_radii(prior.shape, point - width, point + width)
-            prior -= said * np.exp(-radius2)
+            prior -= value * np.exp(-radius2)
 
 
 def _around(shape: Shape, points: NDArray[np.float64]) -> Mask:
-    """Three voxels a side around each point."""
+    """A mask of the cubes of three voxels a side around each point."""
     mask = np.zeros(shape, bool)
     for voxel in np.clip(np.rint(points), 0, np.array(shape) - 1).astype(int):
         mask[tuple(slice(max(0, i - 1), i + 2) for i in voxel)] = True
@@ -210,7 +214,7 @@ def _mean3(values: Field) -> Field:
 
 
 def geodesic_score(smooth: Field, inner: Mask, outer: Mask) -> Field:
-    """1 at the inner seeds, -1 at the outer ones, between them by the ratio of the distances; 0 where one lacks."""
+    """1 at inner seeds, -1 at outer ones, between them by geodesic distances; 0 where one kind is missing."""
     if not inner.any() or not outer.any():
         return np.zeros_like(smooth)
     slope2 = np.zeros_like(smooth)
@@ -228,7 +232,7 @@ def geodesic_score(smooth: Field, inner: Mask, outer: Mask) -> Field:
 
 
 def _distances(seeds: Mask, steps: list[Field]) -> Field:
-    """From seeds along paths, by sweeps along z, y and x, forth and back.
+    """Geodesic distance from the nearest seed, by sweeps along z, y and x, forth and back.
 
     Args:
         steps: what a step from a plane to the next costs, planes of each axis in turn first.

@@ -1,8 +1,8 @@
-"""Points of a mask that stand for clicks, for the network to be asked again.
+"""Chooses points of a mask that prompt the network once more, as if they were clicks.
 
-A box is one click in its middle to the network, which knows no boxes, and its first answer is poor. The image and the
-box correct that answer (`image_refiner`); told where the corrected mask is deepest, and what lies deep beside it, the
-network answers better. With clicks there is less to add: they know what a mask can only guess.
+A box is one click at its centre to the network, which knows no boxes, and its first answer is poor. The image and the
+box correct that answer (`image_refiner`). Told where the corrected mask is deepest, and where the background beside it
+is, the network answers better. After clicks there is less to gain, since a user's click is certain.
 """
 
 from __future__ import annotations
@@ -15,45 +15,46 @@ from gstk.session.extras.image_refiner import SURROUNDINGS, LocalPrompts, square
 __all__ = ["is_wanted", "points_from_mask"]
 
 ON, OFF, FEWER = 4, 2, 2
-"""Points on the object and beside it, and how many fewer there are after each click."""
+"""Most points on the object and beside it, and how many fewer there are after each click."""
 _DEPTH, _AWAY, _LEAST = 10, 7, 15
-"""A point is as good as it is deep, or as 7/10 of its way to others of its kind; below 1.5 voxels it is none."""
+"""A point's score: ten times its depth, or seven times its distance to others of its label if that is less; the least
+score that is taken."""
 
 
 def is_wanted(clicks: int, boxed: bool) -> bool:
-    """Whether an object with so many clicks is asked about again."""
+    """Whether the network is prompted once more for an object with so many clicks."""
     return boxed and clicks * FEWER < max(ON, OFF)
 
 
 def points_from_mask(
-    mask: NDArray[np.bool_], local: LocalPrompts, said: NDArray[np.float64], labels: NDArray[np.int64]
+    mask: NDArray[np.bool_], local: LocalPrompts, points: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """What to tell the network, so that it finds a mask like this one.
+    """Points that describe a mask to the network, beside those that it was told before.
 
     Args:
         mask: bool (z,y,x), the object on a window's grid.
-        local: what was said, with a box, on the same grid.
-        said: float64 (K,3), points in voxel coordinates of the window (z,y,x), that the network was told before.
+        local: the prompts, with a box, on the same grid.
+        points: float64 (K,3), voxel coordinates of the window (z,y,x), that the network was told before.
         labels: int64 (K,), 1 on the object, 0 beside it.
 
     Returns:
-        `said` and its labels, with points of the mask behind them, in the order in which they were found.
+        `points` and `labels`, followed by those of the mask, the deepest first.
     """
     if local.box is None or mask.all() or not mask.any():
-        return said, labels
+        return points, labels
     from scipy import ndimage  # see `gstk.core.regions`
 
     fewer = FEWER * len(local.points)
     near = squared_radii(mask.shape, *local.box)[1] < SURROUNDINGS * SURROUNDINGS
-    found, kinds = [said], [labels]
+    all_points, all_labels = [points], [labels]
     for label, count, place, where in ((1, ON, mask, mask), (0, OFF, ~mask, ~mask & near)):
         if count <= fewer:
             continue
         depth = np.where(where, ndimage.distance_transform_cdt(place, "taxicab"), 0)
-        points = _scattered(depth, said[labels == label], count - fewer)
-        found.append(points)
-        kinds.append(np.full(len(points), label, np.int64))
-    return np.concatenate(found), np.concatenate(kinds)
+        scattered = _scattered(depth, points[labels == label], count - fewer)
+        all_points.append(scattered)
+        all_labels.append(np.full(len(scattered), label, np.int64))
+    return np.concatenate(all_points), np.concatenate(all_labels)
 
 
 def _scattered(depth: NDArray[np.integer], taken: NDArray[np.float64], count: int) -> NDArray[np.float64]:
@@ -67,11 +68,11 @@ def _scattered(depth: NDArray[np.integer], taken: NDArray[np.float64], count: in
 
     for point in np.rint(taken).astype(np.int64):
         keep_away(point)
-    found: list[NDArray[np.int64]] = []
-    while len(found) < count:
+    chosen: list[NDArray[np.int64]] = []
+    while len(chosen) < count:
         voxel = np.array(np.unravel_index(int(score.argmax()), score.shape))
         if score[tuple(voxel)] < _LEAST:
             break
-        found.append(voxel)
+        chosen.append(voxel)
         keep_away(voxel)
-    return np.array(found, np.float64).reshape(-1, 3)
+    return np.array(chosen, np.float64).reshape(-1, 3)
