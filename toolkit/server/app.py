@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from gstk.errors import GstkError
-from gstk.server import nninteractive
+from gstk.server import nninteractive, page_api
 from gstk.server.guard import App, Guard
 from gstk.server.service import Service, answer_error
 
@@ -35,7 +35,7 @@ def build_app(service: Service) -> App:
 
     settings = service.settings
     app = Starlette(
-        routes=nninteractive.routes(service),
+        routes=[*nninteractive.routes(service), *page_api.routes(service)],
         lifespan=lifespan,
         exception_handlers={
             GstkError: answer_error,

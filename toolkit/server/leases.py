@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from gstk.errors import GstkError
 from gstk.server.workspace import Workspace
@@ -53,6 +54,7 @@ class Lease:
         is_page: whether it is a page in the browser.
         acted_s, seen_s: when something was done with it, and when there was a sign of life, by the monotonic clock.
         in_flight: requests that are being answered.
+        extra: what a door keeps beside, with a `clear` that is called when the lease ends; None where it needs nothing.
     """
 
     token: str
@@ -61,6 +63,7 @@ class Lease:
     acted_s: float
     seen_s: float
     in_flight: int = 0
+    extra: Any = None
 
 
 class Leases:

@@ -21,9 +21,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gstk.calibration import memory
-from gstk.cases.npz import Case
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts, Point, Voxel
+from gstk.core.volume import Volume
 from gstk.server.nnia import pack, unpack
 from gstk.server.service import BadRequest, Service, parse_object, read_body, read_json
 from gstk.server.workspace import Patch, Workspace
@@ -131,8 +131,8 @@ class _Door:
             array = await self._array(request, 4)
             if array.shape[0] != 1:
                 raise BadRequest(f"got an image of {array.shape[0]} channels, expected 1")
-            case = await run_in_threadpool(_case, array[0], spacing_mm)
-            await self.service.act(request, lease, "image", lambda: lease.workspace.set_image(case))
+            volume = await run_in_threadpool(_volume, array[0], spacing_mm)
+            await self.service.act(request, lease, "image", lambda: lease.workspace.set_image(volume))
         return JSONResponse({"original_image_shape": list(array.shape)})
 
     async def set_target_buffer(self, request: Request) -> Response:
@@ -305,7 +305,7 @@ def _with_box(low: Voxel, high: Voxel) -> Change:
     return lambda said: replace(said, box=Box.from_corners((low, high)))
 
 
-def _case(image: NDArray[np.generic], spacing_mm: tuple[float, ...]) -> Case:
+def _volume(image: NDArray[np.generic], spacing_mm: tuple[float, float, float]) -> Volume:
     """The image with its geometry; what is not finite becomes the least finite value, for viewers send such volumes."""
     if image.size == 0:
         raise BadRequest(f"got an image of shape {image.shape}, expected one voxel or more")
@@ -316,7 +316,9 @@ def _case(image: NDArray[np.generic], spacing_mm: tuple[float, ...]) -> Case:
     if image.dtype.kind == "b":
         image = image.astype(np.uint8)
     z, y, x = image.shape
-    return Case("image", image, Geometry((z, y, x), spacing_mm))  # type: ignore[arg-type]
+    # As in a challenge case, 8 bits have no room for HU.
+    units = "0-255" if image.dtype == np.uint8 else None
+    return Volume(image, Geometry((z, y, x), spacing_mm), units=units, has_orientation=False)
 
 
 def _placed(drawing: NDArray[np.bool_], place: list[list[float]] | None, geometry: Geometry) -> NDArray[np.bool_]:
@@ -348,15 +350,15 @@ def _meta(request: Request) -> dict[str, Any]:
     return parse_object(request.headers.get("x-meta") or "{}", "an X-Meta header")
 
 
-def _spacing(meta: dict[str, Any]) -> tuple[float, ...]:
+def _spacing(meta: dict[str, Any]) -> tuple[float, float, float]:
     properties = meta.get("image_properties")
     given = properties.get("spacing") if isinstance(properties, dict) else None
     if given is None:
         return (1.0, 1.0, 1.0)
-    spacing = _numbers(given, "spacing", 3)
-    if any(s <= 0 for s in spacing):
-        raise BadRequest(f"got the spacing {spacing}, expected mm above 0")
-    return spacing
+    z, y, x = _numbers(given, "spacing", 3)
+    if min(z, y, x) <= 0:
+        raise BadRequest(f"got the spacing {(z, y, x)}, expected mm above 0")
+    return z, y, x
 
 
 def _foreground(said: dict[str, Any]) -> bool:

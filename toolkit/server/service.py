@@ -130,6 +130,8 @@ class Service:
 
     async def end(self, lease: Lease) -> None:
         """Ends what a lease computes, and frees what it holds."""
+        if lease.extra is not None:
+            lease.extra.clear()
         await self.compute.cancel(lease)
         with suppress(Interrupted):  # the server is stopping, and closes the engine itself
             await self.compute.run(lease, "end of a session", lease.workspace.close, lambda: None)
@@ -150,6 +152,8 @@ class Service:
         await self.stop()
         for lease in self.leases:
             self.leases.release(lease.token)
+            if lease.extra is not None:
+                lease.extra.clear()
             lease.workspace.close()
         self._engine_session.close()
 

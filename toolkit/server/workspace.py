@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.calibration import memory
-from gstk.cases.npz import Case
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.regions import Region, bounds, union
+from gstk.core.volume import Volume, VolumeWarning
 from gstk.errors import CaseError, PromptError
 from gstk.session.session import Session
 
@@ -41,30 +42,34 @@ class Workspace:
 
     Attributes:
         session: whose engine other workspaces share.
-        case: the image with its geometry; None before there is one.
         intensities: what was done to the image's intensities, in words.
+        notes: what is odd about the image.
         shown: the mask that the client has, (z,y,x); None before it said what it wants.
         queued: prompts that wait for a prediction, each a function of what was said before.
     """
 
     def __init__(self, session: Session, call_s: float = CALL_S) -> None:
         self.session, self._call_s = session, call_s
-        self.case: Case | None = None
+        self._geometry: Geometry | None = None
         self.intensities = ""
+        self.notes: tuple[str, ...] = ()
         self.shown: NDArray[np.integer] | None = None
         self._shown_extent: Region = _EMPTY
         self.queued: list[Callable[[ObjectPrompts], ObjectPrompts]] = []
 
-    def set_image(self, case: Case) -> None:
+    def set_image(self, volume: Volume) -> None:
         """Takes an image; masks and prompts of the one before are forgotten.
 
         Raises:
             CaseError: there is too little memory, or the image is of one value only.
         """
-        require_memory(case.geometry.shape, case.image.dtype)
-        self.case, self.shown, self._shown_extent = case, None, _EMPTY
+        require_memory(volume.geometry.shape, volume.image.dtype)
+        self._geometry, self.shown, self._shown_extent = volume.geometry, None, _EMPTY
         self.queued.clear()
-        self.session.set_image(case.volume, look_at="centre")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", VolumeWarning)
+            self.session.set_image(volume, look_at="centre")
+        self.notes = tuple(dict.fromkeys(str(warning.message) for warning in caught))
         self.intensities = self.session.intensities
 
     @property
@@ -74,9 +79,14 @@ class Workspace:
         Raises:
             PromptError: there is no image.
         """
-        if self.case is None:
+        if self._geometry is None:
             raise PromptError("got a call without an image, expected an image first")
-        return self.case.geometry
+        return self._geometry
+
+    @property
+    def has_image(self) -> bool:
+        """Whether there is an image."""
+        return self._geometry is not None
 
     def show(self, shown: NDArray[np.integer]) -> None:
         """Says what the client has: a mask of the image's shape."""
@@ -132,8 +142,14 @@ class Workspace:
     def reset(self, object_id: int | None = None) -> None:
         """Forgets an object, or all."""
         self.queued.clear()
-        if self.case is not None:
+        if self.has_image:
             self.session.reset(object_id)
+
+    def forget(self, object_id: int) -> bool:
+        """Forgets an object; whether there was anything to forget."""
+        had = bool(self.session.prompts(object_id).points)
+        self.reset(object_id)
+        return had
 
     def patch(self) -> Patch | None:
         """What changed since the client heard last, which it then has; None where nothing did."""
@@ -152,7 +168,7 @@ class Workspace:
 
     def close(self) -> None:
         """Frees the image and what was computed for it."""
-        self.case = self.shown = None
+        self._geometry = self.shown = None
         self.session.close()
 
 

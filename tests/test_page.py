@@ -1,0 +1,556 @@
+"""The page in a real browser: dropped scans, clicks seen where they were made, files saved as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flood import FloodEngine
+from numpy.typing import NDArray
+
+pytest.importorskip("selenium", reason="needs selenium")
+pytest.importorskip("starlette")
+
+import SimpleITK
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from served import TOKEN, Served, serving
+
+from gstk.errors import Interrupted
+from gstk.server.service import Settings
+
+SHAPE = (30, 50, 44)
+CENTRE = (17, 28, 16)  # of a ball, off the middle in every axis
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--window-size=1280,800", "--hide-scrollbars", "--force-device-scale-factor=1"),
+    *("--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--enable-unsafe-swiftshader"),
+)
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def browser(downloads: Path) -> Iterator[Any]:
+    """Chromium without a window."""
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
+    if driver is None or chromium is None:
+        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        yield found
+    finally:
+        found.quit()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Served]:
+    with serving(Settings(page_token=TOKEN, max_sessions=50)) as served:
+        yield served
+
+
+class Page:
+    """What a user does on the page."""
+
+    def __init__(self, browser: Any, served: Served) -> None:
+        self.browser, self.served = browser, served
+        browser.get("about:blank")
+        browser.get(f"{served.url}/#token={TOKEN}")
+        browser.execute_script("localStorage.removeItem('gstk.lease')")
+        browser.get("about:blank")
+        browser.get(f"{served.url}/#token={TOKEN}")
+        self.until("window.gstk && gstk.state.lease")
+
+    def js(self, expression: str, *arguments: Any) -> Any:
+        return self.browser.execute_script(f"return {expression}", *arguments)
+
+    def until(self, condition: str, seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not self.js(condition):
+            assert time.monotonic() < deadline, f"{condition}; the page says: {self.status}"
+            time.sleep(0.03)
+
+    def rest(self) -> None:
+        self.until("!gstk.state.busy")
+
+    @property
+    def status(self) -> str:
+        return str(self.browser.find_element(By.ID, "status").text)
+
+    def open(self, *files: Path) -> None:
+        self.browser.find_element(By.ID, "files").send_keys("\n".join(map(str, files)))
+        self.until("gstk.state.volume && !gstk.state.busy")
+
+    def press(self, selector: str) -> None:
+        self.browser.find_element(By.CSS_SELECTOR, selector).click()
+
+    def tool(self, name: str, foreground: bool = True) -> None:
+        kind = f'[data-foreground="{"1" if foreground else ""}"]' if name == "point" else ""
+        self.press(f'[data-tool="{name}"]{kind}')
+
+    def canvas(self, plane: str) -> Any:
+        return self.browser.find_element(By.CSS_SELECTOR, f'[data-plane="{plane}"] canvas')
+
+    def look_at(self, voxel: tuple[int, ...]) -> None:
+        self.js("(gstk.state.volume.cursor = [...arguments[0]], gstk.views.axial.on.cursor())", list(voxel))
+
+    def offset(self, plane: str, voxel: tuple[int, ...]) -> tuple[int, int]:
+        """Of a voxel from the middle of a plane's canvas, in pixels."""
+        x, y = self.js(
+            "((view, p) => [p[0] - view.canvas.width / 2, p[1] - view.canvas.height / 2])"
+            "(gstk.views[arguments[0]], gstk.views[arguments[0]].pixelOf(arguments[1]))",
+            plane,
+            list(voxel),
+        )
+        return round(x), round(y)
+
+    def click(self, plane: str, voxel: tuple[int, ...]) -> None:
+        x, y = self.offset(plane, voxel)
+        ActionChains(self.browser).move_to_element_with_offset(self.canvas(plane), x, y).click().perform()
+        self.rest()
+
+    def drag(self, plane: str, voxels: list[tuple[int, ...]]) -> None:
+        actions, canvas = ActionChains(self.browser, duration=20), self.canvas(plane)
+        for index, voxel in enumerate(voxels):
+            actions.move_to_element_with_offset(canvas, *self.offset(plane, voxel))
+            if index == 0:
+                actions.click_and_hold()
+        actions.release().perform()
+        self.rest()
+
+    def colour_at(self, plane: str, voxel: tuple[int, ...]) -> list[int]:
+        """RGB that is shown in the middle of a voxel."""
+        x, y = self.offset(plane, voxel)
+        return list(
+            self.js(
+                "[...gstk.views[arguments[0]].canvas.getContext('2d').getImageData("
+                "gstk.views[arguments[0]].canvas.width / 2 + arguments[1], "
+                "gstk.views[arguments[0]].canvas.height / 2 + arguments[2], 1, 1).data].slice(0, 3)",
+                plane,
+                x,
+                y,
+            )
+        )
+
+    def labels(self) -> NDArray[np.uint8]:
+        return np.array(self.js("Array.from(gstk.state.volume.labels)"), np.uint8).reshape(
+            self.js("gstk.state.volume.shape")
+        )
+
+    def picture(self, name: str) -> None:
+        """Keeps a screenshot where GSTK_PICTURES names a folder."""
+        folder = os.environ.get("GSTK_PICTURES")
+        if folder:
+            self.js("new Promise((done) => setTimeout(done, 300))")
+            self.browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+
+@pytest.fixture
+def page(browser: Any, server: Served) -> Iterator[Page]:
+    found = Page(browser, server)
+    browser.get_log("browser")
+    yield found
+    errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert errors == []
+    found.js("gstk.state.unsaved = false")
+
+
+def scan() -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+    """A ball, and a bar beside it, in noise that no two voxels share."""
+    grid = np.indices(SHAPE)
+    inside = ((grid - np.array(CENTRE)[:, None, None, None]) ** 2).sum(0) <= 49
+    image = np.where(inside, 700, 50)
+    image[5:9, 8:40, 34:38] = 650
+    return (image + grid.sum(0) % 7).astype(np.int16), inside
+
+
+def write(path: Path, image: NDArray[Any], direction: tuple[float, ...] = (1, 0, 0, 0, 1, 0, 0, 0, 1)) -> Path:
+    made = SimpleITK.GetImageFromArray(image)
+    made.SetSpacing((1.0, 1.2, 2.5))
+    made.SetOrigin((-30, 12, 7))
+    made.SetDirection(direction)
+    SimpleITK.WriteImage(made, str(path))
+    return path
+
+
+def oblique() -> tuple[float, ...]:
+    """Array axes turned by 12° and running to the right, to the front and up, or down."""
+    a = np.deg2rad(12)
+    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    return tuple((turn @ np.diag([-1, 1, -1])).ravel())
+
+
+def dice(a: NDArray[Any], b: NDArray[Any]) -> float:
+    return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
+
+
+def test_an_oblique_scan_is_clicked_and_saved_where_it_lies(page: Page, tmp_path: Path, downloads: Path) -> None:
+    image, inside = scan()
+    source = write(tmp_path / "oblique.nii.gz", image, oblique())
+    page.open(source)
+    page.look_at(CENTRE)
+    planes = ("axial", "coronal", "sagittal")
+    before = {plane: page.colour_at(plane, CENTRE) for plane in planes}
+    assert all(len(set(colour)) == 1 for colour in before.values())  # grey
+    page.click("axial", CENTRE)
+    assert page.js("gstk.state.clicks") == [{"object": 1, "voxel": list(CENTRE), "foreground": True}]
+    mask = page.labels() == 1
+    assert dice(mask, inside) > 0.85
+    page.look_at(tuple(i + d for i, d in zip(CENTRE, (2, 2, 2), strict=True)))  # beside the click's mark
+    for plane in planes:
+        voxel = tuple(page.js("gstk.state.volume.cursor"))
+        through = page.js("gstk.state.volume.planes[arguments[0]].through", plane)
+        seen = [i + (0 if axis == through else 2) for axis, i in enumerate(voxel)]
+        red, _, blue = page.colour_at(plane, tuple(seen))
+        assert red > blue + 30  # amber over grey
+        away = [i if axis == through else 1 for axis, i in enumerate(voxel)]
+        assert len(set(page.colour_at(plane, tuple(away)))) == 1
+    page.picture("page_light")
+    # The patient's right is on the left of the picture, whatever the order of storage.
+    assert page.js("gstk.state.volume.planes.axial.letters") == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+    assert page.js("gstk.state.volume.planes.sagittal.letters") == {
+        "left": "A",
+        "right": "P",
+        "top": "S",
+        "bottom": "I",
+    }
+    assert page.js("gstk.state.volume.planes.coronal.letters") == {"left": "R", "right": "L", "top": "S", "bottom": "I"}
+    x0, _ = page.offset("axial", CENTRE)
+    x1, _ = page.offset("axial", (CENTRE[0], CENTRE[1], CENTRE[2] + 5))
+    assert x1 < x0  # x runs to the patient's right in this scan
+    _, y0 = page.offset("coronal", CENTRE)
+    _, y1 = page.offset("coronal", (CENTRE[0] + 5, CENTRE[1], CENTRE[2]))
+    assert y1 > y0  # and z down
+    dx = abs(x1 - x0) / (5 * 1.0)
+    _, y2 = page.offset("axial", (CENTRE[0], CENTRE[1] + 5, CENTRE[2]))
+    assert abs(y2 - page.offset("axial", CENTRE)[1]) / (5 * 1.2) == pytest.approx(dx, rel=0.1)  # square in mm
+    place = [
+        float(v)
+        for v in re.findall(r"RAS ([-\d., ]+) mm", page.browser.find_element(By.ID, "place").text)[0].split(",")
+    ]
+    nibabel = pytest.importorskip("nibabel")
+    loaded = nibabel.load(source)
+    cursor = page.js("gstk.state.volume.cursor")
+    np.testing.assert_allclose(loaded.affine @ [*cursor[::-1], 1], [*place, 1], atol=0.06)
+    page.press('[data-format="nii.gz"]')
+    saved = nibabel.load(downloaded(downloads, "oblique_mask.nii.gz"))
+    np.testing.assert_allclose(saved.affine, loaded.affine, atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(saved.dataobj).T == 1, mask)
+
+
+def downloaded(folder: Path, name: str) -> Path:
+    file = folder / name
+    deadline = time.monotonic() + 20
+    while not file.exists():
+        assert time.monotonic() < deadline, list(folder.iterdir())
+        time.sleep(0.05)
+    return file
+
+
+def test_every_tool_changes_the_mask(page: Page, tmp_path: Path) -> None:
+    image, inside = scan()
+    page.open(write(tmp_path / "tools.nrrd", image))
+    z, y, x = CENTRE
+    page.look_at(CENTRE)
+    page.click("axial", CENTRE)
+    whole = page.labels()
+    page.tool("point", foreground=False)
+    page.click("axial", (z, y, x + 5))
+    assert page.labels()[z, y, x + 5] == 0
+    page.press("#undo")
+    page.rest()
+    np.testing.assert_array_equal(page.labels(), whole)
+    page.press("#redo")
+    page.rest()
+    assert page.labels()[z, y, x + 5] == 0
+    page.press("#reset")
+    page.rest()
+    assert not page.labels().any()
+    page.tool("box")
+    page.drag("coronal", [(z - 8, y, x - 8), (z, y, x), (z + 8, y, x + 8)])
+    assert dice(page.labels() == 1, inside) > 0.8
+    page.press("#reset")
+    page.rest()
+    page.tool("scribble")
+    page.drag("sagittal", [(z - 3, y - 3, x), (z, y, x), (z + 3, y + 3, x)])
+    assert dice(page.labels() == 1, inside) > 0.8
+    page.press("#background")
+    page.drag("sagittal", [(z + 5, y - 3, x), (z + 5, y, x)])
+    assert (page.labels()[z + 5, y - 3 : y + 1, x] == 0).any()
+    page.press("#reset")
+    page.rest()
+    page.press("#background")
+    page.tool("lasso")
+    angles = np.linspace(0, 2 * np.pi, 9)
+    page.drag("axial", [(z, y + round(9 * np.sin(t)), x + round(9 * np.cos(t))) for t in angles])
+    assert dice(page.labels() == 1, inside) > 0.8
+    page.press("#next-object")
+    page.tool("point")
+    page.look_at((7, 20, 36))
+    page.click("axial", (7, 20, 36))
+    assert page.labels()[7, 20, 36] == 2
+    assert dice(page.labels() == 1, inside) > 0.8
+    rows = page.browser.find_elements(By.CSS_SELECTOR, "#objects li")
+    assert len(rows) == 2
+    ml = float(rows[1].find_element(By.CLASS_NAME, "ml").text.split()[0])
+    assert ml == pytest.approx((page.labels() == 2).sum() * 3.0 / 1000, abs=0.006)
+    page.picture("page_objects")
+    rows[1].find_element(By.CSS_SELECTOR, "button[title=Lock]").click()
+    page.click("axial", (7, 10, 36))
+    assert "locked" in page.status
+    assert len(page.js("gstk.state.clicks")) == len(
+        [c for c in page.js("gstk.state.clicks") if c["voxel"] != [7, 10, 36]]
+    )
+    page.browser.find_elements(By.CSS_SELECTOR, "#objects button[title=Show]")[1].click()
+    assert len(set(page.colour_at("axial", (7, 22, 36)))) == 1  # hidden
+    page.browser.find_elements(By.CSS_SELECTOR, "#objects button[title=Remove]")[1].click()
+    page.rest()
+    page.until("gstk.objects.entries.size === 1")
+    assert not (page.labels() == 2).any()
+
+
+def test_the_keyboard_does_everything_without_the_mouse(page: Page, tmp_path: Path) -> None:
+    image, inside = scan()
+    page.open(write(tmp_path / "keys.mha", image))
+    page.look_at((CENTRE[0], CENTRE[1], CENTRE[2] - 1))
+    canvas = page.canvas("axial")
+    canvas.send_keys(Keys.ARROW_RIGHT)
+    assert page.js("gstk.state.volume.cursor") == list(CENTRE)
+    canvas.send_keys(Keys.PAGE_UP)
+    assert page.js("gstk.state.volume.cursor[0]") == CENTRE[0] + 1
+    canvas.send_keys(Keys.PAGE_DOWN, Keys.ENTER)
+    page.rest()
+    assert dice(page.labels() == 1, inside) > 0.85
+    body = page.browser.find_element(By.TAG_NAME, "body")
+    ActionChains(page.browser).key_down(Keys.CONTROL).send_keys("z").key_up(Keys.CONTROL).perform()
+    page.rest()
+    assert not page.labels().any()
+    body.send_keys("2")
+    assert page.js("gstk.state.foreground") is False
+    body.send_keys("?")
+    assert page.browser.find_element(By.ID, "help").is_displayed()
+    assert "click at the crosshair" in page.browser.find_element(By.ID, "keys").text
+    page.picture("page_help")
+    body.send_keys(Keys.ESCAPE)
+    body.send_keys("n")
+    assert page.js("gstk.state.active") == 2
+    window = page.js("gstk.state.window")
+    ActionChains(page.browser).context_click(canvas).perform()
+    assert page.js("gstk.state.window") == window
+
+
+def test_opening_the_page_again_finds_the_running_session(page: Page, tmp_path: Path) -> None:
+    image, _ = scan()
+    page.open(write(tmp_path / "again.nii", image))
+    page.look_at(CENTRE)
+    page.click("axial", CENTRE)
+    name = page.browser.find_element(By.CSS_SELECTOR, "#objects input[type=text]")
+    name.clear()
+    name.send_keys("ball", Keys.TAB)
+    labels, lease = page.labels(), page.js("gstk.state.lease")
+    page.js("gstk.state.unsaved = false")
+    time.sleep(0.2)
+    page.browser.get("about:blank")
+    page.browser.get(page.served.url)  # without the token: this browser has kept it
+    page.until("window.gstk && gstk.state.volume && !gstk.state.busy")
+    assert page.js("gstk.state.lease") == lease
+    np.testing.assert_array_equal(page.labels(), labels)
+    assert page.js("gstk.objects.entries.get(1).name") == "ball"
+    assert len(page.js("gstk.state.clicks")) == 1
+
+
+def test_a_page_without_the_token_asks_for_it(browser: Any, server: Served) -> None:
+    browser.get("about:blank")
+    browser.get(server.url)
+    browser.execute_script("localStorage.clear()")
+    browser.get("about:blank")
+    browser.get(server.url)
+    dialog = browser.find_element(By.ID, "key-dialog")
+    assert dialog.is_displayed()
+    browser.find_element(By.ID, "key").send_keys("wrong", Keys.ENTER)
+    deadline = time.monotonic() + 10
+    while not dialog.is_displayed() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert dialog.is_displayed()
+    field = browser.find_element(By.ID, "key")
+    field.clear()
+    field.send_keys(TOKEN, Keys.ENTER)
+    while not browser.execute_script("return Boolean(gstk.state.lease)") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert browser.execute_script("return Boolean(gstk.state.lease)")
+    assert TOKEN not in browser.current_url
+
+
+def test_a_slow_call_shows_what_runs_and_can_be_cancelled(browser: Any, tmp_path: Path) -> None:
+    class Stuck(FloodEngine):
+        stuck = True
+        ended = threading.Event()
+
+        def decode(self, embedding: Any, coords: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float32]:
+            if self.stuck and self.ended.wait(60):
+                raise Interrupted("interrupted")
+            return super().decode(embedding, coords, labels)
+
+        def interrupt(self) -> None:
+            self.ended.set()
+
+    image, inside = scan()
+    engine = Stuck()
+    with serving(Settings(page_token=TOKEN), engine) as served:
+        page = Page(browser, served)
+        page.open(write(tmp_path / "slow.nii.gz", image))
+        engine.ended.clear()
+        page.look_at(CENTRE)
+        x, y = page.offset("axial", CENTRE)
+        ActionChains(browser).move_to_element_with_offset(page.canvas("axial"), x, y).click().perform()
+        page.until("/point \\d/.test(document.getElementById('doing').textContent)")
+        page.picture("page_busy")
+        page.press("#cancel")
+        page.rest()
+        assert not page.labels().any()
+        assert page.js("gstk.state.clicks") == []
+        engine.stuck = False
+        page.click("axial", CENTRE)
+        assert dice(page.labels() == 1, inside) > 0.85
+        page.js("gstk.state.unsaved = false")
+
+
+def dicom_series(folder: Path, image: NDArray[np.int16]) -> list[Path]:
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    study, series, frame = generate_uid(), generate_uid(), generate_uid()
+    files = []
+    folder.mkdir()
+    for index, plane in enumerate(image):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        file = folder / f"slice{(7 * index) % len(image):03d}"  # names say nothing of the order
+        data = FileDataset(str(file), {}, file_meta=meta, preamble=bytes(128))
+        data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = study, series, frame
+        data.Modality, data.SeriesDescription, data.PatientName, data.PatientID = "CT", "thin / slices", "A^B", "1"
+        data.PatientBirthDate = data.PatientSex = data.StudyDate = data.StudyTime = data.AccessionNumber = ""
+        data.StudyID, data.ReferringPhysicianName, data.PositionReferenceIndicator = "1", "", ""
+        data.SeriesNumber, data.InstanceNumber = 1, index + 1
+        data.ImagePositionPatient, data.ImageOrientationPatient = [-20, -30, 4 + 2.5 * index], [1, 0, 0, 0, 1, 0]
+        data.PixelSpacing, data.SliceThickness = [1.2, 1.0], 2.5
+        data.Rows, data.Columns = plane.shape
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
+        data.RescaleIntercept, data.RescaleSlope = 0, 1
+        data.PixelData = plane.tobytes()
+        data.save_as(file, enforce_file_format=True)
+        files.append(file)
+    assert pydicom.dcmread(files[0]).SeriesInstanceUID == series
+    return files
+
+
+def test_a_dicom_folder_is_opened_and_its_segmentation_refers_to_it(
+    page: Page, tmp_path: Path, downloads: Path
+) -> None:
+    highdicom = pytest.importorskip("highdicom", reason="needs highdicom")
+    pydicom = pytest.importorskip("pydicom")
+    image, inside = scan()
+    files = dicom_series(tmp_path / "series", image)
+    page.open(*reversed(files))
+    assert page.js("gstk.state.volume.shape") == list(SHAPE)
+    assert page.js("gstk.state.volume.image.name") == "CT_thin___slices"
+    assert page.js("gstk.state.volume.image.is_ct") is True
+    page.look_at(CENTRE)
+    page.click("sagittal", CENTRE)
+    mask = page.labels() == 1
+    assert dice(mask, inside) > 0.85
+    page.press('[data-format="dcm"]')
+    segments = highdicom.seg.segread(downloaded(downloads, "CT_thin___slices_mask.dcm"))
+    found = segments.get_pixels_by_source_instance([pydicom.dcmread(file).SOPInstanceUID for file in files])
+    np.testing.assert_array_equal(found[..., 0] != 0, mask)
+    assert segments.get_segment_description(1).segment_label == "object 1"
+
+
+def test_several_scans_wait_for_their_turn(page: Page, tmp_path: Path) -> None:
+    image, _ = scan()
+    page.open(write(tmp_path / "a.nii.gz", image), write(tmp_path / "b.nii.gz", image[:20]))
+    assert page.js("gstk.state.volume.image.name") == "a"
+    page.press("#next-volume")
+    page.rest()
+    page.until("gstk.state.volume.image.name === 'b'")
+    assert page.js("gstk.state.volume.shape")[0] == 20
+    assert not page.browser.find_element(By.ID, "next-volume").is_displayed()
+
+
+def test_a_file_that_is_no_scan_is_an_error_and_the_page_goes_on(page: Page, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"not a scan")
+    page.browser.find_element(By.ID, "files").send_keys(str(bad))
+    page.until("document.getElementById('status').className === 'error'")
+    assert "bad.nii.gz" in page.status
+    page.browser.get_log("browser")  # the refused request is logged there
+    page.open(write(tmp_path / "good.nii.gz", scan()[0]))
+
+
+def test_it_fits_a_small_screen_and_a_dark_one(browser: Any, page: Page, tmp_path: Path) -> None:
+    page.open(write(tmp_path / "small.nii.gz", scan()[0]))
+    page.look_at(CENTRE)
+    page.click("axial", CENTRE)
+    for width, height, dark in ((1280, 720, True), (768, 1024, False)):
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+        )
+        scheme = "dark" if dark else "light"
+        browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        )
+        time.sleep(0.2)
+        assert page.js("document.documentElement.scrollWidth") <= width
+        assert page.js("document.documentElement.scrollHeight") <= height
+        for plane in ("axial", "coronal", "sagittal"):
+            assert page.js("gstk.views[arguments[0]].canvas.clientHeight", plane) > 150
+        backs = page.js("getComputedStyle(document.body).backgroundColor")
+        assert (sum(json.loads(f"[{backs[4:-1]}]")) < 200) == dark
+        page.picture(f"page_{width}_{scheme}")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    nameless = page.js(
+        "[...document.querySelectorAll('button, input:not([type=file]), select, canvas')].filter((e) => "
+        "!(e.ariaLabel || e.title || e.textContent.trim() || e.labels?.length)).length"
+    )
+    assert nameless == 0
+
+
+def test_scripts_are_well_formed() -> None:
+    import gstk.server
+
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node")
+    for file in sorted((Path(gstk.server.__file__).parent / "page").glob("*.js")):
+        found = subprocess.run(
+            [node, "--check", "--input-type=module", "-"], input=file.read_text(), capture_output=True, text=True
+        )
+        assert found.returncode == 0, found.stderr

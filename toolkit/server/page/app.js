@@ -1,0 +1,281 @@
+// The page: its state, tools, keyboard, and what it asks of the server.
+
+import { Refused, bytes, get, keep, post, put, takeToken } from "./api.js";
+import { chosen, dropped, groups } from "./files.js";
+import { Objects } from "./objects.js";
+import { Scene } from "./scene.js";
+import { SliceView } from "./slices.js";
+import { Volume } from "./volume.js";
+
+const $ = (id) => document.getElementById(id);
+const CT = { "soft tissue": [400, 40], lung: [1500, -160], brain: [80, 40], bone: [1800, 400] }; // width, level
+const state = {
+  volume: null, window: [0, 1], tool: "point", foreground: true, active: 1, clicks: [], busy: false, unsaved: false,
+  colour: (id) => objects.rgb(id), visible: (id) => objects.entries.get(id)?.shown ?? true,
+};
+const views = Object.fromEntries([...document.querySelectorAll("figure[data-plane]")].map((figure) => [
+  figure.dataset.plane,
+  new SliceView(figure, figure.dataset.plane, state, { cursor: drawSlices, prompt, window: () => { $("preset").value = ""; drawSlices(); } }),
+]));
+const scene = new Scene($("scene"), state);
+const objects = new Objects($("objects"), state, {
+  changed: () => state.volume && guarded(() => post("/api/objects", { objects: objects.asJson() })),
+  shown: (solid) => { drawSlices(); if (solid && state.volume) scene.update(state.volume.shape.map((n) => [0, n])); else scene.draw(); },
+  remove: async (id) => { if (!state.volume || (await send({ kind: "reset", object: id }))) objects.remove(id); },
+});
+let waiting = []; // volumes that were dropped and not opened yet
+Object.assign(window, { gstk: { state, views, objects, scene } }); // for tests and for the curious
+
+function say(text, isError = false) {
+  $("status").textContent = text;
+  $("status").className = isError ? "error" : "";
+}
+
+function drawSlices() {
+  const { volume } = state;
+  if (!volume) return;
+  for (const view of Object.values(views)) view.draw();
+  const [z, y, x] = volume.cursor, value = volume.value(volume.cursor);
+  $("place").textContent = `voxel (z, y, x) ${z}, ${y}, ${x}\nRAS ${volume.place(volume.cursor).map((v) => v.toFixed(1)).join(", ")} mm\n`
+    + `intensity ${Number.isInteger(value) ? value : value.toPrecision(4)}`;
+}
+
+// Runs something that the server does, and says what became of it.
+async function guarded(work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (error instanceof Refused && error.status === 401) $("key-dialog").showModal();
+    else if (error instanceof Refused && error.status === 410) {
+      say("The session has ended: the server was restarted, or nothing was done for long. Open the scan again.", true);
+      await guarded(begin);
+    } else say(error instanceof TypeError ? "The server cannot be reached; is gstk serve still running?" : error.message, true);
+    return null;
+  }
+}
+
+async function busily(name, work) {
+  if (state.busy) {
+    say(`Wait for the ${$("doing").dataset.name} to end, or cancel it.`, true);
+    return null;
+  }
+  const began = performance.now();
+  state.busy = true;
+  $("doing").dataset.name = $("doing").textContent = name;
+  $("busy").hidden = false;
+  document.body.setAttribute("aria-busy", "true");
+  const ticking = setInterval(async () => {
+    const seconds = ((performance.now() - began) / 1000).toFixed(1);
+    $("doing").textContent = `${name} ${seconds} s`;
+    const { before } = await get("/api/status").catch(() => ({}));
+    if (before && state.busy) $("doing").textContent = `${name} ${seconds} s, waits for ${before} other call${before > 1 ? "s" : ""}`;
+  }, 500);
+  try {
+    return await guarded(work);
+  } finally {
+    clearInterval(ticking);
+    state.busy = false;
+    $("busy").hidden = true;
+    document.body.removeAttribute("aria-busy");
+  }
+}
+
+function send(body) {
+  return busily(body.kind, async () => {
+    const began = performance.now();
+    const { meta, data } = await bytes("POST", "/api/prompt", { object: state.active, ...body });
+    state.volume.patch(meta.box, data);
+    state.clicks = meta.clicks;
+    objects.show();
+    drawSlices();
+    scene.update(meta.box);
+    if (meta.box) state.unsaved = true;
+    const spent = `${body.kind} took ${meta.seconds.toFixed(2)} s`;
+    if (!meta.done) say(`There is nothing to ${body.kind}.`);
+    else if (meta.compromises.length) say(`${spent}; skipped to stay in time: ${meta.compromises.join("; ")}`);
+    else if (!meta.box && body.kind !== "reset") say(`${spent} and changed nothing. ${meta.advice ?? ""}`);
+    else say(spent);
+    state.timing = { server: meta.seconds * 1000, whole: performance.now() - began };
+    return true;
+  });
+}
+
+function prompt(body) {
+  if (objects.active?.locked) say(`${objects.active.name} is locked.`, true);
+  else send(body);
+}
+
+async function showImage(image) {
+  const { data } = await bytes("GET", "/api/voxels");
+  state.volume = new Volume(image, data);
+  Object.assign(state, { window: image.window, clicks: [], unsaved: false });
+  objects.reset(image.names);
+  $("preset").replaceChildren(new Option("auto", "auto"), ...(image.is_ct ? Object.keys(CT) : []).map((name) => new Option(name, name)), new Option("as dragged", ""));
+  if (image.is_ct) setPreset("soft tissue");
+  $("drop").hidden = true;
+  document.querySelector("[data-format=dcm]").disabled = !image.has_dicom;
+  $("scan").textContent = `${image.name}\n${image.shape.join(" × ")} voxels (z, y, x)\n${image.spacing_mm.map((v) => v.toPrecision(3)).join(" × ")} mm`
+    + `\nthe network sees: ${image.intensities}${image.notes.map((note) => `\nnote: ${note}`).join("")}`;
+  document.title = `${image.name} – gstk`;
+  for (const view of Object.values(views)) view.fit();
+  scene.setVolume(state.volume);
+  drawSlices();
+}
+
+async function openGroup({ name, files }) {
+  await busily("opening", async () => {
+    const began = performance.now();
+    for (const [index, file] of files.entries()) {
+      $("doing").textContent = files.length > 1 ? `sending ${index + 1} of ${files.length}` : `sending ${name}`;
+      await put(`/api/upload?new=${index ? 0 : 1}&name=${encodeURIComponent(file.name)}`, file);
+    }
+    $("doing").textContent = `opening ${name}`;
+    await showImage(await post("/api/open"));
+    say(`opened in ${((performance.now() - began) / 1000).toFixed(1)} s; click on an object`);
+  });
+}
+
+async function take(files) {
+  const found = groups(files);
+  if (!found.length) return say("There is no file in what was dropped.", true);
+  if (state.unsaved && !confirm("The masks were not saved. Open another scan?")) return;
+  waiting = found.slice(1);
+  $("next-volume").hidden = !waiting.length;
+  await openGroup(found[0]);
+}
+
+async function nextVolume() {
+  if (!waiting.length || (state.unsaved && !confirm("The masks were not saved. Open the next scan?"))) return;
+  const group = waiting.shift();
+  $("next-volume").hidden = !waiting.length;
+  await openGroup(group);
+}
+
+async function save(format) {
+  if (!state.volume) return say("There is no scan to save masks of.", true);
+  await busily("saving", async () => {
+    const { meta, data } = await bytes("GET", `/api/save?format=${format}`);
+    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(new Blob([data])), download: meta.name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    state.unsaved = false;
+    say(`saved ${meta.name}`);
+  });
+}
+
+function setPreset(name) {
+  $("preset").value = name;
+  if (name === "auto") state.window = state.volume.image.window;
+  else if (CT[name]) state.window = [CT[name][1] - CT[name][0] / 2, CT[name][1] + CT[name][0] / 2];
+  drawSlices();
+}
+
+// Points have a button for each sign; the other tools go by the check box.
+function setTool(tool, foreground = !$("background").checked) {
+  Object.assign(state, { tool, foreground });
+  for (const button of document.querySelectorAll("[data-tool]")) {
+    const chosenNow = button.dataset.tool === tool && (tool !== "point" || Boolean(button.dataset.foreground) === foreground);
+    button.setAttribute("aria-checked", chosenNow);
+  }
+}
+
+const tools = [...document.querySelectorAll("[data-tool]")];
+const pick = (button) => setTool(button.dataset.tool, button.dataset.tool === "point" ? Boolean(button.dataset.foreground) : undefined);
+const focused = () => Object.values(views).find((view) => view.canvas === document.activeElement) ?? views.axial;
+const nudge = (right, down) => {
+  const view = focused(), { plane } = view, { volume } = state;
+  for (const [axis, by] of [[plane.right, right], [plane.down, down]]) volume.cursor[axis.axis] += axis.flip ? -by : by;
+  volume.cursor = view.clamped(volume.cursor);
+  drawSlices();
+};
+const arrow = (right, down) => (document.activeElement === scene.canvas ? scene.turn(right * 0.1, down * 0.1) : nudge(right, down));
+const KEYS = [ // keys, what they do in words, what they do; those with a volume only begin with "*"
+  ["1 … 6", "+ point, − point, box, scribble, lasso, look", { 1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 5 }],
+  ["x", "the other sign: background, or the object", { x: () => { if (state.tool !== "point") $("background").checked = state.foreground; setTool(state.tool, !state.foreground); } }],
+  ["← → ↑ ↓", "move the crosshair in the slice that has the focus; turn the 3D view", { "*ArrowLeft": () => arrow(-1, 0), "*ArrowRight": () => arrow(1, 0), "*ArrowUp": () => arrow(0, -1), "*ArrowDown": () => arrow(0, 1) }],
+  ["Page ↑ ↓", "scroll through the slices", { "*PageUp": () => focused().scroll(1), "*PageDown": () => focused().scroll(-1) }],
+  ["Enter", "click at the crosshair", { "*Enter": () => prompt({ kind: "point", voxel: [...state.volume.cursor], foreground: state.foreground }) }],
+  ["+ − 0", "zoom, fit", { "*+": () => focused().zoomAt([focused().canvas.width / 2, focused().canvas.height / 2], 1.25), "*-": () => focused().zoomAt([focused().canvas.width / 2, focused().canvas.height / 2], 0.8), "*0": () => focused().fit() }],
+  ["w", "next window of intensities", { "*w": () => { const all = [...$("preset").options].map((o) => o.value).filter(Boolean); setPreset(all[(all.indexOf($("preset").value) + 1) % all.length]); } }],
+  ["n [ ]", "next object; select the one before or after", { "*n": () => objects.next(), "*[": () => objects.step(-1), "*]": () => objects.step(1) }],
+  ["h k", "hide, lock the object", { "*h": () => objects.hide(), "*k": () => { objects.active.locked = !objects.active.locked; objects.show(); } }],
+  ["Ctrl Z, Ctrl Y", "undo, redo", {}],
+  ["r", "forget the object's mask and clicks", { "*r": () => prompt({ kind: "reset" }) }],
+  ["o v", "open a scan; the next of those that were dropped", { o: () => $("files").click(), v: nextVolume }],
+  ["Ctrl S", "save as NIfTI", {}],
+  ["Esc", "cancel what runs", { Escape: () => state.busy && guarded(() => post("/api/cancel")) }],
+  ["?", "this sheet", { "?": () => $("help").showModal() }],
+];
+const ACTIONS = Object.assign({}, ...KEYS.map(([, , actions]) => actions));
+const MOUSE = [["wheel", "scroll; with Ctrl: zoom"], ["Shift", "with a click or drawing: the opposite, background or object"], ["right button", "drag: window and level"],
+  ["middle button, Alt", "drag: move the slice"], ["double click", "fit"], ["two fingers", "zoom and move"]];
+
+document.addEventListener("keydown", (e) => {
+  if (e.target.matches("input[type=text], input[type=password], select") || document.querySelector("dialog[open]")) return;
+  if (e.target.matches("button, input") && ["Enter", " "].includes(e.key)) return;
+  if (e.target.matches("input[type=range]") && e.key.startsWith("Arrow")) return;
+  if (e.ctrlKey || e.metaKey) {
+    const act = { z: () => (e.shiftKey ? send({ kind: "redo" }) : send({ kind: "undo" })), y: () => send({ kind: "redo" }), s: () => save("nii.gz") }[e.key.toLowerCase()];
+    if (act && state.volume) { e.preventDefault(); act(); }
+    return;
+  }
+  const act = ACTIONS[e.key] ?? (state.volume && ACTIONS[`*${e.key}`]);
+  if (act === undefined || act === null || act === false) return;
+  e.preventDefault();
+  if (typeof act === "number") pick(tools[act]);
+  else act();
+});
+
+for (const button of tools) button.onclick = () => pick(button);
+$("background").onchange = () => state.tool !== "point" && setTool(state.tool);
+$("undo").onclick = () => state.volume && send({ kind: "undo" });
+$("redo").onclick = () => state.volume && send({ kind: "redo" });
+$("reset").onclick = () => state.volume && prompt({ kind: "reset" });
+$("next-object").onclick = () => objects.next();
+$("cancel").onclick = () => guarded(() => post("/api/cancel"));
+$("preset").onchange = () => state.volume && setPreset($("preset").value);
+$("open").onclick = () => $("files").click();
+$("next-volume").onclick = nextVolume;
+$("help-open").onclick = () => $("help").showModal();
+$("files").onchange = async () => { const files = chosen($("files").files); $("files").value = ""; await take(files); };
+for (const button of document.querySelectorAll("[data-format]")) button.onclick = () => save(button.dataset.format);
+for (const [keys, words] of [...KEYS, ...MOUSE]) {
+  const row = $("keys").insertRow(), key = document.createElement("kbd");
+  key.textContent = keys;
+  row.insertCell().append(key);
+  row.insertCell().textContent = words;
+}
+document.addEventListener("dragover", (e) => { e.preventDefault(); $("planes").classList.add("dragging"); });
+document.addEventListener("dragleave", (e) => e.relatedTarget === null && $("planes").classList.remove("dragging"));
+document.addEventListener("drop", async (e) => {
+  e.preventDefault();
+  $("planes").classList.remove("dragging");
+  await guarded(async () => take(await dropped(e.dataTransfer)));
+});
+window.addEventListener("beforeunload", (e) => { if (state.unsaved && state.busy) e.preventDefault(); });
+$("key-form").onsubmit = () => { keep("token", $("key").value.trim()); guarded(begin); };
+setInterval(() => state.lease && !state.busy && get("/api/status").catch(() => {}), 20000);
+
+async function begin() {
+  const found = await post("/api/session");
+  keep("lease", found.lease);
+  state.lease = found.lease;
+  if (found.image) {
+    await busily("opening", async () => {
+      await showImage(found.image);
+      const { meta, data } = await bytes("GET", "/api/labels");
+      state.volume.patch(meta.box, data);
+      state.clicks = meta.clicks;
+      objects.show();
+      drawSlices();
+      scene.update(meta.box);
+      say("the running session was found again");
+    });
+  } else if (found.first) await busily("opening", async () => { await showImage(await post("/api/open", { first: true })); say("click on an object"); });
+  else { state.volume = null; $("drop").hidden = false; }
+}
+
+setTool("point", true);
+objects.reset({});
+if (takeToken()) guarded(begin);
+else $("key-dialog").showModal();

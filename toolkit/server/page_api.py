@@ -1,0 +1,393 @@
+"""What the page in the browser asks of the server: files to open, voxels to show, prompts, results to save."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gstk._version import __version__
+from gstk.cases.npz import Case
+from gstk.cases.overlay import object_colour
+from gstk.cases.segmentation import SegmentName
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import Point
+from gstk.server.leases import Lease, LeaseLost
+from gstk.server.saving import save_labels
+from gstk.server.service import BadRequest, Service, read_json
+from gstk.server.uploads import Upload
+from gstk.server.workspace import Patch, Workspace
+from gstk.session.advice import no_change
+from gstk.session.strokes import lasso_points, plane_box_points, scribble_points
+
+__all__ = ["routes"]
+
+MOST_OBJECTS = 255
+MOST_CLICKS = 300
+"""That an answer lists: they travel in a header."""
+_KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_SHOWN_PERCENTILES = (0.5, 99.5)
+
+
+@dataclass
+class Desk:
+    """What the server keeps of a page, so that opening it again finds everything.
+
+    Attributes:
+        names: of the objects, by id.
+        upload: files that were sent and not opened yet.
+        headers: of the DICOM slices that the image came as.
+        notes: what is odd about the image.
+        case: the image, its voxels uint8 or int16 as the page shows them; None before there is one.
+        slope, intercept: from those voxels to the image's intensities.
+    """
+
+    case: Case | None = None
+
+    names: dict[int, SegmentName] = field(default_factory=dict)
+    upload: Upload | None = None
+    headers: list[Any] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def clear(self) -> None:
+        """Deletes what was sent."""
+        if self.upload is not None:
+            self.upload.delete()
+            self.upload = None
+
+
+def routes(service: Service) -> list[Route]:
+    """The page's files and its API."""
+    door = _Door(service)
+    return [
+        Route("/", _page, methods=["GET"]),
+        Route("/page/{name}", _page, methods=["GET"]),
+        Route("/api/session", door.session, methods=["POST"]),
+        Route("/api/upload", door.upload, methods=["PUT"]),
+        Route("/api/open", door.open, methods=["POST"]),
+        Route("/api/voxels", door.voxels, methods=["GET"]),
+        Route("/api/labels", door.labels, methods=["GET"]),
+        Route("/api/prompt", door.prompt, methods=["POST"]),
+        Route("/api/cancel", door.cancel, methods=["POST"]),
+        Route("/api/status", door.status, methods=["GET"]),
+        Route("/api/objects", door.objects, methods=["POST"]),
+        Route("/api/save", door.save, methods=["GET"]),
+    ]
+
+
+async def _page(request: Request) -> Response:
+    name = request.path_params.get("name", "index.html")
+    suffix = name[name.rfind(".") :]
+    file = files("gstk.server") / "page" / name
+    if suffix not in _KINDS or not re.fullmatch(r"[a-z0-9_]+\.[a-z]+", name) or not file.is_file():
+        return JSONResponse({"detail": "there is no such file"}, 404)
+    return Response(file.read_bytes(), media_type=_KINDS[suffix])
+
+
+class _Door:
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    def _desk(self, lease: Lease) -> Desk:
+        if not isinstance(lease.extra, Desk):
+            lease.extra = Desk()
+        return lease.extra
+
+    def _case(self, lease: Lease) -> Case:
+        case = self._desk(lease).case
+        if case is None:
+            raise BadRequest("got no image, expected one to be opened before")
+        return case
+
+    async def session(self, request: Request) -> Response:
+        await read_json(request)
+        try:
+            lease = self.service.lease(request)
+            self.service.leases.seen(lease)
+        except LeaseLost:
+            lease = await self.service.claim(is_page=True)
+        desk, first = self._desk(lease), self.service.first
+        image = None if desk.case is None else _described(desk.case, lease.workspace, desk)
+        return JSONResponse(
+            {
+                "lease": lease.token,
+                "version": __version__,
+                "licence": self.service.settings.licence,
+                "first": None if first is None else first.name,
+                "image": image,
+            }
+        )
+
+    async def upload(self, request: Request) -> Response:
+        lease = self.service.lease(request)
+        desk = self._desk(lease)
+        name = request.query_params.get("name", "")
+        with self.service.leases.acting(lease):
+            if request.query_params.get("new") == "1" or desk.upload is None:
+                desk.clear()
+                desk.upload = Upload(self.service.settings.upload_limit_bytes)
+            try:
+                await desk.upload.add(name, request.stream())
+            except BaseException:
+                desk.clear()
+                raise
+        return JSONResponse({})
+
+    async def open(self, request: Request) -> Response:
+        lease, body = self.service.lease(request), await read_json(request)
+        desk = self._desk(lease)
+        upload, desk.upload = desk.upload, None
+        with self.service.leases.acting(lease):
+            headers: list[Any] = []
+            notes: list[str] = []
+            if body.get("first") is True and self.service.first is not None:
+                case = self.service.first
+            elif upload is not None:
+                try:
+                    case, notes, headers = await run_in_threadpool(upload.read)
+                finally:
+                    await run_in_threadpool(upload.delete)
+            else:
+                raise BadRequest("got nothing to open, expected files to be sent before")
+            workspace = lease.workspace
+
+            def take() -> None:
+                workspace.set_image(case.volume)
+                workspace.show(np.zeros(case.geometry.shape, np.uint8))
+
+            desk.case = None
+            await self.service.act(request, lease, "image", take)
+            desk.names, desk.headers, desk.notes = {}, headers, [*notes, *workspace.notes]
+            shown, desk.slope, desk.intercept = await run_in_threadpool(_shown, case)
+            desk.case = shown
+            described = await run_in_threadpool(_described, shown, workspace, desk)
+        return JSONResponse(described)
+
+    async def voxels(self, request: Request) -> Response:
+        image = self._case(self.service.lease(request)).image
+        voxels = np.ascontiguousarray(image).astype(image.dtype.newbyteorder("<"), copy=False)
+        return Response(voxels.reshape(-1).view(np.uint8).data, media_type="application/octet-stream")
+
+    async def labels(self, request: Request) -> Response:
+        lease = self.service.lease(request)
+        workspace = lease.workspace
+
+        def whole() -> Patch | None:
+            workspace.show(np.zeros(workspace.geometry.shape, np.uint8))
+            return workspace.patch()
+
+        patch = await self.service.act(request, lease, "mask", whole)
+        return _patched(patch, {"clicks": _clicks(workspace, self._desk(lease))})
+
+    async def prompt(self, request: Request) -> Response:
+        lease, body = self.service.lease(request), await read_json(request)
+        workspace, desk, began = lease.workspace, self._desk(lease), time.monotonic()
+        kind, object_id = body.get("kind"), _object_id(body)
+        work = _work(workspace, body)
+
+        def run() -> tuple[Patch | None, bool]:
+            done = work(object_id)
+            return workspace.patch(), done
+
+        patch, done = await self.service.act(request, lease, str(kind), run)
+        asks = kind not in ("undo", "redo", "reset")
+        if asks and object_id not in desk.names:
+            desk.names[object_id] = SegmentName(f"object {object_id}", object_colour(object_id))
+        said: dict[str, Any] = {
+            "done": done,
+            "seconds": round(time.monotonic() - began, 3),
+            "compromises": list(workspace.session.report.compromises) if asks else [],
+            "clicks": _clicks(workspace, desk),
+        }
+        if kind == "point" and patch is None:
+            voxel, foreground = _voxel(body.get("voxel"), workspace.geometry), bool(body.get("foreground"))
+            said["advice"] = no_change(workspace.session.mask == object_id, voxel, foreground, workspace.geometry)
+        return _patched(patch, said)
+
+    async def cancel(self, request: Request) -> Response:
+        return JSONResponse({"cancelled": await self.service.compute.cancel(self.service.lease(request))})
+
+    async def status(self, request: Request) -> Response:
+        lease = self.service.lease(request)
+        self.service.leases.seen(lease)
+        jobs = self.service.compute.jobs()
+        own = next((index for index, job in enumerate(jobs) if job.owner is lease), None)
+        running = None if own is None else jobs[own]
+        began_s = None if running is None else running.began_s
+        return JSONResponse(
+            {
+                "running": None if running is None else running.name,
+                "seconds": 0.0 if began_s is None else round(time.monotonic() - began_s, 1),
+                "before": own or 0,
+                "has_image": lease.workspace.has_image,
+            }
+        )
+
+    async def objects(self, request: Request) -> Response:
+        lease, body = self.service.lease(request), await read_json(request)
+        self._desk(lease).names = _names(body.get("objects"))
+        return JSONResponse({})
+
+    async def save(self, request: Request) -> Response:
+        lease = self.service.lease(request)
+        workspace, desk, kind = lease.workspace, self._desk(lease), request.query_params.get("format", "")
+
+        case = self._case(lease)
+        mask = await self.service.act(request, lease, "saving", lambda: workspace.session.mask)
+        saved = await run_in_threadpool(save_labels, kind, mask, case, desk.names, desk.headers)
+        headers = {"X-Meta": json.dumps({"name": saved.name})}
+        return Response(saved.data, media_type=saved.media_type, headers=headers)
+
+
+def _work(workspace: Workspace, body: dict[str, Any]) -> Callable[[int], bool]:
+    """What a prompt does to an object; says whether it did anything."""
+    kind, geometry = body.get("kind"), workspace.geometry
+    if kind == "undo":
+        return lambda object_id: workspace.undo()
+    if kind == "redo":
+        return lambda object_id: workspace.redo()
+    if kind == "reset":
+        return workspace.forget
+    foreground = body.get("foreground")
+    if not isinstance(foreground, bool):
+        raise BadRequest("got no foreground, expected true or false")
+    points: Sequence[Point]
+    if kind == "point":
+        points = [Point(_voxel(body.get("voxel"), geometry), foreground)]
+    elif kind == "box":
+        low, high = _voxel(body.get("low"), geometry), _voxel(body.get("high"), geometry)
+        points = plane_box_points(low, high, geometry, foreground)
+    elif kind in ("scribble", "lasso"):
+        lower = scribble_points if kind == "scribble" else lasso_points
+        points = lower(_drawing(body, geometry), geometry, foreground)
+    else:
+        raise BadRequest(f"got the prompt {kind!r:.40}, expected point, box, scribble, lasso, undo, redo or reset")
+
+    def add(object_id: int) -> bool:
+        workspace.add(points, object_id)
+        return True
+
+    return add
+
+
+def _clicks(workspace: Workspace, desk: Desk) -> list[dict[str, Any]]:
+    """The latest clicks, as the page draws them."""
+    clicks = [
+        {"object": object_id, "voxel": list(point.zyx), "foreground": point.foreground}
+        for object_id in desk.names
+        for point in workspace.session.prompts(object_id).points
+    ]
+    return clicks[-MOST_CLICKS:]
+
+
+def _drawing(body: dict[str, Any], geometry: Geometry) -> NDArray[np.bool_]:
+    """A line through voxels (z,y,x), filled between them; a lasso's ends are joined."""
+    path = body.get("path")
+    if not isinstance(path, list) or not 1 <= len(path) <= 4000:
+        raise BadRequest("got no path, expected 1 to 4000 voxels")
+    voxels = [_voxel(voxel, geometry) for voxel in path]
+    if body.get("kind") == "lasso":
+        voxels.append(voxels[0])
+    drawing = np.zeros(geometry.shape, bool)
+    drawing[voxels[0]] = True
+    for start, end in itertools.pairwise(voxels):
+        steps = max(abs(a - b) for a, b in zip(start, end, strict=True)) + 1
+        line = np.rint(np.linspace(start, end, steps)).astype(int)
+        drawing[tuple(line.T)] = True
+    return drawing
+
+
+def _voxel(values: object, geometry: Geometry) -> tuple[int, int, int]:
+    if not isinstance(values, list) or len(values) != 3 or any(type(v) is not int for v in values):
+        raise BadRequest(f"got the voxel {values!r:.80}, expected three whole numbers (z, y, x)")
+    voxel = (values[0], values[1], values[2])
+    if not geometry.contains(voxel):
+        raise BadRequest(f"got the voxel {voxel}, expected it inside the image of {geometry.shape}")
+    return voxel
+
+
+def _object_id(body: dict[str, Any]) -> int:
+    object_id = body.get("object", 1)
+    if type(object_id) is not int or not 1 <= object_id <= MOST_OBJECTS:
+        raise BadRequest(f"got the object {object_id!r:.40}, expected 1 to {MOST_OBJECTS}")
+    return object_id
+
+
+def _names(objects: object) -> dict[int, SegmentName]:
+    if not isinstance(objects, list) or len(objects) > MOST_OBJECTS:
+        raise BadRequest(f"got no objects, expected a list of at most {MOST_OBJECTS}")
+    names = {}
+    for entry in objects:
+        colour = entry.get("colour") if isinstance(entry, dict) else None
+        if not isinstance(colour, str) or not re.fullmatch(r"#[0-9a-f]{6}", colour):
+            raise BadRequest("got an object without a colour, expected one such as #ffb000")
+        name = str(entry.get("name", ""))[:100]
+        names[_object_id({"object": entry.get("id")})] = SegmentName(
+            name, (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16))
+        )
+    return names
+
+
+def _described(case: Case, workspace: Workspace, desk: Desk) -> dict[str, Any]:
+    """What the page needs to show an image."""
+    sample = case.image[:: max(1, len(case.image) // 32), ::4, ::4]
+    low, high = (float(v) for v in np.percentile(sample, _SHOWN_PERCENTILES))
+    geometry = case.geometry
+    names = {i: {"name": named.name, "colour": f"#{bytes(named.colour).hex()}"} for i, named in desk.names.items()}
+    return {
+        "name": case.name,
+        "shape": list(geometry.shape),
+        "spacing_mm": list(geometry.spacing_mm),
+        "direction": list(geometry.direction),
+        "origin_mm": list(geometry.origin_mm),
+        "dtype": case.image.dtype.name,
+        "slope": desk.slope,
+        "intercept": desk.intercept,
+        "window": [v * desk.slope + desk.intercept for v in (low, max(high, low + 1))],
+        "is_ct": workspace.intensities.startswith("CT"),
+        "intensities": workspace.intensities,
+        "notes": desk.notes,
+        "has_dicom": bool(desk.headers),
+        "names": names,
+    }
+
+
+def _shown(case: Case) -> tuple[Case, float, float]:
+    """The case with voxels as a page can show them, uint8 or int16, and what takes them back to intensities.
+
+    Whole numbers stay as they are; fractions and large numbers are spread over int16, far finer than a screen shows and
+    than the 256 levels that the network is given.
+    """
+    from dataclasses import replace
+
+    image = case.image
+    low, high = float(image.min()), float(image.max())
+    if image.dtype.kind in "biu" and low >= -(2**15) and high < 2**15:
+        dtype = np.uint8 if low >= 0 and high < 256 else np.int16
+        return replace(case, image=image.astype(dtype, copy=False)), 1.0, 0.0
+    slope = (high - low) / 65000 or 1.0
+    spread = np.empty(image.shape, np.int16)
+    for index, part in enumerate(image):
+        spread[index] = np.rint((part.astype(np.float64) - low) / slope - 32500)
+    return replace(case, image=spread), slope, low + 32500 * slope
+
+
+def _patched(patch: Patch | None, said: dict[str, Any]) -> Response:
+    box = None if patch is None else [[axis.start, axis.stop] for axis in patch.box]
+    body = b"" if patch is None else patch.values.reshape(-1).view(np.uint8).data
+    headers = {"X-Meta": json.dumps({**said, "box": box}, separators=(",", ":"))}
+    return Response(body, media_type="application/octet-stream", headers=headers)

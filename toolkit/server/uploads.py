@@ -1,0 +1,159 @@
+"""Files that a page sends: kept in a private folder under names of our own until they are read, then deleted."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gstk.cases.npz import Case, CaseWarning
+from gstk.cases.volumes import case_name, read_any
+from gstk.errors import CaseError, GstkError
+
+__all__ = ["Upload"]
+
+MAX_FILES = 5000
+MAX_NAME = 200
+_VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".npz")
+_HEADERS_ALONE = (".nhdr", ".mhd", ".raw", ".zraw")
+_HEADER_BYTES = 64 * 2**10
+
+
+class Upload:
+    """The files of one volume: a file of a known format, or DICOM slices."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        """Makes a folder that only this user may look into.
+
+        Args:
+            limit_bytes: of all files together, and of what they unpack to.
+        """
+        self._folder = Path(tempfile.mkdtemp(prefix="gstk-upload-"))  # mode 700
+        self._limit_bytes, self._bytes = limit_bytes, 0
+        self._names: list[str] = []
+        self._files: list[Path] = []
+
+    async def add(self, name: str, parts: AsyncIterator[bytes]) -> None:
+        """Takes a file.
+
+        Args:
+            name: as the user calls it; only its suffix is used.
+            parts: its bytes.
+
+        Raises:
+            CaseError: its format needs a second file, or there are too many files or bytes.
+        """
+        name = name.replace("\\", "/").rpartition("/")[2][-MAX_NAME:] or "scan"
+        lower = name.lower()
+        if lower.endswith(_HEADERS_ALONE):
+            raise CaseError(f"got {name!r}, whose data lie in a second file; expected one file, such as .nrrd or .mha")
+        if len(self._files) >= MAX_FILES:
+            raise CaseError(f"got more than {MAX_FILES} files, expected the slices of one series")
+        suffix = next((known for known in _VOLUMES if lower.endswith(known)), ".dcm")
+        file = self._folder / f"{len(self._files):05d}{suffix}"
+        with file.open("xb") as stream:
+            async for part in parts:
+                self._bytes += len(part)
+                if self._bytes > self._limit_bytes:
+                    raise CaseError(f"got files of more than {self._limit_bytes / 1e9:.1f} GB, expected at most that")
+                stream.write(part)
+        self._files.append(file)
+        self._names.append(name)
+
+    def read(self) -> tuple[Case, list[str], list[Any]]:
+        """The case, what is odd about it, and the DICOM headers of its slices where it came as DICOM with pydicom here.
+
+        Raises:
+            CaseError: there is no file, or it cannot be read; the message does not show the folder.
+        """
+        if not self._files:
+            raise CaseError("got no file, expected a scan: NIfTI, NRRD, MetaImage, .npz or DICOM slices")
+        volumes = [file for file in self._files if file.suffix != ".dcm"]
+        if volumes and len(self._files) > 1:
+            raise CaseError(f"got {len(self._files)} files, expected one volume, or DICOM slices alone")
+        is_dicom = not volumes
+        try:
+            if volumes:
+                self._check_before_reading(volumes[0])
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", CaseWarning)
+                case = read_any(self._folder if is_dicom else volumes[0])
+            headers = self._headers() if is_dicom else []
+        except GstkError as error:
+            raise CaseError(self._without_paths(str(error))) from None
+        name = case_name(self._names[0])
+        if is_dicom:
+            name = _series_name(headers) or "dicom"
+        notes = [self._without_paths(str(warning.message)) for warning in caught]
+        # The name alone, without a folder: its suffix says what the values may be.
+        return replace(case, name=name, path=Path(self._names[0]) if volumes else None), notes, headers
+
+    def delete(self) -> None:
+        """Deletes the folder and all in it."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _check_before_reading(self, file: Path) -> None:
+        """Refuses files that name other files of this machine as their data, and those that unpack to too much."""
+        if file.suffix == ".npz":
+            with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(file) as archive:
+                self._check_size(sum(member.file_size for member in archive.infolist()))
+            return
+        with file.open("rb") as stream:
+            head = stream.read(_HEADER_BYTES)
+        if file.suffix == ".nrrd":
+            # Teem, "Definition of NRRD File Format", section 5: the header ends with the first empty line.
+            lines = head.replace(b"\r\n", b"\n").partition(b"\n\n")[0].lower().split(b"\n")
+            if any(line.replace(b" ", b"").startswith(b"datafile:") for line in lines):
+                raise CaseError("got a .nrrd file whose data lie in another file, expected them in the file itself")
+        if file.suffix == ".mha":
+            fields = [line.partition(b"=") for line in head.split(b"\n")]
+            data = next((value.strip() for key, _, value in fields if key.strip() == b"ElementDataFile"), b"")
+            if data != b"LOCAL":
+                raise CaseError("got an .mha file whose data lie in another file, expected them in the file itself")
+        import SimpleITK
+
+        reader = SimpleITK.ImageFileReader()
+        reader.SetFileName(str(file))
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            return  # `read_any` says why it cannot be read
+        voxels = 1
+        for side in reader.GetSize():
+            voxels *= side
+        self._check_size(voxels * reader.GetNumberOfComponents())
+
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes > self._limit_bytes:
+            raise CaseError(
+                f"got a volume of {size_bytes / 1e9:.1f} GB or more, expected at most {self._limit_bytes / 1e9:.1f} GB"
+            )
+
+    def _headers(self) -> list[Any]:
+        """Headers of the DICOM slices; none where pydicom is not installed or a file is not for it."""
+        try:
+            import pydicom
+        except ModuleNotFoundError:
+            return []
+        try:
+            return [pydicom.dcmread(file, stop_before_pixels=True) for file in self._files]
+        except Exception:  # pydicom raises many kinds for broken files
+            return []
+
+    def _without_paths(self, message: str) -> str:
+        shown = message.replace(f"{self._folder}/", "").replace(str(self._folder), "the files")
+        for file, name in zip(self._files, self._names, strict=True):
+            shown = shown.replace(file.name, name).replace(case_name(file), case_name(name))
+        return shown.replace(self._folder.name, "the files")
+
+
+def _series_name(headers: list[Any]) -> str:
+    words = [str(getattr(headers[0], tag, "") or "") for tag in ("Modality", "SeriesDescription")] if headers else []
+    kept = "_".join("".join(c if c.isalnum() else "_" for c in word).strip("_") for word in words if word)
+    return kept[:60]
