@@ -293,6 +293,7 @@ def test_every_tool_changes_the_mask(page: Page, tmp_path: Path) -> None:
     assert dice(page.labels() == 1, inside) > 0.8
     page.press("#reset")
     page.rest()
+    page.look_at(CENTRE)
     page.tool("scribble")
     page.drag("sagittal", [(z - 3, y - 3, x), (z, y, x), (z + 3, y + 3, x)])
     assert dice(page.labels() == 1, inside) > 0.8
@@ -324,7 +325,7 @@ def test_every_tool_changes_the_mask(page: Page, tmp_path: Path) -> None:
         [c for c in page.js("gstk.state.clicks") if c["voxel"] != [7, 10, 36]]
     )
     page.browser.find_elements(By.CSS_SELECTOR, "#objects button[title=Show]")[1].click()
-    assert len(set(page.colour_at("axial", (7, 22, 36)))) == 1  # hidden
+    assert len(set(page.colour_at("axial", (7, 22, 34)))) == 1  # hidden
     page.browser.find_elements(By.CSS_SELECTOR, "#objects button[title=Remove]")[1].click()
     page.rest()
     page.until("gstk.objects.entries.size === 1")
