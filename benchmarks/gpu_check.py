@@ -116,8 +116,8 @@ def measure(
                 timed = _time(engine, side, repeats)
             logits = timed.pop("logits")
             expected = np.load(Path(references) / f"{side}.npy")
-            agreement = compare(logits, expected)
             allowed = tolerance.error(float(np.abs(expected).max()))
+            agreement = compare(logits, expected, allowed)
             agreement |= {"allowed": allowed, "ok": agreement["max_abs_error"] <= allowed}
             agreement["ok"] = agreement["ok"] and agreement["mask_agreement"] >= tolerance.agreement
             peak = (

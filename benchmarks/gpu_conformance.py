@@ -43,8 +43,8 @@ def conformance(engine: Any, side: int, tolerance: Tolerance) -> dict[str, str]:
                 if "as the plans were built" in str(error):
                     continue
                 raise
-            found = compare(logits.reshape(len(logits), -1)[:, vector.voxels], vector.logits)
             limit = tolerance.error(float(np.abs(vector.logits).max()))
+            found = compare(logits.reshape(len(logits), -1)[:, vector.voxels], vector.logits, limit)
             if found["max_abs_error"] > limit or found["mask_agreement"] < tolerance.agreement:
                 raise AssertionError(f"a region of {vector.image.shape[2:]}: {found}, allowed {limit:.1e}")
 

@@ -150,6 +150,26 @@ class Engine(ABC):
             ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def class_features(self, image: ArrayLike) -> NDArray[np.float32]:
+        """Encodes a region for class prompts: the logits of a class are its vector times the features.
+
+        Args:
+            image: as of `encode`.
+
+        Returns:
+            features, float32 [C,H,W,D], a fresh array.
+
+        Raises:
+            EngineError: see `encode`; also where the backend or the bundle has no class prompts.
+            Interrupted, OutOfMemory, DeviceError: see `encode`.
+        """
+        self._require_open()
+        array = _as_dtype("image", image, np.float32)
+        shape = self._checked_image(array)
+        with self._encoding, self._failing_as(f"encode a region of {shape} for classes"):
+            self._require_open()
+            return self._class_features(array)
+
     def interrupt(self) -> None:
         """Ends the calls under way, from another thread: they raise `Interrupted` at the next layer of the network.
 
@@ -181,6 +201,10 @@ class Engine(ABC):
     @abstractmethod
     def _decode(self, handle: Any, coords: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
         """The logits, an array that nothing else refers to."""
+
+    def _class_features(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The features, an array that nothing else refers to."""
+        raise EngineError(f"the {self.name} engine runs no class prompts; take another backend, such as openvino")
 
     @abstractmethod
     def _release(self) -> None:
@@ -300,6 +324,19 @@ class BundleEngine(Engine):
                 raise EngineError(f"got {threads} threads for {self.device.id}, expected none; threads are for the cpu")
         with self._failing_as(f"load the graphs of {bundle.path}"):
             self._load(encoder, decoder, threads)
+
+    def _class_graph(self) -> Path:
+        """The graph of class prompts, which is loaded when one comes.
+
+        Raises:
+            EngineError: the bundle has none.
+        """
+        if "class_encoder" not in self.bundle.manifest.graphs:
+            raise EngineError(
+                f"got a class prompt for the bundle {self.bundle.manifest.name!r}, which has no graph for classes; "
+                "export it with a profile that has the branch `classes`"
+            )
+        return self.bundle.graph("class_encoder", self.precision)
 
     @classmethod
     @abstractmethod

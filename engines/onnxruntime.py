@@ -96,12 +96,14 @@ class ONNXRuntimeEngine(BundleEngine):
         if self.precision == "int8" and not self.device.is_gpu:
             keep_int8_exact(options)
         providers = self._providers(onnxruntime)
-        self._sessions = [
-            onnxruntime.InferenceSession(
+
+        def open_session(path: Path, kind: int) -> Any:
+            return onnxruntime.InferenceSession(
                 str(path), options, providers=[(name, dict(values[kind])) for name, values in providers]
             )
-            for kind, path in enumerate((encoder, decoder))
-        ]
+
+        self._open_session = open_session
+        self._sessions = [open_session(path, kind) for kind, path in enumerate((encoder, decoder))]
         # The CUDA build goes on with the processor where its libraries cannot be loaded, and only logs why.
         first = providers[0][0]
         for session in self._sessions:
@@ -164,6 +166,12 @@ class ONNXRuntimeEngine(BundleEngine):
         inputs = {"embedding": handle, "point_coords": coords, "point_labels": labels}
         logits: NDArray[Any] = self._run(1, inputs, "logits", ("cpu", 0)).numpy()
         return logits.astype(np.float32, copy=False)
+
+    def _class_features(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        if len(self._sessions) == 2:
+            self._sessions.append(self._open_session(self._class_graph(), 0))
+        features = self._run(2, {"image": image.astype(self._image_type, copy=False)}, "features", ("cpu", 0)).numpy()
+        return np.asarray(features[0], np.float32)
 
     def _run(self, index: int, inputs: dict[str, Any], output: str, place: tuple[str, int]) -> Any:
         """Runs a graph on arrays and values that ONNX Runtime holds; the output stays at its place."""

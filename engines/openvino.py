@@ -126,6 +126,7 @@ class OpenVINOEngine(BundleEngine):
             self._check_region(self._hot)
         self._graphs: dict[Shape | None, _Graphs] = {}
         self._compiling = threading.Lock()
+        self._class_request: Any = None
         compiled = self._graphs_for(self._hot).compiled
         self._image_type = compiled[0].input(0).element_type.to_dtype()
         self._embedding_type = compiled[0].output(0).element_type.to_dtype()
@@ -186,6 +187,27 @@ class OpenVINOEngine(BundleEngine):
             self._run(graphs, 1, inputs, logits[one])
         return logits
 
+    def _class_features(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._class_request is None:
+            file = self._class_graph()
+            identity = {"bundle": self.bundle.sha256, "precision": self.precision, "roi": None, "graph": "classes"}
+            config = self._config
+            if self.precision == "int8":
+                identity["saturates"] = str(saturates_int8())
+                if not saturates_int8() and "BF16" in self._core.get_property("CPU", CAPABILITIES):
+                    config = config | {"INFERENCE_PRECISION_HINT": "bf16"}
+            compiled = compile_cached(
+                self._core,
+                lambda: _read_class_encoder(self._core, file, self._multiple),
+                config,
+                self.options.cache,
+                identity,
+            )
+            self._class_request = compiled.create_infer_request()
+        kind = self._class_request.get_input_tensor(0).element_type.to_dtype()
+        self._class_request.infer({"image": image.astype(kind, copy=False)}, share_inputs=True)
+        return np.array(self._class_request.get_output_tensor(0).data[0], np.float32)
+
     def _run(self, graphs: _Graphs, index: int, inputs: dict[str, NDArray[Any]], output: NDArray[np.generic]) -> None:
         """Runs a graph.
 
@@ -230,6 +252,8 @@ class OpenVINOEngine(BundleEngine):
         for graphs in list(self._graphs.values()):
             for request in graphs.requests:
                 request.cancel()
+        if self._class_request is not None:
+            self._class_request.cancel()
 
     def _free_idle(self, graphs: _Graphs, index: int, busy: threading.Lock, voxels: int) -> None:
         """Frees the intermediate tensors that the other graph kept from its last run, where they are large.
@@ -246,6 +270,7 @@ class OpenVINOEngine(BundleEngine):
 
     def _release(self) -> None:
         self._graphs.clear()
+        self._class_request = None
 
 
 def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, multiple: int) -> Any:
@@ -266,6 +291,18 @@ def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, mult
         give_channels_last(model)
         if roi is not None:
             model.reshape([1, 1, *roi])
+    _rewrite_norms_and_int8(model, multiple)
+    return model
+
+
+def _read_class_encoder(core: Any, file: Path, multiple: int) -> Any:
+    """The encoder of class prompts, rewritten for the plugin as `_read_model` does."""
+    model = core.read_model(file)
+    _rewrite_norms_and_int8(model, multiple)
+    return model
+
+
+def _rewrite_norms_and_int8(model: Any, multiple: int) -> None:
     # Among INT8 convolutions the plugin pulls scales through the averages of split norms, and what comes out is 0
     # everywhere. Rounding in whole norms is then the smaller error by far.
     if is_quantised(model):
@@ -275,7 +312,6 @@ def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, mult
         fuse_residual_sums(model)
     else:
         split_instance_norms(model, multiple)
-    return model
 
 
 def _sizes(inputs: dict[str, NDArray[Any]]) -> tuple[int, ...]:

@@ -82,6 +82,14 @@ class TorchEngine(BundleEngine):
         logits = self._run(1, {"embedding": handle, "point_coords": coords, "point_labels": labels})
         return np.asarray(logits.float().cpu().numpy())
 
+    def _class_features(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        if len(self._graphs) == 2:
+            _, graph_class = _torch()
+            graph = graph_class(self._class_graph(), self._where).eval()
+            self._types.append(graph.types)
+            self._graphs.append(self._torch.compile(graph, dynamic=False) if self.options.compile else graph)
+        return np.asarray(self._run(2, {"image": image})[0].float().cpu().numpy())
+
     def _run(self, index: int, inputs: dict[str, Any]) -> Any:
         torch = self._torch
         tensors = {

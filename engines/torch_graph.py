@@ -124,6 +124,10 @@ def _cast(attributes: dict[str, Any], device: Any, value: Any) -> Any:
     return value.to(_FLOATS[kind])
 
 
+def _leaky_relu(attributes: dict[str, Any], device: Any, value: Tensor) -> Any:
+    return torch.nn.functional.leaky_relu(value, attributes.get("alpha", 0.01))
+
+
 def _concat(attributes: dict[str, Any], device: Any, *values: Any) -> Any:
     if all(_is_host(value) for value in values):
         return [number for value in values for number in (value if isinstance(value, list) else [value])]
@@ -261,6 +265,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "InstanceNormalization": _instance_norm,
     "LayerNormalization": _layer_norm,
     "MatMul": _plain(torch.matmul),
+    "LeakyRelu": _leaky_relu,
     "Or": _plain(torch.logical_or),
     "Range": _range,
     "Relu": _plain(torch.relu),

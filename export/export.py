@@ -18,11 +18,20 @@ from monai.networks.nets.vista3d import VISTA3D
 from numpy.typing import NDArray
 
 from gstk.core.bundle import Bundle, Manifest, RoiRules, refuse_existing, write_bundle
+from gstk.core.class_vectors import CLASS_VECTORS_NAME, save_class_vectors
 from gstk.core.profile import InputProfile, find_profile, list_profiles
 from gstk.engines import Engine, available, open_engine
 from gstk.engines.base import Sample
 from gstk.errors import ExportError
-from gstk.export.graphs import encoder_graph, prompt_decoder_graph
+from gstk.export.classes import (
+    LEAST_INT8_AGREEMENT,
+    class_cases,
+    class_references,
+    classes_to_compare,
+    int8_agreement,
+    measure_class_parity,
+)
+from gstk.export.graphs import class_encoder_graph, encoder_graph, prompt_decoder_graph
 from gstk.export.half import to_fp16_graph
 from gstk.export.int8 import MOST_DROP, Int8Report, Scores, mean_score, quantise, restore_until
 from gstk.export.onnx_writer import save_graph, store_weights_fp16, trace_graph
@@ -31,7 +40,7 @@ from gstk.export.ranges import activation_ranges, check_ranges
 from gstk.export.tolerances import REFERENCE
 from gstk.export.vectors import VECTORS_NAME, save_vectors
 from gstk.training.checkpoint import load_checkpoint, load_extra
-from gstk.training.network import TAPS, build_network
+from gstk.training.network import TAPS, build_network, class_vectors
 from gstk.training.spec import VISTA3DSpec
 
 __all__ = [
@@ -287,13 +296,63 @@ class _Export:
             self._halve(models, samples)
         if self.options.int8:
             self._quantise(models["encoder"], samples, scores)
+        by_class = self._classes(samples) if "classes" in self.manifest.profile.branches else {}
         parity = {
             "reference": f"MONAI {version('monai')} VISTA3D.forward, torch {torch.__version__}, float32 on the CPU",
             "cases": [case.to_json() for case in self.cases],
             "max_abs_logit": self.parities[0].max_abs_logit,
             "precisions": {parity.precision: parity.to_json() for parity in self.parities},
+            **by_class,
         }
         return write_bundle(output, replace(self.manifest, parity=parity), self.sources, overwrite=overwrite)
+
+    def _classes(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """Adds the graph of class prompts in every precision; its agreement with torch, for the manifest."""
+        self.on_progress("tracing the class_encoder")
+        model = trace_graph(class_encoder_graph(self.network, self.spec))
+        vectors = class_vectors(self.network).numpy().astype(np.float32)
+        save_class_vectors(self.work / CLASS_VECTORS_NAME, vectors)
+        self.sources[CLASS_VECTORS_NAME] = self.work / CLASS_VECTORS_NAME
+        self.manifest = replace(self.manifest, class_vectors=CLASS_VECTORS_NAME)
+        stored = model
+        if self.options.half_weights:
+            stored = model.clone()
+            store_weights_fp16(stored)
+        self._add("class_encoder", "fp32", stored)
+        table = self.manifest.profile.classes
+        trained = [k for k in table.names if k not in table.groups and k not in table.untrained]
+        class_ids, cases = classes_to_compare(trained), class_cases(self.manifest.roi.multiple)
+        references = class_references(self.network, cases, class_ids)
+        images = list({id(sample.image): sample.image for sample in samples}.values())[:_RANGE_SAMPLES]
+        if self.options.fp16:
+            half = model.clone()
+            check_ranges(activation_ranges({"class_encoder": half}, images))
+            to_fp16_graph(half, self.options.fp16_io)
+            self._add("class_encoder", "fp16", half)
+        if self.options.int8:
+            self._quantise_classes(model, images, vectors[trained])
+        draft = self._draft()
+        precisions = ["fp32", *(["fp16"] if self.options.fp16 else [])]
+        return {
+            "classes": {
+                precision: measure_class_parity(draft, cases, references, class_ids, precision, self.on_progress)
+                for precision in precisions
+            }
+        }
+
+    def _quantise_classes(
+        self, model: ir.Model, images: Sequence[NDArray[np.float32]], vectors: NDArray[np.float32]
+    ) -> None:
+        """Adds the class encoder in INT8; where it changes too many voxels, INT8 bundles segment classes in float32."""
+        self.on_progress(f"INT8 of the class_encoder: taking scales from {len(images)} regions")
+        self._add("class_encoder", "int8", quantise(model, images))
+        with self._engine("fp32") as exact, self._engine("int8") as quantised:
+            agreement = int8_agreement(exact, quantised, images[:4], vectors)
+        kept = agreement >= LEAST_INT8_AGREEMENT
+        if not kept:
+            self._enter("class_encoder", "int8", self.manifest.graphs["class_encoder"]["fp32"])
+            self.sources.pop("class_encoder.int8.onnx")
+        self._report("int8_classes", {"agreement": agreement, "least": LEAST_INT8_AGREEMENT, "kept": kept})
 
     def _halve(self, models: Mapping[str, ir.Model], samples: Sequence[Sample]) -> None:
         self.on_progress("measuring how large values get")

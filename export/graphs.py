@@ -1,11 +1,11 @@
-"""The two graphs that a bundle holds: which module, which tensors, which of their axes are free.
+"""The graphs that a bundle holds: which module, which tensors, which of their axes are free.
 
 Axis letters: B objects, N points, H W D voxels of the region (z,y,x).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,15 +13,15 @@ from monai.networks.nets.vista3d import VISTA3D
 from torch import Tensor, nn
 from torch.export import Dim
 
-from gstk.training.network import Encoder, PromptDecoder
+from gstk.training.network import ClassEncoder, Encoder, PromptDecoder
 from gstk.training.spec import VISTA3DSpec
 
-__all__ = ["CLEAN_OPS", "GraphSpec", "encoder_graph", "prompt_decoder_graph"]
+__all__ = ["CLEAN_OPS", "GraphSpec", "class_encoder_graph", "encoder_graph", "prompt_decoder_graph"]
 
 CLEAN_OPS = frozenset(
     """
-    Add Cast Concat Conv ConvTranspose Cos Div Equal Expand Gelu InstanceNormalization LayerNormalization MatMul Mul Or
-    Range Relu Reshape Shape Sin Slice Softmax Squeeze Sub Transpose Unsqueeze
+    Add Cast Concat Conv ConvTranspose Cos Div Equal Expand Gelu InstanceNormalization LayerNormalization LeakyRelu
+    MatMul Mul Or Range Relu Reshape Shape Sin Slice Softmax Squeeze Sub Transpose Unsqueeze
     """.split()  # noqa: SIM905 - 26 lines otherwise
 )
 """ONNX operators that the graphs may hold. Every backend has them for dynamic shapes; no loop, branch or scatter."""
@@ -39,7 +39,7 @@ class GraphSpec:
     """What is traced and under which names.
 
     Attributes:
-        kind: `encoder` or `prompt_decoder`.
+        kind: `encoder`, `prompt_decoder` or `class_encoder`.
         module: in evaluation mode.
         example: inputs of distinct sizes, none of them 1 along a free axis.
         dynamic: free axes of each input.
@@ -65,6 +65,17 @@ def encoder_graph(network: VISTA3D, spec: VISTA3DSpec) -> GraphSpec:
         dynamic=({axis: multiple * unit for axis, unit in enumerate(units, start=2)},),
         inputs={"image": (1, spec.in_channels, "H", "W", "D")},
         outputs={"embedding": (1, spec.width, "H/2", "W/2", "D/2")},
+    )
+
+
+def class_encoder_graph(network: VISTA3D, spec: VISTA3DSpec) -> GraphSpec:
+    """`image` [1,1,H,W,D] → `features` [1,C,H,W,D]; sides as for the encoder."""
+    encoder = encoder_graph(network, spec)
+    return replace(
+        encoder,
+        kind="class_encoder",
+        module=ClassEncoder(network).eval(),
+        outputs={"features": (1, spec.width, "H", "W", "D")},
     )
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "Parity",
     "ParityCase",
     "default_cases",
+    "engines_to_compare",
     "measure_parity",
     "reference_logits",
 ]
@@ -71,13 +72,16 @@ class EngineParity:
     Attributes:
         version: of the engine's package.
         max_abs_error: largest difference of a logit.
-        mask_agreement: share of voxels on the same side of 0, in the worst case.
+        mask_agreement: share of voxels on the same side of 0, of those that count (`tolerances.compare`), in the worst
+            case.
+        mask_agreement_all: the same of all voxels.
         cases: the same for each case, in order.
     """
 
     version: str
     max_abs_error: float
     mask_agreement: float
+    mask_agreement_all: float
     cases: tuple[dict[str, float], ...]
 
 
@@ -180,26 +184,37 @@ def measure_parity(
         ExportError: no engine is installed.
         EngineError: an engine cannot run the graphs.
     """
-    if engines is None:
-        engines = [backend.name for backend in available() if backend.version is not None and backend.name != REFERENCE]
-    if not engines:
-        raise ExportError('no engine is installed to check the graphs with; pip install "gstk[cpu]"')
+    engines = engines_to_compare() if engines is None else engines
     results = {}
+    largest = max(float(np.abs(logits).max()) for logits in references)
+    allowed = TOLERANCES[precision].error(largest)
     for name in engines:
         found = []
         with open_engine(bundle, name, precision) as engine:
             for number, (case, expected) in enumerate(zip(cases, references, strict=True), start=1):
                 on_progress(f"{name} {precision} {number}/{len(cases)}: {_words(case)}")
                 image, coords, labels = case.inputs()
-                found.append(compare(engine.decode(engine.encode(image), coords, labels), expected))
+                found.append(compare(engine.decode(engine.encode(image), coords, labels), expected, allowed))
             results[name] = EngineParity(
                 version=engine.version,
                 max_abs_error=max(case["max_abs_error"] for case in found),
                 mask_agreement=min(case["mask_agreement"] for case in found),
+                mask_agreement_all=min(case["mask_agreement_all"] for case in found),
                 cases=tuple(found),
             )
-    largest = max(float(np.abs(logits).max()) for logits in references)
     return Parity(precision, TOLERANCES[precision], largest, results)
+
+
+def engines_to_compare() -> list[str]:
+    """Names of the engines that are installed, without torch.
+
+    Raises:
+        ExportError: there is none.
+    """
+    engines = [backend.name for backend in available() if backend.version is not None and backend.name != REFERENCE]
+    if not engines:
+        raise ExportError('no engine is installed to check the graphs with; pip install "gstk[cpu]"')
+    return engines
 
 
 def _texture(roi: tuple[int, int, int], rng: np.random.Generator) -> NDArray[np.float32]:

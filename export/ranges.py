@@ -25,12 +25,14 @@ MOST = FLOAT16_LIMIT / 2
 """A value beyond this is near the limit: another image may double it."""
 
 
-def activation_ranges(models: Mapping[str, ir.Model], samples: Iterable[Sample]) -> dict[str, float]:
+def activation_ranges(
+    models: Mapping[str, ir.Model], samples: Iterable[Sample | NDArray[np.float32]]
+) -> dict[str, float]:
     """Runs samples and keeps the largest magnitude of every value that `gstk.export.half.to_fp16_graph` makes float16.
 
     Args:
-        models: the float32 `encoder` and `prompt_decoder`; they are left as they are.
-        samples: one or more.
+        models: the float32 `encoder` and `prompt_decoder`, or the `class_encoder`; they are left as they are.
+        samples: one or more; images alone, float32 [1,1,H,W,D], for the class encoder.
 
     Returns:
         Layer (`encoder/image_encoder.encoder.conv_init`) → largest magnitude, in order of computation. A layer without
@@ -44,6 +46,9 @@ def activation_ranges(models: Mapping[str, ir.Model], samples: Iterable[Sample])
         probes = {kind: _Probe(kind, model, Path(folder)) for kind, model in models.items()}
         count = 0
         for count, sample in enumerate(samples, start=1):  # noqa: B007 - counted
+            if not isinstance(sample, Sample):
+                probes["class_encoder"].run({"image": sample})
+                continue
             embedding = probes["encoder"].run({"image": sample.image})
             probes["prompt_decoder"].run(
                 {"embedding": embedding, "point_coords": sample.coords, "point_labels": sample.labels}

@@ -19,7 +19,7 @@ class Tolerance(NamedTuple):
     Attributes:
         absolute: of a logit.
         relative: of the largest logit of the reference; the larger of the two counts.
-        agreement: least share of voxels on the same side of 0.
+        agreement: least share of voxels on the same side of 0, of those that count (`compare`).
     """
 
     absolute: float
@@ -40,9 +40,24 @@ TOLERANCES = {
 """By precision. INT8 has none: how good its masks are is asked of clicks on labelled cases."""
 
 
-def compare(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> dict[str, float]:
-    """Largest difference of a logit, and the share of logits on the same side of 0."""
+def compare(logits: NDArray[np.float32], expected: NDArray[np.float32], allowed: float) -> dict[str, float]:
+    """How far logits are from the reference's.
+
+    Args:
+        logits, expected: of one shape.
+        allowed: what a logit may differ by. Where the reference's is no further than that from 0, the side of 0 says
+            nothing about the graph: these voxels do not count for `mask_agreement`.
+
+    Returns:
+        `max_abs_error`, the largest difference; `mask_agreement`, the share of the voxels that count on the same side
+        of 0 (1 where none counts); `mask_agreement_all`, the same of all voxels; `undecided`, the share that does not
+        count.
+    """
+    same = (logits > 0) == (expected > 0)
+    decided = np.abs(expected) > allowed
     return {
         "max_abs_error": float(np.abs(logits - expected).max()),
-        "mask_agreement": float(((logits > 0) == (expected > 0)).mean()),
+        "mask_agreement": float(same[decided].mean()) if decided.any() else 1.0,
+        "mask_agreement_all": float(same.mean()),
+        "undecided": float(1 - decided.mean()),
     }

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from gstk.training.spec import VISTA3DSpec
 
-__all__ = ["TAPS", "Encoder", "PromptDecoder", "build_network"]
+__all__ = ["TAPS", "ClassEncoder", "Encoder", "PromptDecoder", "build_network", "class_vectors"]
 
 TAPS = 27
 """Of the last convolution's kernel, 3³: so many maps the prompt decoder has at full resolution."""
@@ -201,6 +201,34 @@ class PromptDecoder(nn.Module):
             kernel_shape[axis], padding[axis] = 3, 1
             maps = F.conv3d(maps, shifts.to(maps.dtype).reshape(*shifts.shape[:2], *kernel_shape), padding=padding)
         return torch.add(maps, bias_B1111)
+
+
+class ClassEncoder(nn.Module):
+    """The automatic branch up to where the classes part: a region's features, of which each class is one product."""
+
+    def __init__(self, network: VISTA3D) -> None:
+        super().__init__()
+        self.image_encoder = network.image_encoder
+        self.image_post_mapping = cast(ClassMappingClassify, network.class_head).image_post_mapping
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Encodes a region.
+
+        Args:
+            image: as of `Encoder.forward`.
+
+        Returns:
+            float [1,C,H,W,D]; logits of a class are its vector (`class_vectors`) times them.
+        """
+        _, features = self.image_encoder(image, with_point=False, with_label=True)
+        return cast(Tensor, self.image_post_mapping(features))
+
+
+def class_vectors(network: VISTA3D) -> Tensor:
+    """float [n_classes,C]: what a region's features are multiplied with, for each class id."""
+    head = cast(ClassMappingClassify, network.class_head)
+    with torch.no_grad():
+        return cast(Tensor, head.mlp(head.class_embeddings.weight[:, None]))[:, 0]
 
 
 def _shifts(count: int) -> Tensor:

@@ -78,6 +78,8 @@ class Manifest:
             network that is weak by itself. Absent in the JSON where it is false.
         vectors: name of the file of test vectors (`gstk.export.vectors`), listed under `files`; empty where there is
             none.
+        class_vectors: name of the file with a vector for each class (`gstk.core.class_vectors`), listed under `files`;
+            empty where the bundle has no class prompts.
         parity: agreement with torch, as `gstk.export.parity` measured it.
         reports: what was found about the other precisions: `fp16` the ranges of values, `int8` what it costs in Dice.
         training: free metadata: recipe, seed, steps.
@@ -93,6 +95,7 @@ class Manifest:
     profile: InputProfile = field(default_factory=lambda: profile_of_schema_1((1, 99), (128, 128, 128), ()))
     refine: bool = False
     vectors: str = ""
+    class_vectors: str = ""
     parity: Mapping[str, Any] = field(default_factory=dict)
     reports: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -116,6 +119,7 @@ class Manifest:
             "graphs": {kind: dict(files) for kind, files in self.graphs.items()},
             "files": {name: {"sha256": file.sha256, "bytes": file.size_bytes} for name, file in self.files.items()},
             "vectors": self.vectors,
+            **({"class_vectors": self.class_vectors} if self.class_vectors else {}),
             "parity": dict(self.parity),
             "reports": dict(self.reports),
             "training": dict(self.training),
@@ -147,6 +151,7 @@ class Manifest:
             profile=_schema_1_profile(top, roi) if schema == 1 else _profile(top, roi),
             refine=top.flag("refine", absent=False),
             vectors=_vectors(top, files),
+            class_vectors=_listed(top, "class_vectors", files) if "class_vectors" in top.values else "",
             parity=top.sub("parity").values,
             reports=top.sub("reports").values,
             training=top.sub("training").values,
@@ -187,9 +192,13 @@ def _graphs(fields: Fields, files: Mapping[str, GraphFile]) -> dict[str, dict[st
 
 
 def _vectors(top: Fields, files: Mapping[str, GraphFile]) -> str:
-    name = top.values.get("vectors")
-    if not isinstance(name, str) or (name and name not in files):
-        raise top.wrong("vectors", "a name listed under `files`, or an empty one")
+    return "" if top.values.get("vectors") == "" else _listed(top, "vectors", files, ", or an empty one")
+
+
+def _listed(top: Fields, key: str, files: Mapping[str, GraphFile], otherwise: str = "") -> str:
+    name = top.values.get(key)
+    if not isinstance(name, str) or name not in files:
+        raise top.wrong(key, f"a name listed under `files`{otherwise}")
     return name
 
 
