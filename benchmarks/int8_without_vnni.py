@@ -4,10 +4,9 @@
         [--out benchmarks/results/int8_without_vnni.json]
 
 OpenVINO is limited to instructions without VNNI by oneDNN's `ONEDNN_MAX_CPU_ISA`. Three ways are compared: float32,
-INT8 as it is stored, whose products then saturate, and INT8 with narrow weights, which gstk takes there. The first two
-are also run with all of the processor's instructions, where nothing saturates. Dice: means over classes and clicks of
-the official click protocol. Encodes are timed in turn on one thread, in one process for each set of instructions;
-medians.
+INT8 as it is stored, whose products then saturate, and INT8 with narrow weights, which gstk takes there. With VNNI
+nothing saturates, and the first two are run. Dice: means over classes and clicks of the official click protocol.
+Encodes are timed in turn on one thread, in one process for each set of instructions; medians.
 """
 
 from __future__ import annotations
