@@ -69,14 +69,15 @@ Sizes sizes_of(const Inputs& inputs) {
 // beginning, that one was freed: the next signal that a handler takes there then ends the process (the CPU plugin of
 // OpenVINO 2026.4).
 //
-// Snippets are off; why, gstk.engines.openvino says.
+// Snippets are off, and kernels of few shapes are kept; why, gstk.engines.openvino says.
 ov::Core& shared_core() {
     static auto& core = []() -> ov::Core& {
         auto& made = *new ov::Core;
-        try {
-            made.set_property("CPU", ov::AnyMap{{"SNIPPETS_MODE", "DISABLE"}});
-        } catch (const ov::Exception&) {  // the property is the plugin's own, and a version may come without it
-        }
+        for (const auto& [name, value] : ov::AnyMap{{"SNIPPETS_MODE", "DISABLE"}, {"CPU_RUNTIME_CACHE_CAPACITY", "128"}})
+            try {
+                made.set_property("CPU", ov::AnyMap{{name, value}});
+            } catch (const ov::Exception&) {  // the properties are the plugin's own, and a version may come without
+            }
         return made;
     }();
     return core;
@@ -119,6 +120,20 @@ class OpenVINOEngine final : public Engine {
                      std::int64_t points, float* logits, const Wait& wait) override {
         const auto& features = *static_cast<const ov::Tensor*>(embedding.handle.get());
         const Shape& shape = embedding.roi_shape;
+        std::vector<float> more_coords;
+        std::vector<std::int64_t> more_labels;
+        if (ignores_padding_) {
+            const std::int64_t padded = padded_count(points);
+            more_coords.assign(static_cast<std::size_t>(3 * objects * padded), 0);
+            more_labels.assign(static_cast<std::size_t>(objects * padded), kIgnored);
+            for (std::int64_t b = 0; b < objects; ++b) {
+                std::copy_n(coords + 3 * b * points, 3 * points, more_coords.begin() + 3 * b * padded);
+                std::copy_n(labels + b * points, points, more_labels.begin() + b * padded);
+            }
+            coords = more_coords.data();
+            labels = more_labels.data();
+            points = padded;
+        }
         const auto count = static_cast<std::size_t>(points);
         free_idle(graphs_[0], encoding_, count_of(shape));
         for (std::int64_t b = 0; b < objects; ++b) {
@@ -149,6 +164,7 @@ class OpenVINOEngine final : public Engine {
         graphs_[0].compiled = compiled.get();
         for (auto& graph : graphs_) graph.request = graph.compiled.create_infer_request();
         width_ = static_cast<std::size_t>(graphs_[0].compiled.output(0).get_partial_shape()[4].get_length());
+        ignores_padding_ = ignores_padding(graphs_[1].compiled);
         image_type_ = graphs_[0].compiled.input(0).get_element_type();
         embedding_type_ = graphs_[0].compiled.output(0).get_element_type();
     }
@@ -175,6 +191,7 @@ class OpenVINOEngine final : public Engine {
             model->reshape(
                 std::map<std::string, ov::PartialShape>{{"point_coords", {1, -1, 3}}, {"point_labels", {1, -1}}});
             convolve_last_product(model);
+            ignore_padding(model);
         } else {
             give_channels_last(model);
         }
@@ -290,6 +307,7 @@ class OpenVINOEngine final : public Engine {
 
     std::array<Graph, 2> graphs_;  // encoder and decoder
     std::size_t width_ = 0;
+    bool ignores_padding_ = false;  // the decoder takes points that stand for nothing
     ov::element::Type image_type_, embedding_type_;
 };
 

@@ -1,0 +1,141 @@
+"""Points that stand for nothing, so that OpenVINO's CPU plugin meets few different numbers of points.
+
+For each new number of points the plugin makes kernels anew and keeps them: 20 to 40 ms a click, and 2.7 GB after a
+hundred clicks. MONAI's own padding (label -1) is a token that the others attend to, so it would change the answer. A
+point of `IGNORED` is attended to by none: the scores of its token are lowered, before each softmax over prompt tokens,
+by so much that its weight is exactly 0.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["IGNORED", "ignore_padding", "ignores_padding", "pad_points", "padded_count"]
+
+IGNORED = -2
+"""Label of a point that the rewritten decoder ignores."""
+_NAME = "labels_with_ignored"
+_LOWERED = -6e4
+"""What is added to a score; float16 holds it, and exp of it is 0."""
+_POINTS, _SIDE = 7, 8
+"""Points and sides of an embedding for which shapes are worked out; the latter gives more image tokens than prompts."""
+
+
+def padded_count(points: int) -> int:
+    """How many points a decode of `points` is given: 4, 6, 8, 12, 16, 24, ...
+
+    Up to 16 points cost as much as one; beyond, a third of them at most is padding.
+    """
+    power = 4
+    while True:
+        for count in (power, power + power // 2):
+            if points <= count:
+                return count
+        power *= 2
+
+
+def pad_points(coords: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Points [B,N,3] and labels [B,N] with ignored points behind them, so that there are `padded_count` of each."""
+    more = ((0, 0), (0, padded_count(labels.shape[1]) - labels.shape[1]))
+    return np.pad(coords, (*more, (0, 0))), np.pad(labels, more, constant_values=IGNORED)
+
+
+def ignores_padding(compiled: Any) -> bool:
+    """Whether an `openvino.CompiledModel` is that of a decoder that `ignore_padding` rewrote."""
+    return any(_NAME in port.get_names() for port in compiled.inputs)
+
+
+def ignore_padding(model: Any) -> int:
+    """Rewrites a prompt decoder in place so that it ignores points of `IGNORED`.
+
+    Args:
+        model: an `openvino.Model` of a prompt decoder that takes one object at a time.
+
+    Returns:
+        How many softmaxes over prompt tokens were rewritten; 0 for a graph of another make, which is left as it is.
+    """
+    from openvino import opset13 as ops
+
+    scores = _prompt_scores(model)
+    if scores is None:
+        return 0
+    labels = model.input("point_labels")
+    ignored = ops.convert(ops.equal(labels, np.int64(IGNORED)), np.float32)
+    lowered = ops.multiply(ignored, np.float32(_LOWERED))
+    row = ops.concat([np.zeros((1, scores.before), np.float32), lowered, np.zeros((1, scores.after), np.float32)], 1)
+    for node in model.get_ordered_ops():
+        place = scores.places.get(node.get_friendly_name())
+        if place is None:
+            continue
+        # It broadcasts from the last axis: prompt tokens, a row of them for each head where those are flattened.
+        mask = ops.convert(ops.tile(row, np.array([1, place.heads])), node.get_element_type().to_dtype())
+        port = node.input(place.operand)
+        port.replace_source_output(ops.add(port.get_source_output(), mask).output(0))
+    labels.add_names({_NAME})
+    model.validate_nodes_and_infer_types()
+    return len(scores.places)
+
+
+class _Place(NamedTuple):
+    """Where a mask is added: to which input of a node, and for how many heads side by side."""
+
+    operand: int
+    heads: int
+
+
+class _Scores(NamedTuple):
+    """Tokens before and after those of the points, and places by the node's name."""
+
+    before: int
+    after: int
+    places: dict[str, _Place]
+
+
+def _prompt_scores(model: Any) -> _Scores | None:
+    """The softmaxes over all prompt tokens; None where there are none.
+
+    They are found by shapes, in a copy for a number of points that no other axis has.
+    """
+    copy = model.clone()
+    sides = [_SIDE if axis.is_dynamic else axis.get_length() for axis in copy.input("embedding").get_partial_shape()]
+    copy.reshape({"embedding": sides, "point_coords": [1, _POINTS, 3], "point_labels": [1, _POINTS]})
+    around: tuple[int, int] | None = None
+    places = {}
+    for node in copy.get_ordered_ops():
+        if around is None:
+            around = _tokens_around(node)
+        elif node.get_type_name() == "Softmax":
+            shape = list(node.get_output_shape(0))
+            if shape[-1] == _POINTS + sum(around) and node.get_attributes()["axis"] in (-1, len(shape) - 1):
+                name, place = _cheapest_place(node)
+                places[name] = place
+    return _Scores(*around, places) if around and places else None
+
+
+def _tokens_around(node: Any) -> tuple[int, int] | None:
+    """Tokens before and after those of the points, where a node puts them side by side."""
+    if node.get_type_name() != "Concat":
+        return None
+    shapes = [list(value.get_shape()) for value in node.input_values()]
+    counts = [shape[1] if len(shape) == 3 else 0 for shape in shapes]
+    if counts.count(_POINTS) != 1 or list(node.get_output_shape(0))[1] != sum(counts):
+        return None
+    place = counts.index(_POINTS)
+    return sum(counts[:place]), sum(counts[place + 1 :])
+
+
+def _cheapest_place(softmax: Any) -> tuple[str, _Place]:
+    """Where to add a mask to a softmax's scores: to a row that is added to all of them anyway, where there is one."""
+    shape = list(softmax.get_output_shape(0))
+    reshape = softmax.input_value(0).get_node()
+    if reshape.get_type_name() == "Reshape":
+        total = reshape.input_value(0).get_node()
+        if total.get_type_name() == "Add":
+            for operand, value in enumerate(total.input_values()):
+                if list(value.get_shape()) == [1, 1, math.prod(shape[-2:])]:
+                    return total.get_friendly_name(), _Place(operand, shape[-2])
+    return softmax.get_friendly_name(), _Place(0, 1)

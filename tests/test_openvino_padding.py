@@ -1,0 +1,107 @@
+"""Ignored points: a handful of numbers of points for OpenVINO, the same answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("openvino")
+
+from gstk.core.bundle import Bundle, builtin
+from gstk.engines import open_engine
+from gstk.engines import openvino as module
+from gstk.engines.openvino_padding import IGNORED, ignore_padding, ignores_padding, pad_points, padded_count
+
+COUNTS = (1, 2, 3, 4, 5, 7, 13, 40)
+
+
+def test_few_numbers_of_points() -> None:
+    counts = [padded_count(n) for n in range(1, 301)]
+    assert all(count >= n for n, count in enumerate(counts, start=1))
+    assert all(count <= max(4, 1.5 * n) for n, count in enumerate(counts, start=1))
+    assert sorted(set(counts)) == [4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384]
+
+
+def test_points_are_kept_in_front() -> None:
+    coords, labels = np.arange(30, dtype=np.float32).reshape(2, 5, 3), np.arange(10).reshape(2, 5) % 4
+    more_coords, more_labels = pad_points(coords, labels)
+    assert more_coords.shape == (2, 6, 3)
+    assert more_coords.dtype == np.float32
+    np.testing.assert_array_equal(more_coords[:, :5], coords)
+    np.testing.assert_array_equal(more_labels, np.pad(labels, ((0, 0), (0, 1)), constant_values=IGNORED))
+
+
+@pytest.fixture(scope="module", params=["tiny", "small", "small fp16"])
+def decoders(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    """A decoder as it is, and one that ignores points."""
+    if request.param == "tiny":
+        file = Bundle.open(builtin("tiny")).graph("prompt_decoder")
+    else:
+        precision = "fp16" if "fp16" in request.param else "fp32"
+        file = request.getfixturevalue("every_precision").graph("prompt_decoder", precision)
+    core, found = module.shared_core(), []
+    for rewrite in (False, True):
+        model = core.read_model(file)
+        model.reshape({"point_coords": [1, -1, 3], "point_labels": [1, -1]})
+        assert not rewrite or ignore_padding(model) == 4  # two layers: among prompts, and from image to prompts
+        found.append(core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}))
+    assert [ignores_padding(compiled) for compiled in found] == [False, True]
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("points", COUNTS)
+def test_ignored_points_change_nothing(decoders: tuple[Any, Any], points: int) -> None:
+    rng = np.random.default_rng(points)
+    kind = decoders[0].input("embedding").element_type.to_dtype()
+    width = decoders[0].input("embedding").partial_shape[1].get_length()
+    embedding = rng.normal(size=(1, width, 8, 12, 16)).astype(kind)
+    coords = rng.integers(0, 16, (1, points, 3)).astype(np.float32)
+    labels = rng.integers(-1, 4, (1, points))
+    labels[0, 0] = 1
+
+    def decode(decoder: Any, coords: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        given = {"embedding": embedding, "point_coords": coords, "point_labels": labels}
+        return decoder(given)[0].astype(np.float32)
+
+    expected = decode(decoders[0], coords, labels)
+    padded = np.pad(coords, ((0, 0), (2, 9), (0, 0))), np.pad(labels, ((0, 0), (2, 9)), constant_values=IGNORED)
+    tolerance = (1e-5 if kind == np.float32 else 2e-3) * np.abs(expected).max()
+    np.testing.assert_allclose(decode(decoders[1], *padded), expected, atol=tolerance)
+    np.testing.assert_allclose(decode(decoders[1], coords, labels), expected, atol=tolerance)
+    # And not because points count for nothing: the padding that attention sees changes the answer.
+    seen = decode(decoders[1], padded[0], np.where(padded[1] == IGNORED, -1, padded[1]))
+    assert np.abs(seen - expected).max() > 3 * tolerance
+
+
+def test_a_graph_of_another_make_is_left_as_it_is() -> None:
+    import openvino
+    from openvino import opset13 as ops
+
+    embedding = ops.parameter([1, 4, -1, -1, -1], np.float32, name="embedding")
+    coords = ops.parameter([1, -1, 3], np.float32, name="point_coords")
+    labels = ops.parameter([1, -1], np.int64, name="point_labels")
+    for node in (embedding, coords, labels):
+        node.output(0).set_names({node.get_friendly_name()})
+    total = ops.add(ops.reduce_sum(coords, np.array([1, 2])), ops.reduce_sum(ops.convert(labels, np.float32), 1))
+    model = openvino.Model([ops.add(embedding, ops.reduce_sum(total, 0))], [embedding, coords, labels], "other")
+    assert ignore_padding(model) == 0
+    assert not ignores_padding(module.shared_core().compile_model(model, "CPU"))
+
+
+def test_the_engine_runs_few_numbers_of_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    with open_engine("tiny", "openvino") as engine:
+        run = engine._run  # type: ignore[attr-defined]
+
+        def record(graphs: Any, index: int, inputs: dict[str, Any], output: Any) -> None:
+            if index == 1:
+                seen.append(inputs["point_coords"].shape[1])
+            run(graphs, index, inputs, output)
+
+        monkeypatch.setattr(engine, "_run", record)
+        embedding = engine.encode(np.zeros((1, 1, 16, 16, 16)))
+        for points in COUNTS:
+            engine.decode(embedding, np.zeros((1, points, 3)), np.ones((1, points)))
+    assert seen == [4, 4, 4, 4, 6, 8, 16, 48]
