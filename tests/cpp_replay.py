@@ -93,8 +93,8 @@ def compare_engines(
     """An encode and a decode in both, `program` being `engine_run`."""
     rng = np.random.default_rng(8)
     image = rng.random((32, 48, 32)).astype(np.float32)
-    coords = rng.integers(0, 32, (3, 4, 3)).astype(np.float32)
-    labels = np.array([[1, 0, -1, -1], [2, 3, 1, 0], [1, 1, 1, -1]])
+    coords = rng.integers(0, 32, (3, 5, 3)).astype(np.float32)
+    labels = np.array([[1, 0, -1, -1, -1], [2, 3, 1, 0, 1], [1, 1, 1, -1, -1]])
     np.savez(folder / "in.npz", image=image, coords=coords, labels=labels)
     given = (backend, bundle.path, precision, folder / "in.npz")
     run(program, *given, folder / "out.raw", **SANITIZED, **environment)
