@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -70,7 +72,19 @@ class Notes(Report):
         self.problems: list[str] = []
         self.scores: list[tuple[int, Any]] = []
         self.began: list[tuple[int, int, int]] = []
+        self.changes: list[str] = []
+        self.stopped: list[int] = []
+        self.began_fresh = False
         self.stop_at = stop_at
+
+    def changed(self, changes: Sequence[str]) -> None:
+        self.changes += changes
+
+    def fresh(self) -> None:
+        self.began_fresh = True
+
+    def stopping(self, number: int) -> None:
+        self.stopped.append(number)
 
     def begin(self, stage: int, step: int, steps: int) -> None:
         self.began.append((stage, step, steps))
@@ -129,7 +143,11 @@ def test_both_stages_and_what_they_leave(cases: list[Path], tmp_path: Path) -> N
     assert spec == SMALL.network
     said = torch.load(model, weights_only=True)["training"]
     assert json.loads(said["recipe"]) == json.loads((tmp_path / "run" / "recipe.json").read_text()) == recipe.to_dict()
-    assert (said["stage"], said["step"]) == (2, 2)
+    assert (said["stage"], said["step"], said["before"]["stage"], said["before"]["step"]) == (2, 2, 1, 4)
+    assert said["seconds"] >= 0
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in cases}
+    for key, names in (("train", ["c1.npz", "c2.npz"]), ("validation", ["c0.npz"])):
+        assert said[key] == [{"name": name, "sha256": digests[name]} for name in names]
     assert sorted(p.name for p in (tmp_path / "run/stage1/checkpoints").iterdir()) == ["step-00000002.pt"]
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     log = accumulators.EventAccumulator(str(tmp_path / "run" / "stage1"))
@@ -190,6 +208,43 @@ def test_a_run_is_resumed_as_it_was_or_not_at_all(cases: list[Path], tmp_path: P
     save_checkpoint(kept, network, spec)
     with pytest.raises(CheckpointError, match="holds no state of a run"):
         train(SMALL, tmp_path, cases, stages=[1], resume=True)
+
+
+def test_a_signal_in_a_stages_last_step_ends_the_run_too(cases: list[Path], tmp_path: Path) -> None:
+    notes = Notes(stop_at=4)
+    with pytest.raises(TrainingInterrupted) as stopped:
+        train(SMALL, tmp_path / "parts", cases, report=notes)
+    assert stopped.value.checkpoint == tmp_path / "parts/stage1/checkpoints/step-00000004.pt"
+    assert notes.began == [(1, 0, 4)]
+    assert notes.stopped == [signal.SIGTERM], "said at once"
+    resumed = train(SMALL, tmp_path / "parts", cases, resume=True)
+    same_weights(train(SMALL, tmp_path / "whole", cases), resumed)
+
+
+def test_a_run_goes_on_with_what_may_change_and_says_so(cases: list[Path], tmp_path: Path) -> None:
+    train(SMALL, tmp_path, cases, stages=[1])
+    (tmp_path / "stage1" / "model.pt").unlink()
+    notes = Notes()
+    longer = replace(SMALL, stage1=replace(SMALL.stage1, steps=6))
+    train(longer, tmp_path, cases[:2], stages=[1], resume=True, report=notes)
+    assert notes.changes == [
+        "stage1.steps is 6, it was 4",
+        "the cases of train are not those that the run began with",
+    ]
+
+
+def test_a_killed_run_begins_again_with_the_weights_that_it_was_given(cases: list[Path], tmp_path: Path) -> None:
+    """Killed before its first checkpoint: resuming must not begin with random weights."""
+    network = build_network(SMALL.network)
+    straight = train(SMALL, tmp_path / "whole", cases, stages=[1], init=network)
+    with pytest.raises(TrainingInterrupted):
+        train(SMALL, tmp_path / "killed", cases, stages=[1], init=network, report=Notes(stop_at=1))
+    (tmp_path / "killed/stage1/checkpoints/step-00000001.pt").unlink()
+    notes = Notes()
+    same_weights(straight, train(SMALL, tmp_path / "killed", cases, stages=[1], resume=True, report=notes))
+    assert not notes.began_fresh
+    train(SMALL, tmp_path / "fresh", cases, stages=[1], report=notes)
+    assert notes.began_fresh
 
 
 def test_checkpoints_are_kept_a_while(cases: list[Path], tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ class Trainer:
         average: the moving average of its weights: the model that comes out.
         steps: of the stage.
         step: how many of them are done.
+        seconds: that they took, waiting for data included.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Trainer:
         self.steps = stage_steps(recipe, stage, len(self.cases), self._lane_count)
         self._warmup = min(self._chosen.warmup_steps, self.steps // 10)
         self.step = 0
+        self.seconds = 0.0
         self.network = network.to(self.device).train()
         self._encoder, self._decoder = Encoder(self.network), PromptDecoder(self.network).to(self.device)
         self.parameters = trained_parameters(self.network, self._loop)
@@ -166,7 +168,9 @@ class Trainer:
             (count,) = self.processes.sum([float(len(patches))])
             values, trouble = self._step(patches, int(count))
             self.step += 1
-            values |= {"seconds": time.perf_counter() - began, "wait": waited, "patches": count}
+            took = time.perf_counter() - began
+            self.seconds += took
+            values |= {"seconds": took, "wait": waited, "patches": count}
             yield Progress(self.step, self.steps, values, problems + trouble)
 
     def _step(self, patches: Sequence[tuple[Lane, Patch]], count: int) -> tuple[dict[str, float], list[str]]:
@@ -268,6 +272,7 @@ class Trainer:
         """All that `load_state` needs to go on bit for bit."""
         return {
             "step": self.step,
+            "seconds": self.seconds,
             "lanes": self._lane_count,
             "weights": self.network.state_dict(),
             "average": self.average.state_dict() if self.average is not self.network else {},
@@ -288,7 +293,7 @@ class Trainer:
             self._fixed.load_state(state["norms"])
         self._optimiser.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
-        self.step = int(state["step"])
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
 
 def trained_parameters(network: VISTA3D, recipe: LoopRecipe) -> list[nn.Parameter]:

@@ -21,6 +21,8 @@ __all__ = ["RunCases", "RunFolder"]
 RECIPE, CASES, INIT = "recipe.json", "cases.json", "init.pt"
 HASHED_BYTES = 2 * 2**30
 """Files of more than this together are known by their size alone: hashing them would hold up the run."""
+MOST_NAMED = 1000
+"""A model's record names up to so many cases."""
 _FIXED = (
     "seed",
     "network.",
@@ -163,6 +165,15 @@ class RunFolder:
         for name, values in ((RECIPE, recipe.to_dict()), (CASES, lists)):
             with atomic_path(self.path / name) as partial:
                 partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+    def record(self) -> dict[str, Any]:
+        """For a model's record: the names of the cases that it is trained and scored on, and their hashes."""
+        known = self._read(CASES)
+        return {
+            key: [{"name": Path(entry["file"]).name, "sha256": entry.get("sha256", "")} for entry in known[key]]
+            for key in ("train", "validation")
+            if 0 < len(known[key]) <= MOST_NAMED
+        }
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path / name

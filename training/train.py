@@ -17,7 +17,7 @@ import contextlib
 import copy
 import json
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -82,6 +82,7 @@ def train(
     resume: bool = False,
     processes: Processes | None = None,
     report: Report | None = None,
+    before: Mapping[str, Any] | None = None,
 ) -> Path:
     """Trains one stage or both; every process of a run calls it with the same arguments.
 
@@ -96,8 +97,11 @@ def train(
         resume: go on from the newest checkpoint in `out_dir`; stages that are done stay as they are. What is not as the
             run began is told to `report`.
 
+        before: the record of the training that `init` comes from, where it is a network; a file has its own.
+
     Returns:
-        The last stage's `model.pt`.
+        The last stage's `model.pt`. Its record names the recipe, the step, what it took, the cases with their hashes,
+        and the training before it.
 
     Raises:
         TrainingError: nothing to train on, a folder that holds another run, or nothing to begin stage 2 with.
@@ -121,7 +125,7 @@ def train(
     if processes.is_first:
         folder.write(recipe, listed)
         if isinstance(init, nn.Module):
-            save_checkpoint(folder.init, init, recipe.network)
+            save_checkpoint(folder.init, init, recipe.network, {"training": dict(before or {})})
     model = begin
     processes.sum([0.0])  # nobody reads the folder before it is there
     with _signals(report.stopping) as signals:
@@ -132,7 +136,7 @@ def train(
                     model = folder.stage(1) / "model.pt"
                     if not model.is_file():
                         raise TrainingError(f"got stage 2 without {model}, expected stage 1 before it, or --init")
-                run = _Stage(recipe, stage, out_dir, cases, validation, processes, report)
+                run = _Stage(recipe, stage, folder, cases, validation, processes, report)
                 run.run(model, resume, signals)
             model = finished
     assert model is not None
@@ -146,7 +150,7 @@ class _Stage:
         self,
         recipe: Recipe,
         stage: int,
-        out_dir: Path,
+        run: RunFolder,
         cases: Sequence[Path],
         validation: Sequence[Path],
         processes: Processes,
@@ -154,13 +158,16 @@ class _Stage:
     ) -> None:
         self.recipe, self.stage, self.cases = recipe, stage, cases
         self.processes, self.report = processes, report
-        self.folder = out_dir / f"stage{stage}"
+        self.folder = run.stage(stage)
+        self._record: dict[str, Any] = {"recipe": json.dumps(recipe.to_dict()), "stage": stage, **run.record()}
         self.checkpoints = self.folder / "checkpoints"
         volumes = validation_phantoms(recipe) if recipe.data.source == "phantoms" else list(validation)
         self.scored: list[Path | Volume] = list(volumes[: recipe.validation.cases])
 
     def run(self, init: Path | None, resume: bool, signals: Sequence[int]) -> None:
         """Trains to the end of the stage, or to a signal, of which `signals` holds the numbers."""
+        if init is not None and (before := load_extra(init).get("training")):
+            self._record["before"] = before
         network = _fresh(self.recipe) if init is None else load_network(init, self.recipe.network)
         trainer = Trainer(self.recipe, self.stage, network, self.cases, self.processes)
         found = _checkpoints(self.checkpoints) if resume else []
@@ -208,7 +215,7 @@ class _Stage:
         model: nn.Module = trainer.average
         if self.recipe.loop.half_weights:
             model = copy.deepcopy(model).half().float()
-        training = {"recipe": json.dumps(self.recipe.to_dict()), "stage": self.stage, "step": trainer.step}
+        training = {**self._record, "step": trainer.step, "seconds": round(trainer.seconds)}
         save_checkpoint(path, model, self.recipe.network, {"training": training, **extra})
 
     def _validate(self, trainer: Trainer, log: Any) -> None:

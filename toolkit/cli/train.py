@@ -143,7 +143,8 @@ def train_command(
                 from gstk.export.weights import network_of_bundle
             weights = network_of_bundle(bundle)
         report = _progress(console, chosen.name)
-        model = train(chosen, out_dir, listed, held_out, stages, weights, resume, processes, report)
+        before = None if bundle is None else {"bundle": bundle.manifest.name, **bundle.manifest.training}
+        model = train(chosen, out_dir, listed, held_out, stages, weights, resume, processes, report, before)
         if processes.is_first:
             typer.echo(str(model))
     except TrainingInterrupted as stopped:
