@@ -156,7 +156,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_resume_alone_goes_on(folder: 
     [
         (["none"], "expected a folder of .npz cases"),
         (["empty"], "without an .npz file"),
-        (["cases", "--recipe", "nope"], "expected a .toml file or one of all-data, coreset, tiny, tiny-real"),
+        (["cases", "--recipe", "nope"], "expected a .toml file or one of all-data, coreset, small, tiny, tiny-real"),
         (["cases", "--set", "stage1.epoch=3"], "stage1.epochs=5"),
         (["cases", "--set", "loop.precision=fp8"], "expected one of auto, bf16, fp16, off"),
         (["cases", "--init", "none.pt"], "none.pt"),

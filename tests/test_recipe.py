@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -29,7 +30,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_these_are_shipped() -> None:
-    assert SHIPPED == ["all-data", "coreset", "tiny", "tiny-real"]
+    assert SHIPPED == ["all-data", "coreset", "small", "tiny", "tiny-real"]
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("coreset", 200), ("all-data", 100)])
@@ -159,3 +160,20 @@ def test_settings_that_change_nothing(setting: str) -> None:
     with pytest.raises(TrainingError) as caught:
         with_settings(load_recipe("tiny"), [setting])
     assert "\n" not in str(caught.value)
+
+
+def test_the_page_names_every_field_with_its_default() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z0-9_.]+)` \| `([^`]+)` \|", page, re.M))
+    defaults = {
+        key: value for key, value in flat_values(Recipe("r")).items() if key != "name" and not key.startswith("stage2.")
+    }
+    defaults["network.filters"] = 0  # filled in by the width
+    assert set(rows) == set(defaults)
+    for key, value in defaults.items():
+        assert tomllib.loads(f"value = {rows[key]}")["value"] == value, key
+
+
+def test_the_page_names_every_recipe() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in SHIPPED)

@@ -45,7 +45,9 @@ def train_command(
     out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("runs/train"),
     recipe: Annotated[
         str | None,
-        typer.Option(help="coreset (the default), all-data, tiny, tiny-real, or a .toml file.", show_default=False),
+        typer.Option(
+            help="coreset (the default), all-data, small, tiny, tiny-real, or a .toml file.", show_default=False
+        ),
     ] = None,
     stage: Annotated[
         StageOption | None,
