@@ -28,6 +28,7 @@ from gstk.core.prompts import Box, ObjectPrompts
 from gstk.core.window import WindowPolicy
 from gstk.evaluation.protocol import click_by_click
 from gstk.export.weights import network_of_bundle
+from gstk.session.extras.image_guidance import ImageGuidance
 from gstk.session.session import Session
 from gstk.training.case_files import read_list
 from gstk.training.checkpoint import load_extra, load_network
@@ -104,7 +105,7 @@ def main() -> None:
         network, about = network_of(name)
         with NetworkEngine(network, MULTIPLE, device, dtype) as engine:
             for refine in arguments.refine.split(","):
-                session = Session(engine, policy, refine=refine == "yes", owns_engine=False)
+                session = Session(engine, policy, ImageGuidance() if refine == "yes" else None, owns_engine=False)
                 for start in arguments.starts.split(","):
                     began = time.perf_counter()
                     cases = {p.stem: score(session, p, arguments.objects, start == "boxes") for p in paths}
