@@ -7,7 +7,7 @@ clicks of a class a dict of the lists 'fg' and 'bg' of (z, y, x). `clicks_order`
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,12 +16,26 @@ from numpy.typing import NDArray
 from gstk.core.geometry import Geometry
 from gstk.errors import PromptError
 
-__all__ = ["Box", "ObjectPrompts", "Point", "Voxel", "list_prompts", "parse_prompts", "whole_object_id", "whole_voxel"]
+__all__ = [
+    "Box",
+    "ObjectPrompts",
+    "Point",
+    "PromptWarning",
+    "Voxel",
+    "list_prompts",
+    "parse_prompts",
+    "whole_object_id",
+    "whole_voxel",
+]
 
 Voxel: TypeAlias = tuple[int, int, int]
 
 _KINDS = ("fg", "bg")
 _LARGEST_ID = 65535
+
+
+class PromptWarning(UserWarning):
+    """Prompts were taken, but what came of them is probably not what the user wants."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,12 @@ class ObjectPrompts:
 
     points: tuple[Point, ...] = ()
     box: Box | None = None
+
+    def rounded(self) -> "ObjectPrompts":
+        """The same with every click on a whole voxel, halves up."""
+        if all(type(i) is int for point in self.points for i in point.zyx):
+            return self
+        return replace(self, points=tuple(Point(whole_voxel(point.zyx), point.foreground) for point in self.points))
 
     def clicked(self, foreground_only: bool = False) -> NDArray[np.float64]:
         """Voxels of the clicks, (K,3) (z, y, x), in their order; of all, or of those on the object."""

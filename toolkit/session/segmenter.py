@@ -26,6 +26,7 @@ from gstk.session.embedding_cache import EmbeddingCache
 from gstk.session.planner import can_start, initial_prompts, window_sizes
 from gstk.session.projection import MaskProjector
 from gstk.session.state import ImageState, ObjectState
+from gstk.session.thin_boxes import answer_thin_box, is_thin
 from gstk.session.timed_engine import TimedEngine
 from gstk.session.window_selection import adapt_window, initial_extent, network_points
 
@@ -153,6 +154,8 @@ class ObjectSegmenter:
         if not clock.allows(SMOOTH_BORDERS, self.costs.resample_s(region)):
             values = projector.project_nearest()
             enforce_clicks(values, region, prompts)
+            if prompts.box is not None and not prompts.points and is_thin(prompts.box, window):
+                region, values = answer_thin_box(prompts.box, geometry, region, values)
             return ObjectState(prompts, window, region, values)
         values = keep_clicked_components(projector.project(), region, prompts)
         enforce_clicks(values, region, prompts)
@@ -161,6 +164,8 @@ class ObjectSegmenter:
             scope = ClickScope.of(click, prompts, geometry.spacing_mm, weigh)
             region, values = apply_click(scope, state.region, state.logits, region, values)
             enforce_clicks(values, region, prompts)
+        elif prompts.box is not None and not prompts.points and is_thin(prompts.box, window):
+            region, values = answer_thin_box(prompts.box, geometry, region, values)
         self.costs.resampling.measured(values.size, time.perf_counter() - began)
         return ObjectState(prompts, window, region, values)
 

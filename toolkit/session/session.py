@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -16,7 +17,7 @@ from gstk.calibration.model import LatencyModel
 from gstk.core.geometry import Geometry
 from gstk.core.intensities import IntensityWindow, prepare_intensities
 from gstk.core.profile import InputProfile, find_profile
-from gstk.core.prompts import Box, ObjectPrompts, Point
+from gstk.core.prompts import Box, ObjectPrompts, Point, PromptWarning, whole_object_id
 from gstk.core.regions import Region
 from gstk.core.volume import Volume
 from gstk.core.window import Window, WindowPolicy
@@ -208,8 +209,7 @@ class Session:
             image = self._current()
             if np.shape(mask) != image.geometry.shape:
                 raise PromptError(f"got a mask {np.shape(mask)}, expected the image's {image.geometry.shape}")
-            self._object(object_id)  # checks the id
-            return image.commit({object_id: given_mask(np.asarray(mask) != 0, image)})
+            return image.commit({whole_object_id(object_id): given_mask(np.asarray(mask) != 0, image)})
 
     def set_prompts(self, prompts: ObjectPrompts, object_id: int = 1) -> Region:
         """Replaces all prompts of an object in one step; returns and raises as `add_point`."""
@@ -230,6 +230,9 @@ class Session:
             within_s: seconds for all of them; None is the session's budget.
 
         Returns, raises: as `add_point`.
+
+        Warns:
+            PromptWarning: the mask of an object is empty.
         """
         with self._lock:
             image = self._current()
@@ -244,6 +247,7 @@ class Session:
                 schedule = self._scheduler.schedule(image, prompts, previous, within_s)
                 updated, object_s = self._scheduler.run(image, schedule, deadline)
                 changed = image.commit(updated)
+            _warn_of_empty_masks(updated)
             compromises = [*schedule.compromises, *(c for state in updated.values() for c in state.compromises)]
             self.report = CallReport(
                 within_s,
@@ -349,9 +353,7 @@ class Session:
         return self._image
 
     def _object(self, object_id: int) -> ObjectState:
-        if not 1 <= object_id <= np.iinfo(np.uint16).max:
-            raise PromptError(f"got object id {object_id}, expected 1 to {np.iinfo(np.uint16).max}")
-        return self._current().objects.get(object_id, ObjectState())
+        return self._current().objects.get(whole_object_id(object_id), ObjectState())
 
     def _voxel(self, zyx: Sequence[float]) -> tuple[int, int, int]:
         geometry = self._current().geometry
@@ -391,8 +393,16 @@ class Session:
     def _changed_prompts(self, prompts: Mapping[int, ObjectPrompts]) -> dict[int, ObjectPrompts]:
         """Those of the prompts that are not as they were, checked."""
         self._check(prompts)
-        changed = {k: own for k, own in prompts.items() if own != self._object(k).prompts}
+        whole = {whole_object_id(k): own.rounded() for k, own in prompts.items()}
+        changed = {k: own for k, own in whole.items() if own != self._object(k).prompts}
         for k, own in changed.items():
             if own.box is not None and self._object(k).given is not None:
                 raise PromptError(f"got a box for object {k}, which began with a mask; reset it first, or click")
         return changed
+
+
+def _warn_of_empty_masks(updated: Mapping[int, ObjectState]) -> None:
+    for object_id, state in sorted(updated.items()):
+        if can_start(state.prompts) and (state.logits is None or not (state.logits > 0).any()):
+            said = f"the mask of object {object_id} is empty: the network found nothing at its prompts"
+            warnings.warn(said, PromptWarning, stacklevel=4)
