@@ -136,7 +136,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_resume_alone_goes_on(folder: 
     rest = process.stderr.read()
     assert process.wait(timeout=120) == 128 + signal.SIGINT
     assert "stopping after this step" in rest
-    assert "gstk train -o run --resume goes on" in rest
+    assert "continue with gstk train -o run --resume" in rest
     (checkpoint,) = (folder / "run/stage1/checkpoints").iterdir()
     done = int(checkpoint.stem.removeprefix("step-"))
     assert "another seed than the run" in error_of(folder, "train", "-o", "run", "--resume", "--set", "seed=8")

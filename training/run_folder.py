@@ -132,7 +132,7 @@ class RunFolder:
             there = [self.stage(s) for s in cases.stages if self.stage(s).exists()]
             if there:
                 raise TrainingError(
-                    f"got {there[0]}, which holds a run; use --resume to go on with it, or another folder"
+                    f"got {there[0]}, which holds a run; use --resume to continue it, or another folder"
                 )
             return []
         if not (self.path / RECIPE).is_file():
@@ -142,7 +142,7 @@ class RunFolder:
         fixed = [key for key in changed if key.startswith(_FIXED)]
         if fixed:
             raise TrainingError(
-                f"got a recipe with another {', '.join(fixed)} than the run in {self.path}; go on with the same, or "
+                f"got a recipe with another {', '.join(fixed)} than the run in {self.path}; continue with the same, or "
                 "use another folder and --init"
             )
         found = [f"{key} is {new[key]}, it was {old.get(key)}" for key in changed]

@@ -37,22 +37,34 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-app.command("infer")(infer_command)
-app.command("serve")(serve_command)
-app.command("plan")(plan_command)
-app.command("prepare")(prepare_command)
-app.command("export")(export_command)
-app.command("build")(build_command)
-app.command("check")(check_command)
-app.command("inspect")(inspect_command)
-app.command("calibrate")(calibrate_command)
-app.command("engines")(engines_command)
-app.command("cmake-dir")(cmake_dir_command)
-app.command("evaluate")(evaluate_command)
-app.command("compare")(compare_command)
-app.command("train")(train_command)
-app.command("coreset")(coreset_command)
-app.command("phantom")(phantom_command)
+for _panel, _commands in {
+    "Segment": {
+        "infer": infer_command,
+        "serve": serve_command,
+        "plan": plan_command,
+        "prepare": prepare_command,
+        "phantom": phantom_command,
+    },
+    "Evaluate": {
+        "evaluate": evaluate_command,
+        "compare": compare_command,
+    },
+    "Train and export": {
+        "train": train_command,
+        "coreset": coreset_command,
+        "export": export_command,
+    },
+    "Bundles and engines": {
+        "inspect": inspect_command,
+        "check": check_command,
+        "engines": engines_command,
+        "calibrate": calibrate_command,
+        "build": build_command,
+        "cmake-dir": cmake_dir_command,
+    },
+}.items():
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_panel)(_command)
 
 
 def _show_version(wanted: bool) -> None:

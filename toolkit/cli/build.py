@@ -19,13 +19,15 @@ def build_command(
     bundle: Annotated[
         str, typer.Argument(help="A bundle's folder, or the name of a built-in one.", show_default=False)
     ],
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8; auto is fp16 where the bundle has it.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Precision of the plans: fp32, fp16 or int8. auto: fp16 where the bundle has it.")
+    ] = "auto",
     roi: Annotated[
         str | None,
         typer.Option(
             metavar="SIDE,SIDE,...",
-            help="Usual regions in voxels, each with kernels of its own, as 96,128,160 or 96x128x128; otherwise the "
-            "one that the network was trained on, one a quarter smaller and one larger.",
+            help="Usual regions in voxels, each with kernels of its own, such as 96,128,160 or 96x128x128. Default: "
+            "the network's training region, one a quarter smaller and one a quarter larger.",
             show_default=False,
         ),
     ] = None,
@@ -33,40 +35,53 @@ def build_command(
         str | None,
         typer.Option(
             metavar="LEAST:USUAL:MOST",
-            help="Sides of all other regions, as 64:128:256; none for none; otherwise from the smallest that the "
-            "network takes to twice the usual one.",
+            help="Smallest, usual and largest side of all other regions, such as 64:128:256; none leaves them out. "
+            "Default: from the smallest that the network takes to twice the usual one.",
             show_default=False,
         ),
     ] = None,
-    objects: Annotated[int, typer.Option(min=1, help="Objects decoded at once, at the most.")] = 8,
-    points: Annotated[int, typer.Option(min=1, help="Points of an object, at the most.")] = 32,
-    level: Annotated[int, typer.Option(min=0, max=5, help="How much TensorRT tries: time here for speed later.")] = 3,
+    objects: Annotated[int, typer.Option(min=1, help="Most objects that are decoded at once.")] = 8,
+    points: Annotated[int, typer.Option(min=1, help="Most points of an object.")] = 32,
+    level: Annotated[
+        int,
+        typer.Option(
+            min=0, max=5, help="Optimisation level of TensorRT: a higher one builds longer and may run faster."
+        ),
+    ] = 3,
     workspace_mb: Annotated[
-        int | None, typer.Option(min=1, help="Scratch memory of a layer, MB; all of the GPU's otherwise.")
+        int | None, typer.Option(min=1, help="Scratch memory of one layer, MB. Default: all of the GPU's memory.")
     ] = None,
     hardware: Annotated[
-        str, typer.Option(help="Run on this model of GPU alone (exact), on same-capability, or on ampere-plus.")
+        str, typer.Option(help="GPUs that the plans run on: exact (this model alone), same-capability or ampere-plus.")
     ] = "exact",
     version_compatible: Annotated[
         bool,
-        typer.Option("--version-compatible", help="Also run in later versions of TensorRT; such plans are larger."),
+        typer.Option(
+            "--version-compatible", help="Make plans that also run in later versions of TensorRT; they are larger."
+        ),
     ] = False,
     stripped: Annotated[
-        bool, typer.Option("--stripped", help="Leave the weights out; they are taken from the bundle at every load.")
+        bool,
+        typer.Option(
+            "--stripped", help="Leave the weights out of the plans; they are read from the bundle at every load."
+        ),
     ] = False,
-    tf32: Annotated[bool, typer.Option("--tf32", help="Round FP32 products to 10 bits.")] = False,
-    device: Annotated[str, typer.Option(help="cuda or cuda:N.")] = "cuda",
+    tf32: Annotated[
+        bool,
+        typer.Option("--tf32", help="Compute FP32 products in TF32, with 10 bits of mantissa: faster, less exact."),
+    ] = False,
+    device: Annotated[str, typer.Option(help="GPU to build on: cuda or cuda:N.")] = "cuda",
     plans: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of the plans; otherwise engines in the bundle, or the user's cache where that is read-only.",
+            help="Folder of the plans. Default: `engines` in the bundle, or the user's cache where that is read-only.",
             show_default=False,
         ),
     ] = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build again what is there and fits.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build plans again that exist and fit.")] = False,
 ) -> None:
-    """Build TensorRT plans of a bundle for this GPU; takes minutes, and an interrupt loses only the plan under way."""
+    """Build a bundle's TensorRT plans for this GPU. It takes minutes; an interrupt loses only the plan under way."""
     from rich.table import Table
 
     from gstk.cli.tables import print_table

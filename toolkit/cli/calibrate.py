@@ -21,12 +21,15 @@ def calibrate_command(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     engine: EngineOption = None,
-    quick: Annotated[bool, typer.Option("--quick", help="In 20 seconds instead of 3 minutes.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure for 20 seconds instead of 3 minutes; less exact.")
+    ] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Write a PNG of measured against fitted seconds.", show_default=False)
+        Path | None,
+        typer.Option(help="Write a PNG that shows measured seconds against the fitted model.", show_default=False),
     ] = None,
 ) -> None:
-    """Measure encoding, decoding, starting and memory over sizes of region, and keep what comes out for planning."""
+    """Measure how long a bundle takes on this host, and how much memory, and keep the result for `--budget`."""
     from gstk.calibration import measure, save_model
     from gstk.calibration.measure import FULL_S, QUICK_S
     from gstk.calibration.plot import plot_fit

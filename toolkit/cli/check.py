@@ -13,10 +13,11 @@ def check_command(
         str, typer.Argument(help="A bundle's folder, or the name of a built-in one.", show_default=False)
     ],
     parity: Annotated[
-        bool, typer.Option("--parity", help="Run the bundle's test vectors through every engine that is installed.")
+        bool,
+        typer.Option("--parity", help="Also run the bundle's test vectors through every engine that is installed."),
     ] = False,
 ) -> None:
-    """Check a bundle: hashes, schema, licence, operators, types and sizes of its graphs; exit code 1 if one fails."""
+    """Check a bundle's hashes, schema, licence, operators, types and sizes. The exit code is 1 if a check fails."""
     from rich.console import Console
     from rich.text import Text
 

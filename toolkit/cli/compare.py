@@ -12,12 +12,20 @@ __all__ = ["compare_command"]
 
 
 def compare_command(
-    first: Annotated[Path, typer.Argument(help="What to compare with: a folder of gstk evaluate, or an official CSV.")],
-    second: Annotated[Path, typer.Argument(help="What is compared: the same.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write JSON.", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    first: Annotated[
+        Path, typer.Argument(help="Evaluation A: the folder of `gstk evaluate --out`, or an official CSV.")
+    ],
+    second: Annotated[Path, typer.Argument(help="Evaluation B, compared with A: likewise.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write the comparison as JSON.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the bootstrap.")] = 0,
     timed: Annotated[
-        bool, typer.Option("--timed/--untimed", help="Whether a case over 90 s a class scores 0, as in the challenge.")
+        bool,
+        typer.Option(
+            "--timed/--untimed",
+            help="Score a case 0 that took over 90 s for each class, as the challenge does, or not.",
+        ),
     ] = True,
 ) -> None:
     """Compare two evaluations case by case, with 95 % intervals and Wilcoxon's signed-rank test."""
@@ -56,7 +64,7 @@ def _show(found: "Comparison") -> None:
     print_table(table)
     if found.time_ratio is not None:
         ratio, low, high = found.time_ratio
-        typer.echo(f"time: {found.method_b} takes {ratio:.3g} times as long on a case ({low:.3g} to {high:.3g})")
+        typer.echo(f"time: {found.method_b} takes {ratio:.3g} times as long per case (95 %: {low:.3g} to {high:.3g})")
     for method, names in ((found.method_a, found.only_a), (found.method_b, found.only_b)):
         if names:
             typer.echo(f"warning: {len(names)} cases are only in {method}: {', '.join(names[:5])}", err=True)

@@ -10,13 +10,13 @@ __all__ = ["coreset_command"]
 
 def coreset_command(
     folder: Annotated[
-        Path, typer.Argument(help="Folder of .npz cases, searched with those in it.", show_default=False)
+        Path, typer.Argument(help="Folder of .npz cases; its subfolders are searched, too.", show_default=False)
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The list to write.")] = Path("coreset.txt"),
-    fraction: Annotated[float, typer.Option(help="Share of the cases, above 0 and at most 1.")] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed and files give the same list.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the list.")] = Path("coreset.txt"),
+    fraction: Annotated[float, typer.Option(help="Share of the cases to choose, above 0 and at most 1.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed: the same seed and files give the same list.")] = 0,
 ) -> None:
-    """Write a list of a random share of the cases, for gstk train --cases."""
+    """Choose a random share of the cases, and write it as a list for `gstk train --cases`."""
     from gstk.cli.options import needing
 
     with needing("train"):

@@ -10,7 +10,7 @@ __all__ = ["engines_command"]
 def engines_command(
     options: Annotated[bool, typer.Option("--options", help="List the settings of each backend instead.")] = False,
 ) -> None:
-    """List the backends: version, devices and precisions of those that are here, and what the others need.
+    """List the backends: versions, devices and precisions, and what is missing for the others.
 
     Then the processor's instructions for INT8 (VNNI, AMX) and bfloat16 (AVX512_BF16, AMX).
     """

@@ -30,10 +30,15 @@ __all__ = ["evaluate_command"]
 
 
 def evaluate_command(
-    cases: Annotated[Path, typer.Argument(help="Folder of .npz cases, or one case.", show_default=False)],
-    out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; gone on with if it has some.")],
+    cases: Annotated[
+        Path, typer.Argument(help="Folder of .npz cases with true masks, or one case.", show_default=False)
+    ],
+    out_dir: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder for the results. An evaluation that was interrupted in it continues."),
+    ],
     gts: Annotated[
-        Path | None, typer.Option(help="Folder of the references, if not in the cases.", show_default=False)
+        Path | None, typer.Option(help="Folder of the true masks, if they are not in the cases.", show_default=False)
     ] = None,
     pipeline: Annotated[
         PipelineName,
@@ -73,13 +78,23 @@ def evaluate_command(
     budget: BudgetOption = None,
     command: Annotated[
         str | None,
-        typer.Option(help="Any program: a command line with {inputs} and {outputs} in it.", show_default=False),
+        typer.Option(help="Score any program: a command line with {inputs} and {outputs} in it.", show_default=False),
     ] = None,
     cold: Annotated[
-        bool, typer.Option("--cold", help="A process for each call, its start in the time: the official way.")
+        bool,
+        typer.Option("--cold", help="Start a process for each call and count its start, as the official script does."),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice among equally central voxels; official: 42.")] = 42,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many cases.", show_default=False)] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Random seed that decides between voxels that are equally good for a click. The official one is 42.",
+        ),
+    ] = 42,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of cases to take, from the first on. Default: all.", show_default=False),
+    ] = None,
     spacing_order: Annotated[
         SpacingOrderOption, typer.Option(help="Axis order of the spacing in the cases.")
     ] = SpacingOrderOption.zyx,
@@ -89,7 +104,7 @@ def evaluate_command(
     worker_cpus: WorkerCpusOption = None,
     worker_gpus: WorkerGpusOption = None,
 ) -> None:
-    """Score a pipeline by the rules of the CVPR 2025 challenge: a box, five clicks, DSC, NSD and time."""
+    """Score a pipeline by the rules of the CVPR 2025 challenge: a box and five clicks; DSC, NSD and time."""
     from gstk.cli.options import needing
     from gstk.evaluation.runner import evaluate
 
@@ -155,13 +170,13 @@ def _show(found: "Evaluation") -> None:
     from gstk.cli.tables import print_table
     from gstk.evaluation.summary import RANKED
 
-    table = Table("modality", *RANKED, "cases", "s a case", title=found.method, title_justify="left")
+    table = Table("modality", *RANKED, "cases", "s per case", title=found.method, title_justify="left")
     for m in found.means:
         table.add_row(m.modality, *(f"{m.means[name]:.4f}" for name in RANKED), str(m.cases), f"{m.seconds:.2f}")
     print_table(table)
     late = [one.case for one in found.scored if not one.in_time]
     if late:
-        typer.echo(f"warning: {len(late)} cases took over 90 s a class and score 0: {', '.join(late[:5])}", err=True)
+        typer.echo(f"warning: {len(late)} cases took over 90 s for each class and score 0: {', '.join(late[:5])}", err=True)
     if found.failed:
         typer.echo(f"warning: {len(found.failed)} of {len(found.scores)} cases failed; run again to retry", err=True)
     typer.echo(f"metrics  {found.folder / 'metrics.csv'}")

@@ -16,7 +16,7 @@ def export_command(
     checkpoint: Annotated[Path, typer.Argument(help="VISTA3D weights: .pt, .pth or .safetensors.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the bundle.", show_default=False)],
     name: Annotated[
-        str | None, typer.Option(help="Name of the model; the checkpoint's file name otherwise.", show_default=False)
+        str | None, typer.Option(help="Name of the model. Default: the checkpoint's file name.", show_default=False)
     ] = None,
     licence: Annotated[
         str | None, typer.Option(help="Licence of the weights, such as CC-BY-4.0.", show_default=False)
@@ -39,39 +39,52 @@ def export_command(
         ),
     ] = None,
     half_weights: Annotated[
-        bool, typer.Option("--half-weights", help="Store weights as float16; they must be exact in it.")
+        bool,
+        typer.Option(
+            "--half-weights",
+            help="Store weights as float16 where that loses nothing; refused for weights that float16 does not hold.",
+        ),
     ] = False,
     external_weights: Annotated[
-        bool, typer.Option("--external-weights", help="Put weights into files of their own, as beyond 1.8 GB anyway.")
+        bool,
+        typer.Option(
+            "--external-weights", help="Write weights into files of their own, as is done beyond 1.8 GB anyway."
+        ),
     ] = False,
     fp16: Annotated[
-        bool, typer.Option("--fp16", help="Add graphs that compute in float16, norms and attention in float32.")
+        bool,
+        typer.Option("--fp16", help="Add FP16 graphs: they compute in float16, but norms and attention in float32."),
     ] = False,
     fp16_io: Annotated[
-        str, typer.Option(metavar="fp16|fp32", help="Type of these graphs' image, embedding and logits.")
+        str, typer.Option(metavar="fp16|fp32", help="Type of the FP16 graphs' image, embedding and logits.")
     ] = "fp16",
     int8: Annotated[
-        bool, typer.Option("--int8", help="Add an encoder in INT8; refused where it costs more than 0.005 of Dice.")
+        bool,
+        typer.Option(
+            "--int8",
+            help="Add an INT8 encoder; refused where it loses more than 0.005 Dice. Needs --calibration-cases.",
+        ),
     ] = False,
     refine: Annotated[
-        bool, typer.Option("--refine", help="Let the image correct the network's masks: for a network that is weak.")
+        bool,
+        typer.Option("--refine", help="Turn image refinement and reprompting on in the bundle, for a weak network."),
     ] = False,
     calibration_cases: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Labelled .npz cases: INT8 takes its scales from them and is scored on them, and the values in FP16 "
-            "graphs are measured on them.",
+            help="Folder of labelled .npz cases: they give INT8 its scales and score it, and they show the range of "
+            "values in the FP16 graphs.",
             show_default=False,
         ),
     ] = None,
-    clicks: Annotated[int, typer.Option(min=1, help="Clicks on each class of a calibration case.")] = 5,
+    clicks: Annotated[int, typer.Option(min=1, help="Number of clicks for each class of a calibration case.")] = 5,
     spacing_order: Annotated[
         SpacingOrderOption, typer.Option(help="Axis order of the calibration cases' spacing.")
     ] = SpacingOrderOption.zyx,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
-    """Make a bundle of a checkpoint: two ONNX graphs that agree with torch, and a manifest."""
+    """Export a checkpoint to a bundle: ONNX graphs that were compared with torch, and a manifest."""
     default_roi = None if roi is None else _sides(roi)
     if int8 and calibration_cases is None:
         raise typer.BadParameter("needs --calibration-cases DIR, labelled cases", param_hint="--int8")

@@ -43,7 +43,7 @@ def infer_command(
     cases: Annotated[
         list[Path],
         typer.Argument(
-            help=".npz cases, NIfTI, NRRD or MetaImage files, DICOM folders, or folders of them.", show_default=False
+            help="Cases (.npz), NIfTI, NRRD or MetaImage files, DICOM folders, or folders of them.", show_default=False
         ),
     ],
     out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("gstk-results"),
@@ -56,18 +56,24 @@ def infer_command(
     point: PointOption = None,
     background: Annotated[
         list[str] | None,
-        typer.Option(help="A click beside the object, [ID:]z,y,x. May be repeated.", show_default=False),
+        typer.Option(
+            metavar="[ID:]z,y,x",
+            help="Click beside an object, where the mask is wrong. May be repeated.",
+            show_default=False,
+        ),
     ] = None,
     box: BoxOption = None,
     budget: BudgetOption = None,
     calls: CallsOption = 1,
-    overlay: Annotated[bool, typer.Option("--overlay", help="Also write a picture of three slices.")] = False,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write a picture of three slices through each object.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results of an earlier run.")] = False,
     window: Annotated[
         str,
         typer.Option(
-            help="Intensities of volumes that are not .npz, for networks that take 0 to 255: auto, soft, lung, brain, "
-            "bone, percentile or width,level."
+            help="Intensity window of volumes that are not .npz, for networks that take 0 to 255: auto, soft, lung, "
+            "brain, bone, percentile, or width,level in HU."
         ),
     ] = "auto",
     assume_window: Annotated[
@@ -89,7 +95,7 @@ def infer_command(
     worker_cpus: WorkerCpusOption = None,
     worker_gpus: WorkerGpusOption = None,
 ) -> None:
-    """Segment what was clicked or boxed in each case; one case that fails does not stop the others."""
+    """Segment the clicked or boxed objects of each case. A case that fails does not stop the others."""
     from functools import partial
 
     import gstk

@@ -12,7 +12,7 @@ __all__ = ["inspect_command"]
 def inspect_command(
     bundle: Annotated[str, typer.Argument(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
 ) -> None:
-    """Say what a bundle is: model, licence, regions, graphs, agreement with torch, training."""
+    """Describe a bundle: model, licence, input profile, regions, graphs, agreement with torch, training."""
     from rich.table import Table
 
     from gstk.cli.export import report_lines

@@ -34,57 +34,86 @@ __all__ = [
     "ray_workers",
 ]
 
-BackendOption = Annotated[str, typer.Option(help="auto, or one that gstk engines lists.")]
-PrecisionOption = Annotated[
-    str, typer.Option(help="fp32, fp16 or int8 where the bundle holds it; auto is fp16 on a GPU, else fp32.")
+BackendOption = Annotated[
+    str, typer.Option(help="Backend that runs the network: auto, or one that `gstk engines` lists.")
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default=False)]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help="Precision of the network: fp32, fp16 or int8, where the bundle has it. auto: fp16 on a GPU, else fp32."
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help="Device that runs the network: auto, cpu, cuda or cuda:N.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of processor threads. Default: the backend decides.", show_default=False),
+]
 EngineOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="A setting of the backend, NAME=VALUE; gstk engines --options lists them. May be repeated.",
+        metavar="NAME=VALUE",
+        help="Setting of the backend; `gstk engines --options` lists them. May be repeated.",
         show_default=False,
     ),
 ]
 BudgetOption = Annotated[
     float | None,
-    typer.Option(help="Seconds for each object, process start included. The challenge gives 90.", show_default=False),
+    typer.Option(
+        help="Seconds for each object in all calls together, process start included. The challenge gives 90.",
+        show_default=False,
+    ),
 ]
 CallsOption = Annotated[
-    int, typer.Option(min=1, help="Calls that share the budget, a process each. The challenge makes 6.")
+    int, typer.Option(min=1, help="Number of calls that share the budget; this is one of them. The challenge makes 6.")
 ]
 PointOption = Annotated[
     list[str] | None,
-    typer.Option(help="A click on the object, [ID:]z,y,x in voxels. May be repeated.", show_default=False),
+    typer.Option(
+        metavar="[ID:]z,y,x",
+        help="Click on an object: voxel indices from 0. ID tells several objects apart. May be repeated.",
+        show_default=False,
+    ),
 ]
 BoxOption = Annotated[
     list[str] | None,
-    typer.Option(help="The object's first and last voxel, [ID:]z0,y0,x0,z1,y1,x1.", show_default=False),
+    typer.Option(
+        metavar="[ID:]z0,y0,x0,z1,y1,x1",
+        help="Box around an object: its first and last voxel, indices from 0. May be repeated, with another ID.",
+        show_default=False,
+    ),
 ]
 SeriesOption = Annotated[
     str | None,
     typer.Option(
-        help="Which series of a DICOM folder: number, description or UID. Else the largest.", show_default=False
+        help="Series of a DICOM folder: its number, description or UID. Default: the largest.", show_default=False
     ),
 ]
 PhaseOption = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Which image of a DICOM series with several (phases, echoes). Else the largest.", show_default=False
+        min=1,
+        help="Image of a DICOM series that holds several (phases, echoes), counted from 1. Default: the largest.",
+        show_default=False,
     ),
 ]
 RayOption = Annotated[
     str | None,
-    typer.Option("--ray", help="Share the cases on a Ray cluster: its address, auto, or local.", show_default=False),
+    typer.Option(
+        "--ray",
+        help="Share the cases on a Ray cluster: its address, auto, or local for this machine.",
+        show_default=False,
+    ),
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="Workers on the cluster; as many as fit.", show_default=False)
+    int | None,
+    typer.Option(min=1, help="Number of workers on the cluster. Default: as many as fit.", show_default=False),
 ]
 WorkerCpusOption = Annotated[
-    float | None, typer.Option(help="Cores for each worker, and its threads; 1.", show_default=False)
+    float | None, typer.Option(help="Processor cores, and threads, of each worker. Default: 1.", show_default=False)
 ]
-WorkerGpusOption = Annotated[float | None, typer.Option(help="GPUs for each worker; 0.", show_default=False)]
+WorkerGpusOption = Annotated[
+    float | None, typer.Option(help="GPUs of each worker; a fraction shares one. Default: 0.", show_default=False)
+]
 
 
 def ray_workers(address: str | None, count: int | None, cpus: float | None, gpus: float | None) -> "Workers | None":

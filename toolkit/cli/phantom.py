@@ -9,15 +9,15 @@ __all__ = ["phantom_command"]
 
 
 def phantom_command(
-    output: Annotated[Path, typer.Argument(help="The .npz case to write.", show_default=False)],
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same case.")] = 0,
+    output: Annotated[Path, typer.Argument(help="File of the .npz case.", show_default=False)],
+    seed: Annotated[int, typer.Option(min=0, help="Random seed: the same seed gives the same case.")] = 0,
     kind: Annotated[
-        str, typer.Option(help="organs, blobs, cells, nuclei, hot-spots, nested-tubes or sheets.")
+        str, typer.Option(help="What is in it: organs, blobs, cells, nuclei, hot-spots, nested-tubes or sheets.")
     ] = "organs",
-    side: Annotated[int, typer.Option(min=16, help="Voxels along each axis.")] = 96,
-    objects: Annotated[int, typer.Option(min=1, help="Objects to click on, the largest first.")] = 3,
+    side: Annotated[int, typer.Option(min=16, help="Number of voxels along each axis.")] = 96,
+    objects: Annotated[int, typer.Option(min=1, help="Number of objects to click on, the largest first.")] = 3,
 ) -> None:
-    """Make a generated case with clicks and true masks, for a first run without data."""
+    """Generate a case with clicks and true masks, for a first run without data."""
     from gstk.cases.npz import save_case
     from gstk.cases.phantom_case import phantom_case
     from gstk.core.files import make_folder

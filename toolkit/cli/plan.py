@@ -28,7 +28,7 @@ __all__ = ["plan_command"]
 def plan_command(
     case: Annotated[
         Path,
-        typer.Argument(help="An .npz case, a NIfTI, NRRD or MetaImage file, or a DICOM folder.", show_default=False),
+        typer.Argument(help="Case (.npz), NIfTI, NRRD or MetaImage file, or DICOM folder.", show_default=False),
     ],
     budget: BudgetOption = None,
     calls: CallsOption = 1,
@@ -44,7 +44,7 @@ def plan_command(
         SpacingOrderOption, typer.Option(help="Axis order of the spacing in .npz cases.")
     ] = SpacingOrderOption.zyx,
 ) -> None:
-    """Show the windows that a case would be seen through, what they are expected to take, and what is left out."""
+    """Show the windows, time and memory that `gstk infer` would choose for a case, without running the network."""
     import gstk
     from gstk.batch.infer import read_case
     from gstk.cli.budget_words import call_line
@@ -57,7 +57,7 @@ def plan_command(
     prompts = {**found.prompts, **read_prompts(point or [], [], box or [])}
     prompts = {k: said for k, said in prompts.items() if can_start(said)}
     if not prompts:
-        raise gstk.GstkError(f"{case} says nowhere where an object is; give some of --point and --box")
+        raise gstk.GstkError(f"{case} has no click on an object and no box; give --point z,y,x or --box")
     options = parse_assignments(engine or [])
     # Without a budget a plan shows times all the same.
     shown = Budget(90.0 if budget is None else budget, calls)

@@ -21,12 +21,14 @@ def prepare_command(
     window: Annotated[
         str,
         typer.Option(
-            help="auto, percentile, soft, lung, brain, bone, or width,level in HU. Quote it as --window=400,-40."
+            help="Intensity window: auto, percentile, soft, lung, brain, bone, or width,level in HU (--window=400,-40)."
         ),
     ] = "auto",
     labels: Annotated[
         Path | None,
-        typer.Option(help="Label map of the one source, or a folder with one for each, of the same name."),
+        typer.Option(
+            help="Label map of the source; for several sources a folder with a label map of the same name for each."
+        ),
     ] = None,
     spacing_order: Annotated[
         SpacingOrderOption, typer.Option(help="Axis order of the spacing in .npz sources.")
@@ -34,7 +36,7 @@ def prepare_command(
     series: SeriesOption = None,
     phase: PhaseOption = None,
 ) -> None:
-    """Make .npz cases from volumes: intensities to 0..255, label maps to classes and boxes."""
+    """Make .npz cases from volumes: intensities become 0 to 255, label maps become classes and boxes."""
     from gstk.cases.prepare import prepare
 
     results = prepare(sources, out_dir, window, labels, spacing_order.order, progress=True, series=series, phase=phase)

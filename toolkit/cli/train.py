@@ -37,8 +37,8 @@ def train_command(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder of .npz cases with labels, searched with those in it; none for a recipe that generates its "
-            "data.",
+            help="Folder of labelled .npz cases; its subfolders are searched, too. Leave it out for a recipe that "
+            "generates its data.",
             show_default=False,
         ),
     ] = None,
@@ -52,7 +52,7 @@ def train_command(
     stage: Annotated[
         StageOption | None,
         typer.Option(
-            help="1: VISTA3D's clicks; 2: clicks by edge and centre, from stage 1's weights; all (the default)."
+            help="Stage 1 trains with clicks by VISTA3D's rule; stage 2 continues with clicks by the edge-center rule."
         ),
     ] = None,
     init: Annotated[
@@ -64,17 +64,26 @@ def train_command(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, on its cases and with its settings.")
+        bool, typer.Option("--resume", help="Continue the run in --out, on its cases and with its settings.")
     ] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe, as stage1.epochs=20."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a field of the recipe, such as stage1.epochs=20. May be repeated.",
+        ),
     ] = None,
     cases: Annotated[
-        Path | None, typer.Option(help="List of the cases to train on, as gstk coreset writes it.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="List of the cases to train on, as `gstk coreset` writes it. Default: all in the folder.",
+            show_default=False,
+        ),
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option(help="List of cases to score on and not to train on.", show_default=False)
+        Path | None,
+        typer.Option(help="List of cases that are scored while training, and not trained on.", show_default=False),
     ] = None,
     spacing_order: Annotated[
         SpacingOrderOption | None,
@@ -88,7 +97,7 @@ def train_command(
         bool, typer.Option("--measure", help="With --dry-run: do a few steps too, to say how long the run will take.")
     ] = False,
 ) -> None:
-    """Fit VISTA3D to cases in the paper's two stages. Several GPUs: torchrun --nproc-per-node N -m gstk train ..."""
+    """Fine-tune VISTA3D in the paper's two stages. Several GPUs: torchrun --nproc-per-node N -m gstk train."""
     from rich.console import Console
 
     # Mistakes come before torch, which takes seconds to load.
@@ -151,7 +160,7 @@ def train_command(
             typer.echo(str(model))
     except TrainingInterrupted as stopped:
         if processes.is_first:
-            typer.echo(f"{stopped}; gstk train -o {out_dir} --resume goes on", err=True)
+            typer.echo(f"{stopped}; continue with gstk train -o {out_dir} --resume", err=True)
         raise typer.Exit(128 + stopped.signal) from None
     finally:
         processes.leave()

@@ -62,9 +62,9 @@ def plot_times(scores: Sequence[CaseScores]) -> Figure:
         axes.scatter(step + rng.uniform(-0.15, 0.15, len(values)), values, s=14, alpha=0.6, color=_COLOURS[0])
         axes.hlines(float(np.median(values)), step - 0.3, step + 0.3, color=_COLOURS[1], linewidth=2.5)
     axes.axhline(LIMIT_S / STEPS, color="black", linestyle="--", linewidth=1)
-    note = f"{LIMIT_S:g} s a class over {STEPS} steps"
+    note = f"{LIMIT_S:g} s per class over {STEPS} steps"
     axes.annotate(note, (STEPS - 0.6, LIMIT_S / STEPS), ha="right", va="bottom", fontsize=8)
-    axes.set(xlabel="clicks", ylabel="seconds a class", yscale="log", xlim=(-0.5, STEPS - 0.5))
+    axes.set(xlabel="clicks", ylabel="seconds per class", yscale="log", xlim=(-0.5, STEPS - 0.5))
     axes.set(xticks=range(STEPS), xticklabels=_STEP_NAMES)
     axes.grid(alpha=0.3)
     return figure
