@@ -46,7 +46,8 @@ def test_a_plan_is_shown_before_anything_runs(run: Run, phantom: Path) -> None:
 def test_a_plan_of_nothing_or_for_no_time_is_refused(run: Run, phantom: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare.npz"
     np.savez(bare, imgs=np.zeros((16, 16, 16), np.uint8), spacing=np.ones(3))
-    for arguments, said in ((("plan", bare), "no click on an object and no box"), (("plan", phantom, "--budget", "0"), "above 0 s")):
+    nothing, no_time = ("plan", bare), ("plan", phantom, "--budget", "0")
+    for arguments, said in ((nothing, "no click on an object"), (no_time, "above 0 s")):
         refused = run(*arguments)
         assert refused.code == 1
         assert said in refused.err

@@ -170,13 +170,14 @@ def _show(found: "Evaluation") -> None:
     from gstk.cli.tables import print_table
     from gstk.evaluation.summary import RANKED
 
-    table = Table("modality", *RANKED, "cases", "s per case", title=found.method, title_justify="left")
+    table = Table("modality", *RANKED, "cases", "s/case", title=found.method, title_justify="left")
     for m in found.means:
         table.add_row(m.modality, *(f"{m.means[name]:.4f}" for name in RANKED), str(m.cases), f"{m.seconds:.2f}")
     print_table(table)
     late = [one.case for one in found.scored if not one.in_time]
     if late:
-        typer.echo(f"warning: {len(late)} cases took over 90 s for each class and score 0: {', '.join(late[:5])}", err=True)
+        names = ", ".join(late[:5])
+        typer.echo(f"warning: {len(late)} cases took over 90 s for each class and score 0: {names}", err=True)
     if found.failed:
         typer.echo(f"warning: {len(found.failed)} of {len(found.scores)} cases failed; run again to retry", err=True)
     typer.echo(f"metrics  {found.folder / 'metrics.csv'}")

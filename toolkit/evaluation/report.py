@@ -101,7 +101,7 @@ def _about(evaluation: Evaluation) -> str:
 
 def _modalities(evaluation: Evaluation) -> str:
     """Laid out as Tables 4 and 5 of the paper, with the time beside."""
-    header = ("Modality", "Method", "DSC AUC", "NSD AUC", "DSC Final", "NSD Final", "Cases", "s per case", "s per class")
+    header = ("Modality", "Method", "DSC AUC", "NSD AUC", "DSC Final", "NSD Final", "Cases", "s/case", "s/class")
     rows = []
     for m in evaluation.means:
         numbers = (f"{m.means[metric]:.4f}" for metric in RANKED)
