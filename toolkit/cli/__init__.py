@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -37,7 +38,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for _panel, _commands in {
+_PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Segment": {
         "infer": infer_command,
         "serve": serve_command,
@@ -62,7 +63,8 @@ for _panel, _commands in {
         "build": build_command,
         "cmake-dir": cmake_dir_command,
     },
-}.items():
+}
+for _panel, _commands in _PANELS.items():
     for _name, _command in _commands.items():
         app.command(_name, rich_help_panel=_panel)(_command)
 
