@@ -26,7 +26,7 @@ from machine import describe
 from rich.console import Console
 from rich.table import Table
 
-INSTRUCTIONS = ("ALL", "AVX2_VNNI", "AVX512_CORE", "AVX2")
+INSTRUCTIONS = ("ALL", "AVX512_CORE", "AVX2")
 WAYS = ("fp32", "int8 as stored", "int8 narrow")
 
 

@@ -1,4 +1,4 @@
-"""Memory of this process and machine, as Linux tells; 0 or no limit where it does not."""
+"""Memory of this process and machine."""
 
 from __future__ import annotations
 
@@ -10,13 +10,27 @@ __all__ = ["forget_peak", "free_bytes", "peak_bytes", "resident_bytes"]
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process; 0 where it is not known."""
-    return _status("VmRSS")
+    """Resident memory of this process."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def peak_bytes() -> int:
-    """Most resident memory of this process since `forget_peak`; 0 where it is not known."""
-    return _status("VmHWM")
+    """Most resident memory of this process since `forget_peak`, or since its start where the system does not forget."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import psutil
+
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):  # Windows
+        return int(info.peak_wset)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, kilobytes elsewhere
+    return max(int(info.rss), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
 def forget_peak() -> None:
@@ -27,17 +41,6 @@ def forget_peak() -> None:
 
 def free_bytes() -> int:
     """Memory that programs can still take without swapping."""
-    return _field("/proc/meminfo", "MemAvailable") or sys.maxsize
+    import psutil
 
-
-def _status(name: str) -> int:
-    return _field("/proc/self/status", name)
-
-
-def _field(file: str, name: str) -> int:
-    """A field in kB of one of the kernel's tables, as bytes; 0 where it is not there."""
-    with suppress(OSError):
-        for line in Path(file).read_text(encoding="utf-8").splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    return 0
+    return int(psutil.virtual_memory().available)

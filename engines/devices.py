@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -115,7 +114,9 @@ def driver_version() -> str:
 
 def memory_bytes() -> int:
     """Memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    import psutil
+
+    return int(psutil.virtual_memory().total)
 
 
 @functools.cache

@@ -87,7 +87,7 @@ def shared_core() -> Any:
     handles, such as Ctrl-C, then ends the process (the CPU plugin of OpenVINO 2026.4).
 
     For each shape that comes the plugin keeps kernels, five thousand of each sort if it is let: a hundred regions took
-    0.3 GB with `tiny`. 128 of each sort are those of the last few regions, and coming back to one of them costs nothing.
+    0.3 GB with `tiny`. 128 of each sort are those of the last few regions, so that coming back to one costs nothing.
 
     Snippets, kernels that the plugin generates for chains of small operators, are off: the decoder's few tokens gain
     nothing from them. Without, it compiles 13 % sooner, its first run of a shape takes 40 % less and others 5 to 14 %.

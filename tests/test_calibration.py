@@ -14,7 +14,7 @@ from cli_runs import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstk.calibration import Host, LatencyModel, Measurement, find_model, measure, memory, save_model
+from gstk.calibration import Host, LatencyModel, Measurement, find_model, measure, save_model
 from gstk.calibration.measure import regions
 from gstk.calibration.model import KINDS, Fit, fit_calls, fit_memory
 from gstk.calibration.store import read_model
@@ -186,17 +186,6 @@ def test_an_engine_is_measured(small_export: Any) -> None:
     assert model.encode_s((96, 96, 96)) > model.encode_s((32, 32, 32)) > 0
     assert model.host.backend == "openvino"
     assert LatencyModel.from_json(json.loads(json.dumps(model.to_json()))) == model
-
-
-def test_memory_of_this_process() -> None:
-    if not memory.resident_bytes():
-        pytest.skip("this system does not say what a process holds")
-    memory.forget_peak()
-    before = memory.resident_bytes()
-    block = np.ones(40_000_000, np.uint8)
-    assert memory.resident_bytes() - before > 35_000_000
-    assert memory.peak_bytes() - before > 35_000_000
-    assert block.nbytes < memory.free_bytes()
 
 
 def test_command(run: Run, small_export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.errors import EngineError, GstkError, Interrupted, PromptError
+from gstk.session import deadline
 from gstk.session.deadline import Budget, Clock, Deadline, TimeUp
 from gstk.session.session import Session
 
@@ -295,3 +297,9 @@ def test_the_age_of_a_process_counts_its_start() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True, env=os.environ
     )
     assert 1 <= float(run.stdout) <= time.monotonic() - began + 0.1
+
+
+def test_the_age_of_a_process_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    exact = deadline.process_age_s()
+    monkeypatch.setattr(deadline, "Path", lambda name: tmp_path / "not there")
+    assert exact - 1.5 < deadline.process_age_s() < exact + 1.5  # the start of the system counts in whole seconds

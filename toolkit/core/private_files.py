@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 from pathlib import Path
 
 from gstk.core.files import sync
@@ -49,7 +48,7 @@ def stranger(path: Path) -> str | None:
 
 
 def user_cache() -> Path:
-    """The user's folder for what can be made again."""
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """The user's folder for what can be made again: `$XDG_CACHE_HOME`, or where the system has such files."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path()

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -129,11 +130,12 @@ class Clock:
 
 
 def process_age_s() -> float:
-    """Seconds since this process was started, as Linux tells; 0 where it does not."""
-    try:
+    """Seconds since this process was started."""
+    with suppress(OSError, ValueError, IndexError):
         # proc(5): field 22 of stat, after a name that may hold spaces, is the start in clock ticks after boot.
         fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return max(0.0, float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0]) - started)
-    except (OSError, ValueError, IndexError):
-        return 0.0
+    import psutil
+
+    return max(0.0, time.time() - float(psutil.Process().create_time()))
