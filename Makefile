@@ -1,13 +1,16 @@
 # `make demo`: set up and run the main job. `make test`: set up and pass every check. `make quick`: the checks that take
 # little time. `make docs`: the documentation, into out/site. Nothing needs to be there but Python 3.11 or newer, its venv
-# module and make.
+# module and make. `make serve`: set up and open a page to click in.
 PYTHON ?= python3
 OUT ?= out/demo
 CASE ?=
+PORT ?= 1527
 DEMO := .venv/demo
+SERVE := .venv/serve
+SERVE_EXTRAS := cpu,serve
 DEV := .venv/dev
 STUBS := .venv/stubs
-SOURCES := $(shell find toolkit calibration export engines training -name '*.py' -o -name '*.toml' -o -name '*.onnx' -o -name '*.json') \
+SOURCES := $(shell find toolkit calibration export engines training -name '*.py' -o -name '*.toml' -o -name '*.onnx' -o -name '*.json' -o -path '*/page/*') \
 	$(shell find cpp -type f -not -name '*.pyc') pyproject.toml constraints.txt
 # What building the C++ host takes, as Debian names it.
 NATIVE := cmake g++ ninja-build pkg-config nlohmann-json3-dev zlib1g-dev libminizip-dev libssl-dev
@@ -16,7 +19,7 @@ NATIVE += chromium chromium-driver
 # Not in every Debian; without it the C++ tests with ONNX Runtime skip.
 NATIVE_WHERE_KNOWN := libonnxruntime-dev
 
-.PHONY: demo test quick lint types unit native docs format clean
+.PHONY: demo serve test quick lint types unit native docs format clean
 
 demo: $(DEMO)/.installed
 ifeq ($(CASE),)
@@ -24,6 +27,15 @@ ifeq ($(CASE),)
 	$(DEMO)/bin/gstk infer $(OUT)/phantom.npz --overlay --overwrite --out $(OUT)/results
 else
 	$(DEMO)/bin/gstk infer "$(CASE)" --overlay --overwrite --out $(OUT)/results
+endif
+
+# CASE=scan.nii.gz opens your own; PORT=0 takes a free one.
+serve: $(SERVE)/.installed
+ifeq ($(CASE),)
+	$(SERVE)/bin/gstk phantom $(OUT)/phantom.npz --seed 7
+	$(SERVE)/bin/gstk serve $(OUT)/phantom.npz --port $(PORT) --open
+else
+	$(SERVE)/bin/gstk serve "$(CASE)" --port $(PORT) --open
 endif
 
 test: lint types unit
@@ -80,6 +92,9 @@ endef
 $(DEMO)/.installed: $(SOURCES)
 	$(call install,$(DEMO),cpu)
 	$(DEMO)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+
+$(SERVE)/.installed: $(SOURCES)
+	$(call install,$(SERVE),$(SERVE_EXTRAS))
 
 $(DEV)/.installed: pyproject.toml constraints.txt
 	$(call install,$(DEV),dev,-e)

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from gstk.errors import GstkError
-from gstk.server import nninteractive, page_api
+from gstk.server import legacy_slicer, nninteractive, page_api
 from gstk.server.guard import App, Guard
 from gstk.server.service import Service, answer_error
 
@@ -34,8 +34,13 @@ def build_app(service: Service) -> App:
             await service.close()
 
     settings = service.settings
+    legacy = legacy_slicer.LegacyDoor(service)
     app = Starlette(
-        routes=[*nninteractive.routes(service), *page_api.routes(service)],
+        routes=[
+            *nninteractive.routes(service, legacy.prefers),
+            *legacy_slicer.routes(legacy),
+            *page_api.routes(service),
+        ],
         lifespan=lifespan,
         exception_handlers={
             GstkError: answer_error,

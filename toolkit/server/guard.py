@@ -30,6 +30,8 @@ BULKY = (
     "/add_lasso_interaction",
     "/add_initial_seg_interaction",
     "/api/upload",
+    "/upload_image",
+    "/upload_segment",
 )
 """Paths whose bodies may be large; those of all others are JSON."""
 _OPEN = ("/healthz",)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,11 +29,14 @@ from gstk.server.service import BadRequest, Service, parse_object, read_body, re
 from gstk.server.workspace import Patch, Workspace
 from gstk.session.strokes import lasso_points, plane_box_points, scribble_points
 
-__all__ = ["capabilities", "routes"]
+__all__ = ["SHARED_PATHS", "capabilities", "clipped_box", "clipped_voxel", "numbers", "routes", "volume_of"]
 
 CLIENT_VERSION = "2.6.0"
+SHARED_PATHS = tuple(f"/add_{kind}_interaction" for kind in ("point", "bbox", "scribble", "lasso"))
+"""Paths that the protocol before has, too."""
 _BUFFER_KINDS = "bui"
 Change = Callable[[ObjectPrompts], ObjectPrompts]
+Answer = Callable[[Request], Awaitable[Response]]
 
 
 def capabilities(licence: str) -> dict[str, Any]:
@@ -60,10 +63,14 @@ def capabilities(licence: str) -> dict[str, Any]:
     }
 
 
-def routes(service: Service) -> list[Route]:
-    """The endpoints."""
+def routes(service: Service, legacy: Callable[[str, Answer], Answer]) -> list[Route]:
+    """The endpoints.
+
+    Args:
+        legacy: what answers a path of `SHARED_PATHS`, given its path and what answers it here.
+    """
     door = _Door(service)
-    post = {
+    post: dict[str, Answer] = {
         "/claim": door.claim,
         "/release": door.release,
         "/heartbeat": door.heartbeat,
@@ -79,6 +86,7 @@ def routes(service: Service) -> list[Route]:
         "/add_lasso_interaction": door.add_lasso,
         "/add_initial_seg_interaction": door.add_initial_seg,
     }
+    post |= {path: legacy(path, post[path]) for path in SHARED_PATHS}
     get = {"/healthz": door.healthz, "/capabilities": door.capabilities, "/lease_status": door.lease_status}
     return [
         *(Route(path, call, methods=["POST"]) for path, call in post.items()),
@@ -131,7 +139,7 @@ class _Door:
             array = await self._array(request, 4)
             if array.shape[0] != 1:
                 raise BadRequest(f"got an image of {array.shape[0]} channels, expected 1")
-            volume = await run_in_threadpool(_volume, array[0], spacing_mm)
+            volume = await run_in_threadpool(volume_of, array[0], spacing_mm)
             await self.service.act(request, lease, "image", lambda: lease.workspace.set_image(volume))
         return JSONResponse({"original_image_shape": list(array.shape)})
 
@@ -179,11 +187,10 @@ class _Door:
     async def add_point(self, request: Request) -> Response:
         self.service.lease(request)
         body = await read_json(request)
-        place, foreground = _numbers(body.get("coordinates"), "coordinates", 3), _foreground(body)
+        place, foreground = numbers(body.get("coordinates"), "coordinates", 3), _foreground(body)
 
         def point(geometry: Geometry) -> tuple[Point, ...]:
-            z, y, x = (min(max(0, math.floor(v + 0.5)), n - 1) for v, n in zip(place, geometry.shape, strict=True))
-            return (Point((z, y, x), foreground),)
+            return (Point(clipped_voxel(place, geometry), foreground),)
 
         return await self._prompted(request, "point", body, point)
 
@@ -195,11 +202,11 @@ class _Door:
             raise BadRequest(f"got the box {box}, expected sides above 0")
 
         def points(geometry: Geometry) -> tuple[Point, ...]:
-            low, high = _clipped(box, geometry)
+            low, high = clipped_box(box, geometry)
             return plane_box_points(low, high, geometry, foreground)
 
         def boxed(geometry: Geometry) -> Change:
-            low, high = _clipped(box, geometry)
+            low, high = clipped_box(box, geometry)
             if foreground and all(a < b for a, b in zip(low, high, strict=True)):
                 return _with_box(low, high)
             return _with_points(points(geometry))
@@ -305,7 +312,7 @@ def _with_box(low: Voxel, high: Voxel) -> Change:
     return lambda said: replace(said, box=Box.from_corners((low, high)))
 
 
-def _volume(image: NDArray[np.generic], spacing_mm: tuple[float, float, float]) -> Volume:
+def volume_of(image: NDArray[np.generic], spacing_mm: tuple[float, float, float]) -> Volume:
     """The image with its geometry; what is not finite becomes the least finite value, for viewers send such volumes."""
     if image.size == 0:
         raise BadRequest(f"got an image of shape {image.shape}, expected one voxel or more")
@@ -336,7 +343,13 @@ def _placed(drawing: NDArray[np.bool_], place: list[list[float]] | None, geometr
     return whole
 
 
-def _clipped(box: list[list[float]], geometry: Geometry) -> tuple[Voxel, Voxel]:
+def clipped_voxel(place: Sequence[float], geometry: Geometry) -> Voxel:
+    """The voxel (z,y,x) of the image that is nearest to a place, halves up."""
+    z, y, x = (min(max(0, math.floor(v + 0.5)), n - 1) for v, n in zip(place, geometry.shape, strict=True))
+    return z, y, x
+
+
+def clipped_box(box: list[list[float]], geometry: Geometry) -> tuple[Voxel, Voxel]:
     """First and last voxel (z,y,x) of a half-open box, inside the image; at least one voxel wide."""
     low, high = [], []
     for (start, stop), n in zip(box, geometry.shape, strict=True):
@@ -355,7 +368,7 @@ def _spacing(meta: dict[str, Any]) -> tuple[float, float, float]:
     given = properties.get("spacing") if isinstance(properties, dict) else None
     if given is None:
         return (1.0, 1.0, 1.0)
-    z, y, x = _numbers(given, "spacing", 3)
+    z, y, x = numbers(given, "spacing", 3)
     if min(z, y, x) <= 0:
         raise BadRequest(f"got the spacing {(z, y, x)}, expected mm above 0")
     return z, y, x
@@ -368,7 +381,7 @@ def _foreground(said: dict[str, Any]) -> bool:
     return foreground
 
 
-def _numbers(values: object, what: str, count: int) -> tuple[float, ...]:
+def numbers(values: object, what: str, count: int) -> tuple[float, ...]:
     if (
         not isinstance(values, list)
         or len(values) != count
@@ -382,7 +395,7 @@ def _numbers(values: object, what: str, count: int) -> tuple[float, ...]:
 def _box(values: object) -> list[list[float]]:
     if not isinstance(values, list) or len(values) != 3:
         raise BadRequest(f"got {values!r:.80} as a box, expected a low and a high end for each of 3 axes")
-    return [sorted(_numbers(axis, "ends of a box", 2)) for axis in values]
+    return [sorted(numbers(axis, "ends of a box", 2)) for axis in values]
 
 
 def _buffer_dtype(name: object) -> np.dtype[np.integer]:

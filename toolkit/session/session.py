@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
@@ -31,6 +31,7 @@ from gstk.session.planner import Plan, can_start
 from gstk.session.scheduler import Scheduler
 from gstk.session.segmenter import ObjectSegmenter
 from gstk.session.state import ImageState, ObjectState, given_mask
+from gstk.session.strokes import lasso_points, plane_box_points, scribble_points
 from gstk.session.timed_engine import TimedEngine
 
 if TYPE_CHECKING:
@@ -189,6 +190,48 @@ class Session:
             if not isinstance(box, Box):
                 box = Box.from_corners(box)
             return self.set_prompts(replace(self._object(object_id).prompts, box=box), object_id)
+
+    def add_plane_box(self, corners: Sequence[Sequence[int]], foreground: bool = True, object_id: int = 1) -> Region:
+        """Adds a box that was drawn on one slice, along any axis: it says nothing of how deep the object is.
+
+        Args:
+            corners: its first and last voxel ((z,y,x), (z,y,x)), both inside the box.
+            foreground: whether the object fills it on that slice; if not, its middle is background.
+
+        Returns, raises: as `add_point`.
+        """
+        (z0, y0, x0), (z1, y1, x1) = corners
+        low, high = (int(z0), int(y0), int(x0)), (int(z1), int(y1), int(x1))
+        return self._add_drawn(lambda geometry: plane_box_points(low, high, geometry, foreground), object_id)
+
+    def add_scribble(self, scribble: NDArray[np.generic], foreground: bool = True, object_id: int = 1) -> Region:
+        """Adds a line that was drawn along the object, or along what is not the object.
+
+        Args:
+            scribble: (z,y,x), of the image's shape; everything but 0 was drawn on.
+
+        Returns, raises: as `add_point`.
+        """
+        return self._add_drawn(
+            lambda geometry: scribble_points(np.asarray(scribble) != 0, geometry, foreground), object_id
+        )
+
+    def add_lasso(self, lasso: NDArray[np.generic], foreground: bool = True, object_id: int = 1) -> Region:
+        """Adds what was encircled on a slice.
+
+        Args:
+            lasso: (z,y,x), of the image's shape; everything but 0 is the outline, or what it encloses.
+
+        Returns, raises: as `add_point`.
+        """
+        return self._add_drawn(lambda geometry: lasso_points(np.asarray(lasso) != 0, geometry, foreground), object_id)
+
+    def _add_drawn(self, lower: Callable[[Geometry], tuple[Point, ...]], object_id: int) -> Region:
+        """Adds a drawing as the clicks that it stands for, in one step."""
+        with self._lock:
+            before = self._object(object_id).prompts
+            points = lower(self._current().geometry)
+            return self.set_prompts(replace(before, points=(*before.points, *points)), object_id)
 
     def set_mask(self, mask: NDArray[np.generic], object_id: int = 1) -> Region:
         """Starts an object from a mask, such as an earlier result; later clicks change it only near them.
