@@ -150,6 +150,21 @@ def test_clicks_that_do_not_fit_one_after_the_other_are_taken_at_once() -> None:
     assert session.mask[32, 32, 32] == 1
 
 
+def test_a_given_mask_stays_where_clicks_are_taken_at_once() -> None:
+    image = an_image()
+    given = np.zeros(image.shape, bool)
+    given[4:8, 4:8, 4:8] = True  # nothing in the image is there
+    engine = SlowEngine(a_model(encode=1.0, decode=1000.0), itertools.repeat(0.001))
+    session = slow_session(engine)
+    session.set_image(image)
+    session.set_mask(given)
+    many = clicks(*((32, 32, 28 + k) for k in range(8)))
+    session.set_all({1: many}, within_s=20.0)
+    assert any("taken at once" in note for note in session.report.compromises)
+    assert all(session.mask[point.zyx] == 1 for point in many.points)
+    assert session.mask[given].all()
+
+
 def test_the_mask_of_another_process_is_gone_on_from_where_time_is_short() -> None:
     image = an_image()
     previous = np.zeros(image.shape, np.uint16)

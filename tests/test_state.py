@@ -1,0 +1,101 @@
+"""The history of an image's objects, against a list of copies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import ObjectPrompts, Point
+from gstk.core.window import WindowPolicy
+from gstk.session.state import ImageState, ObjectState, given_mask, resume_from_mask
+
+SHAPE = (6, 7, 8)
+
+
+def an_image() -> ImageState:
+    policy = WindowPolicy(max_voxels=16**3, multiple=8, min_side=8)
+    return ImageState(np.zeros(SHAPE, np.uint8), Geometry(SHAPE, (1, 1, 1)), 0, 1, policy)
+
+
+def a_state(rng: np.random.Generator, image: ImageState) -> ObjectState:
+    mask = np.zeros(SHAPE, bool)
+    low = rng.integers(0, SHAPE)
+    high = rng.integers(low, SHAPE) + 1
+    mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = True
+    return given_mask(mask, image)
+
+
+def changed_within(before: NDArray[np.uint16], after: NDArray[np.uint16], region: tuple[slice, ...]) -> bool:
+    """Whether two label maps are equal outside a region."""
+    outside = np.ones(SHAPE, bool)
+    outside[region] = False
+    return bool((before == after)[outside].all())
+
+
+@given(st.integers(0, 2**32), st.lists(st.sampled_from(["commit", "commit", "undo", "redo", "forget"]), max_size=14))
+def test_undo_and_redo_walk_through_what_was_committed(seed: int, steps: list[str]) -> None:
+    rng = np.random.default_rng(seed)
+    image = an_image()
+    past: list[NDArray[np.uint16]] = []
+    future: list[NDArray[np.uint16]] = []
+    now = image.merge().copy()
+    for step in steps:
+        before = now
+        if step == "commit":
+            region = image.commit({int(rng.integers(1, 4)): a_state(rng, image)})
+            past.append(before)
+            future.clear()
+        elif step == "undo" and past:
+            region = image.take_back(image.history[-1][1])
+            future.append(before)
+        elif step == "redo" and future:
+            region = image.do_again()
+            past.append(before)
+        elif step == "forget":
+            image.forget(None)
+            past, future, region = [], [], (slice(0, 6), slice(0, 7), slice(0, 8))
+        else:
+            continue
+        now = image.merge().copy()
+        assert changed_within(before, now, region)
+        if step == "undo":
+            np.testing.assert_array_equal(now, past.pop())
+        if step == "redo":
+            np.testing.assert_array_equal(now, future.pop())
+        assert not now[~inside(image.extent)].any()
+    assert (len(image.history), len(image.undone)) == (len(past), len(future))
+
+
+def inside(region: tuple[slice, ...]) -> NDArray[np.bool_]:
+    mask = np.zeros(SHAPE, bool)
+    mask[region] = True
+    return mask
+
+
+def test_masks_beyond_the_memory_for_them_are_dropped_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = an_image()
+    states = [given_mask(np.ones(SHAPE, bool), image) for _ in range(5)]
+    monkeypatch.setattr("gstk.session.state._HISTORY_BYTES", 2 * states[0].size_bytes)
+    for state in states:
+        image.commit({1: state})
+    assert [before.logits is not None for _, before in image.history] == [False, False, False, True, True]
+    assert image.history[2][1].given is states[1].given  # what it began with stays, to compute it again
+
+
+def test_an_object_goes_on_from_another_sessions_mask() -> None:
+    image = an_image()
+    previous = np.zeros(SHAPE, np.uint16)
+    previous[2:4, 2:5, 1:3] = 7
+    prompts = ObjectPrompts((Point((2, 2, 2)), Point((5, 6, 7), False)))
+    state = resume_from_mask(previous, 7, prompts, image)
+    assert state.region == (slice(2, 4), slice(2, 5), slice(1, 3))
+    assert state.prompts.points == prompts.points[:1]
+    assert state.is_extended_by(prompts)
+    assert state.pending_decodes(prompts) == 1
+    assert state.window is not None
+    assert state.window.holds(prompts.clicked()).all()
+    assert resume_from_mask(previous, 3, prompts, image) == ObjectState()
