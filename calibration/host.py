@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from gstk.engines import BundleEngine
 from gstk.engines.devices import memory_bytes
 from gstk.engines.processor import this_processor
+from gstk.engines.select import describe_processor_engine
 
 __all__ = ["Host"]
 
@@ -40,15 +42,33 @@ class Host:
     @classmethod
     def of(cls, engine: BundleEngine) -> Host:
         """The host of an open engine."""
+        return cls._describe(
+            str(engine.device), engine.name, engine.version, engine.precision, engine.threads, engine.options
+        )
+
+    @classmethod
+    def without_engine(cls, backend: str, threads: int | None, options: Mapping[str, object]) -> Host:
+        """The host of an engine on the processor, before there is one; its version and precision are empty.
+
+        Raises:
+            EngineError: an option that the backend does not have.
+        """
+        device, settings = describe_processor_engine(backend, options)
+        return cls._describe(str(device), backend, "", "", threads, settings)
+
+    @classmethod
+    def _describe(
+        cls, device: str, backend: str, version: str, precision: str, threads: int | None, options: object
+    ) -> Host:
         return cls(
             processor=str(this_processor()),
             cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
             memory_bytes=memory_bytes(),
-            device=str(engine.device),
-            backend=engine.name,
-            version=engine.version,
-            precision=engine.precision,
-            settings=f"threads={engine.threads} {engine.options}",
+            device=device,
+            backend=backend,
+            version=version,
+            precision=precision,
+            settings=f"threads={threads} {options}",
         )
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from gstk.calibration.host import Host
@@ -17,7 +18,7 @@ from gstk.core.files import sync
 from gstk.core.private_files import user_cache
 from gstk.errors import CalibrationError
 
-__all__ = ["cache_folder", "find_model", "read_model", "save_model"]
+__all__ = ["cache_folder", "find_model", "read_model", "read_models", "save_model"]
 
 _LIMIT_BYTES = 2**20
 
@@ -86,11 +87,7 @@ def find_model(bundle: Bundle, host: Host) -> tuple[LatencyModel | None, str]:
         if model.bundle_sha256 == sha256 and model.host == host:
             return model, ""
         return None, f"{place} belongs to another bundle or host; run gstk calibrate again"
-    for file in sorted(place.parent.glob("*.json")):
-        try:
-            other = read_model(file)
-        except CalibrationError:
-            continue
+    for other in read_models(bundle):
         same_use = (other.host.backend, other.host.precision) == (host.backend, host.precision)
         if same_use:
             return (
@@ -98,6 +95,17 @@ def find_model(bundle: Bundle, host: Host) -> tuple[LatencyModel | None, str]:
                 f"the calibration is stale: {'; '.join(host.differences(other.host))}; run gstk calibrate again",
             )
     return None, "not calibrated; run gstk calibrate"
+
+
+def read_models(bundle: Bundle) -> Iterator[LatencyModel]:
+    """Every model of a bundle in the user's cache, of any host; files that are none are passed over."""
+    for file in sorted((cache_folder() / "latency" / bundle.sha256[:16]).glob("*.json")):
+        try:
+            model = read_model(file)
+        except CalibrationError:
+            continue
+        if model.bundle_sha256 == bundle.sha256:
+            yield model
 
 
 def _place(sha256: str, host: Host) -> Path:

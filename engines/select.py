@@ -15,9 +15,9 @@ from typing import NamedTuple
 from gstk.core.bundle import Bundle, find_bundle
 from gstk.core.foreign_text import reason_of
 from gstk.engines.base import BundleEngine
-from gstk.engines.devices import Device, nvidia_gpus
+from gstk.engines.devices import Device, find_device, nvidia_gpus
 from gstk.engines.failures import refuse_lost_device
-from gstk.engines.options import accepted, show_value
+from gstk.engines.options import accepted, read_options, show_value
 from gstk.errors import BackendMissing, DriverMissing, EngineError, PlanError, WrongArchitecture
 
 __all__ = [
@@ -26,9 +26,11 @@ __all__ = [
     "Probe",
     "available",
     "describe_options",
+    "describe_processor_engine",
     "open_engine",
     "preferred",
     "probe",
+    "processor_backend",
 ]
 
 
@@ -139,6 +141,30 @@ def describe_options() -> list[tuple[str, str, str, str, str]]:
                 )
             )
     return rows
+
+
+def processor_backend(backend: str = "auto", device: str = "auto") -> str | None:
+    """The backend that `open_engine` takes on the processor; None where it may take a GPU, or there is none."""
+    if device not in ("auto", "cpu"):
+        return None
+    if device == "auto":
+        with suppress(DriverMissing):
+            if nvidia_gpus():
+                return None
+    there = {entry.name for entry in available() if entry.version is not None and entry.name in _ON_CPU}
+    if backend != "auto":
+        return backend if backend in there else None
+    return next((name for name in BACKENDS if name in there), None)
+
+
+def describe_processor_engine(backend: str, options: Mapping[str, object]) -> tuple[Device, object]:
+    """The device and settings of an engine on the processor, before it is opened.
+
+    Raises:
+        EngineError: an option that the backend does not have.
+    """
+    kind = _engine_class(backend)
+    return find_device("cpu", kind.devices(), backend), read_options(kind.options_type, options, backend)
 
 
 def open_engine(

@@ -1,0 +1,79 @@
+"""Which precision is fastest here, of those whose cost in Dice a bundle records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gstk.calibration.host import Host
+from gstk.calibration.model import LatencyModel
+from gstk.calibration.store import read_models
+from gstk.core.bundle import Bundle
+from gstk.engines.base import BundleEngine
+from gstk.engines.select import processor_backend
+
+__all__ = ["compare_precisions", "fastest_precision"]
+
+_WORTH_IT = 0.9
+"""What another precision's seconds are of float32's, at the most, for `auto` to take it."""
+
+
+def fastest_precision(
+    bundle: Bundle,
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    options: Mapping[str, object] | None = None,
+) -> tuple[str, str]:
+    """The precision that `auto` stands for on a processor, by what `gstk calibrate` measured on it.
+
+    INT8 is taken where the bundle records what it costs in Dice, both float32 and INT8 were measured with this backend
+    and these settings on this host, and INT8 takes at most nine tenths of the time. That is not so everywhere:
+    processors without VNNI gain less, and ONNX Runtime gains nothing.
+
+    Args:
+        bundle: what is to be opened.
+        backend, device, threads, options: see `gstk.engines.open_engine`.
+
+    Returns:
+        A precision, and why; `auto` and an empty reason where nothing speaks for another than the engine's own choice.
+    """
+    name = processor_backend(backend, device)
+    if name is None or "int8" not in bundle.manifest.reports:
+        return "auto", ""
+    here = Host.without_engine(name, threads, options or {})
+    models: dict[str, LatencyModel] = {}
+    for model in read_models(bundle):
+        if model.host == replace(here, version=model.host.version, precision=model.host.precision):
+            models.setdefault(model.host.precision, model)
+    if not {"fp32", "int8"} <= models.keys() or models["fp32"].host.version != models["int8"].host.version:
+        return "auto", ""
+    seconds = {precision: _seconds(bundle, model) for precision, model in models.items()}
+    if seconds["int8"] > _WORTH_IT * seconds["fp32"]:
+        return "auto", ""
+    ratio = seconds["fp32"] / seconds["int8"]
+    return "int8", f"int8 is {ratio:.1f} times as fast as fp32 here, as gstk calibrate measured"
+
+
+def compare_precisions(engine: BundleEngine) -> str:
+    """A warning where an engine's precision was measured to gain nothing over float32 on this host; otherwise empty."""
+    if engine.precision == "fp32":
+        return ""
+    host = Host.of(engine)
+    models = {model.host: model for model in read_models(engine.bundle)}
+    own, exact = models.get(host), models.get(replace(host, precision="fp32"))
+    if own is None or exact is None:
+        return ""
+    seconds, exact_s = _seconds(engine.bundle, own), _seconds(engine.bundle, exact)
+    if seconds < exact_s:
+        return ""
+    return (
+        f"{host.precision} takes {seconds:.2f} s for a window and a click on this processor, fp32 {exact_s:.2f} s; "
+        "take --precision fp32"
+    )
+
+
+def _seconds(bundle: Bundle, model: LatencyModel) -> float:
+    """Of a window of the usual size and a click in it."""
+    shape = bundle.manifest.roi.default
+    return model.encode_s(shape) + model.decode_s(shape)
