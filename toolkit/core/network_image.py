@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,17 +77,23 @@ class NetworkImage:
         return cls(image, volume.geometry, low, high, axes, grid, patch, profile, words)
 
     def sample(self, window: Window, padding: str = "zero") -> NDArray[np.float32]:
-        """A window as the network takes it, float32 [1,1,H,W,D] in its axes, 0 to 1.
+        """A window as the network takes it, float32 [1,1,H,W,D] in its axes, 0 to 1; see `patch`."""
+        return self.to_network(self.patch(window, padding))
+
+    def patch(self, window: Window, padding: str = "zero") -> NDArray[np.float32]:
+        """The image on a window's grid, float32 (z,y,x), 0 to 1.
 
         Args:
             window: of the volume.
             padding: see `TrainingGrid.sample`; for windows of the training grid.
         """
         if self.grid is not None and self.grid.holds(window):
-            values = self.grid.sample(self.volume, self.low, self.high, window, padding)
-        else:
-            values = window.sample(self.volume, self.low, self.high)
-        return np.ascontiguousarray(self.axes.to_network(values)[None, None], np.float32)
+            return self.grid.sample(self.volume, self.low, self.high, window, padding)
+        return window.sample(self.volume, self.low, self.high)
+
+    def to_network(self, patch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A patch (z,y,x) as the network takes it, float32 [1,1,H,W,D] in its axes."""
+        return np.ascontiguousarray(self.axes.to_network(patch)[None, None], np.float32)
 
     def points(self, window: Window, points_zyx: NDArray[np.float64]) -> NDArray[np.float32]:
         """Voxels (K,3) of the volume as voxels of the network's image of a window, float32 (K,3), put inside it."""
@@ -97,6 +104,6 @@ class NetworkImage:
         """The network's answer [H,W,D] in a window's axes (z,y,x)."""
         return np.ascontiguousarray(self.axes.to_volume(values), np.float32)
 
-    def training_window(self, point_zyx: NDArray[np.float64]) -> Window | None:
+    def training_window(self, point_zyx: Sequence[float] | NDArray[np.float64]) -> Window | None:
         """The window of the training around a click; None where the network has no resolution."""
         return None if self.grid is None else self.grid.window_around(tuple(point_zyx), self.patch_zyx, self.axes)

@@ -7,7 +7,7 @@ n voxels lies between the faces 0 and n.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,6 +129,9 @@ class WindowPolicy:
         multiple, min_side: what sides are multiples of, and their least, from the bundle.
         margin: context on each side of the object, over its longest side.
         min_step: least step, voxels of the volume (of its finest axis) per voxel of the window.
+        min_mm: least side of a window's voxel.
+        training_window: the window of the network's training around a voxel of the volume; None where it has none.
+        adapts: whether wider and narrower windows follow the first where the mask asks for them.
     """
 
     max_voxels: int
@@ -136,6 +139,9 @@ class WindowPolicy:
     min_side: int
     margin: float = 0.4
     min_step: float = 0.5
+    min_mm: float = 0.0
+    training_window: Callable[[Sequence[float]], Window | None] | None = None
+    adapts: bool = True
 
 
 def bounding_faces(points_zyx: NDArray[np.float64]) -> Faces:
@@ -158,7 +164,7 @@ def frame(geometry: Geometry, low: NDArray[np.float64], high: NDArray[np.float64
     shape = np.array(geometry.shape, float)
     extent_mm = (high - low) * spacing
     field_mm = np.minimum(extent_mm + 2 * policy.margin * extent_mm.max(), shape * spacing)
-    finest_mm = policy.min_step * float(spacing.min())
+    finest_mm = max(policy.min_step * float(spacing.min()), policy.min_mm)
     voxel_mm = max(finest_mm, float(np.prod(field_mm) / policy.max_voxels) ** (1 / 3))
     while True:
         sides = np.maximum(np.ceil(field_mm / voxel_mm / policy.multiple) * policy.multiple, policy.min_side)

@@ -14,11 +14,10 @@ from gstk.calibration.probe import PROBE_S, probe
 from gstk.calibration.store import find_model, save_model
 from gstk.core.bundle import Bundle, find_bundle
 from gstk.core.files import StrPath
-from gstk.core.profile import InputProfile
 from gstk.core.window import WindowPolicy
 from gstk.engines.base import BundleEngine
 from gstk.engines.select import open_engine
-from gstk.errors import ProfileError
+from gstk.errors import GstkError
 from gstk.session.deadline import Budget, process_age_s
 from gstk.session.session import Session
 
@@ -41,6 +40,7 @@ def open(
     budget_s: float | None = None,
     calls: int = 1,
     refine: bool | None = None,
+    windows: str = "adapted",
     on_progress: Callable[[str], None] = lambda reason: None,
 ) -> Session:
     """Opens a bundle for interactive use.
@@ -60,18 +60,21 @@ def open(
         on_progress: called with the reason before there is a probe.
         refine: whether the image corrects the network's logits (`session.extras`); None leaves it to the bundle.
 
+        windows: "adapted" goes on to wider and narrower windows where the mask asks for them; "training" keeps to the
+            first, which is the profile's around the click, as NVIDIA's pipeline does.
+
     Raises:
-        GstkError: `budget_s` is not above 0, or `calls` below 1.
-        ProfileError: the bundle's network wants what sessions do not prepare.
+        GstkError: `windows` is neither; `budget_s` is not above 0, or `calls` below 1.
         BundleError: the bundle is not there, is not what its manifest says, or has no graphs of that precision.
         BackendMissing: the backend is not installed or its device not there; the message names the remedy.
     """
     budget = None if budget_s is None else Budget(budget_s, calls)
     opened = Bundle.open(find_bundle(bundle))
-    _require_supported(opened.manifest.profile)
     roi = opened.manifest.roi
     z, y, x = roi.default
-    policy = WindowPolicy(max_voxels=z * y * x, multiple=roi.multiple, min_side=roi.minimum)
+    if windows not in ("adapted", "training"):
+        raise GstkError(f"got windows {windows!r}, expected 'adapted' or 'training'")
+    policy = WindowPolicy(z * y * x, roi.multiple, roi.minimum, adapts=windows == "adapted")
     began = time.perf_counter()
     why = ""
     if precision == "auto":
@@ -89,18 +92,6 @@ def open(
     except BaseException:
         engine.close()
         raise
-
-
-def _require_supported(profile: InputProfile) -> None:
-    """Refuses what sessions do not prepare yet: a mask made otherwise would be wrong without an error."""
-    plain = profile.orientation == "stored" and profile.axis_order == "zyx" and isinstance(profile.spacing_mm, str)
-    if not plain or profile.intensities.source != "case" or list(profile.intensities.percentiles) != [1.0, 99.0]:
-        raise ProfileError(
-            f"got a bundle with the input profile {profile.name}, whose axes, resolution or intensities sessions do "
-            "not prepare yet; export with another profile only if the weights are of that one"
-        )
-    if "points" not in profile.branches:
-        raise ProfileError(f"got a bundle with the input profile {profile.name}, whose weights take no points")
 
 
 def _image_guidance() -> Extra:

@@ -14,7 +14,7 @@ from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts
 from gstk.core.window import Faces, Window, WindowPolicy, frame
 from gstk.session.costs import WindowCost, second_window_s, window_cost
-from gstk.session.window_selection import initial_extent, network_points
+from gstk.session.window_selection import initial_extent, initial_window, network_points
 
 __all__ = [
     "MEMORY_SHARE",
@@ -208,7 +208,7 @@ def _grouped(
     groups: list[tuple[list[int], Window, float, Faces]] = []
     for k, own_prompts in prompts.items():
         faces = initial_extent(geometry, own_prompts, policy)
-        own = frame(geometry, *faces, policy)
+        own = initial_window(geometry, own_prompts, policy)
         for index, (objects, _, finest, among) in enumerate(groups):
             both = np.minimum(faces[0], among[0]), np.maximum(faces[1], among[1])
             joint, finest = frame(geometry, *both, policy), min(finest, own.side_mm(geometry))

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gstk.core.network_image import NetworkImage
 from gstk.core.prompts import ObjectPrompts
-from gstk.core.regions import Region
+from gstk.core.regions import Region, union
+from gstk.core.training_grid import TrainingGrid
 from gstk.core.window import Window
+from gstk.session.click_update import clicked_components
 
-__all__ = ["MaskProjector"]
+__all__ = ["GridProjector", "MaskProjector", "project_on"]
 
 
 class MaskProjector:
@@ -19,7 +22,10 @@ class MaskProjector:
 
     Attributes:
         region: voxels of the volume that hold all of the mask and every foreground click.
+        is_filtered: whether components without a click are gone already.
     """
+
+    is_filtered = False
 
     def __init__(
         self, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts, volume_shape: Sequence[int]
@@ -36,3 +42,50 @@ class MaskProjector:
     def project_nearest(self) -> NDArray[np.float32]:
         """As `project` without interpolation: borders are as coarse as the window, and it takes a tenth of the time."""
         return self._part.nearest(self._logits, self._volume_shape)
+
+
+class GridProjector:
+    """Logits on the training grid, on their way to the volume as NVIDIA's pipeline takes them: nearest voxels.
+
+    Components that no click lies in go first, on the grid.
+
+    Attributes:
+        region: voxels of the volume that hold all of the mask and every foreground click.
+        is_filtered: whether components without a click are gone already.
+    """
+
+    is_filtered = True
+
+    def __init__(self, grid: TrainingGrid, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts) -> None:
+        mask = logits > 0
+        clicks = prompts.clicked(foreground_only=True)
+        kept = clicked_components(mask, window.to_window(clicks))
+        part, values = window.above_zero(np.where(mask & ~kept, np.float32(-1), logits))
+        self.region, self._values = grid.nearest(part, values)
+        for z, y, x in clicks.astype(int):
+            self._include((slice(z, z + 1), slice(y, y + 1), slice(x, x + 1)))
+
+    def project(self) -> NDArray[np.float32]:
+        """Logits of the nearest voxels at the region's voxels, float32 (z,y,x)."""
+        return self._values
+
+    def project_nearest(self) -> NDArray[np.float32]:
+        """The same."""
+        return self._values
+
+    def _include(self, voxel: Region) -> None:
+        wider = union(self.region, voxel)
+        if wider != self.region:
+            spread = np.full([axis.stop - axis.start for axis in wider], -1, np.float32)
+            inner = [slice(a.start - w.start, a.stop - w.start) for a, w in zip(self.region, wider, strict=True)]
+            spread[tuple(inner)] = self._values
+            self.region, self._values = wider, spread
+
+
+def project_on(
+    image: NetworkImage, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts
+) -> GridProjector | MaskProjector:
+    """How logits in a window come to the volume: by nearest voxels where the profile says so and the window is its."""
+    if image.profile.projection == "nearest" and image.grid is not None and image.grid.holds(window):
+        return GridProjector(image.grid, window, logits, prompts)
+    return MaskProjector(window, logits, prompts, image.geometry.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,11 +64,13 @@ class Scheduler:
     ) -> Plan:
         """The plan of the objects whose window has to be chosen yet; see `make_plan`."""
         model = self._costs.model
-        fresh = {k: own for k, own in prompts.items() if can_start(own) and not _has_window(image, k)}
+        own = image.policy  # what of it belongs to the image stays
+        policy = replace(self.policy, training_window=own.training_window, min_mm=own.min_mm)
+        fresh = {k: said for k, said in prompts.items() if can_start(said) and not _has_window(image, k)}
         return make_plan(
             image.geometry,
             fresh,
-            self.policy,
+            policy,
             model,
             budget_s=within_s,
             memory_bytes=None if model is None else model.base_bytes + memory.free_bytes(),

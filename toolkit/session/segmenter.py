@@ -24,11 +24,11 @@ from gstk.session.click_update import (
 from gstk.session.deadline import Clock, Deadline, TimeUp
 from gstk.session.embedding_cache import EmbeddingCache
 from gstk.session.planner import can_start, initial_prompts, window_sizes
-from gstk.session.projection import MaskProjector
+from gstk.session.projection import project_on
 from gstk.session.state import ImageState, ObjectState
 from gstk.session.thin_boxes import answer_thin_box, is_thin
 from gstk.session.timed_engine import TimedEngine
-from gstk.session.window_selection import adapt_window, initial_extent, network_points
+from gstk.session.window_selection import adapt_window, initial_window, network_points
 
 if TYPE_CHECKING:
     from gstk.session.extras import Extra
@@ -68,7 +68,7 @@ class ObjectSegmenter:
         """Encodes the window that a first click on a voxel would have, in the background."""
         window = _initial_window(image, ObjectPrompts((Point(voxel, True),)))
         encode = self.engine.engine.encode
-        image.ahead = window, self.engine.ahead(lambda: encode(_network_input(self._sample(image, window))))
+        image.ahead = window, self.engine.ahead(lambda: encode(self._network_input(image, window)))
 
     def forget(self, image: ImageState | None) -> None:
         """Drops all that belongs to an image, and ends what runs for it in the background."""
@@ -149,7 +149,7 @@ class ObjectSegmenter:
             grid, logits = self.extra.refine(sample, geometry, window, logits, prompts, clock)
 
         began = time.perf_counter()
-        projector = MaskProjector(grid, logits, prompts, geometry.shape)
+        projector = project_on(image.source, grid, logits, prompts)
         region = projector.region
         if not clock.allows(SMOOTH_BORDERS, self.costs.resample_s(region)):
             values = projector.project_nearest()
@@ -157,7 +157,9 @@ class ObjectSegmenter:
             if prompts.box is not None and not prompts.points and is_thin(prompts.box, window):
                 region, values = answer_thin_box(prompts.box, geometry, region, values)
             return ObjectState(prompts, window, region, values)
-        values = keep_clicked_components(projector.project(), region, prompts)
+        values = projector.project()
+        if not projector.is_filtered:
+            values = keep_clicked_components(values, region, prompts)
         enforce_clicks(values, region, prompts)
         if click is not None and state.region is not None and state.logits is not None:
             weigh = None if self.extra is None else partial(self.extra.weigh_click, prompts, click)
@@ -240,17 +242,17 @@ class ObjectSegmenter:
         """The network's answer to points of the volume and their labels: logits (z,y,x) on the window's grid."""
         coords, labels = points
         embedding = self._embedding(image, window, deadline)
-        local = np.clip(window.to_window(coords), 0, np.array(window.shape, np.float32) - 1)
+        local = image.source.points(window, coords)
         self.decodes += 1
         logits: NDArray[np.float32] = self.engine.decode(embedding, local[None], labels[None], deadline)[0, 0]
-        return logits
+        return image.source.to_window(logits)
 
     def _embedding(self, image: ImageState, window: Window, deadline: Deadline) -> Embedding:
         embedding = self.embeddings.get(window)
         if embedding is None:
             embedding = self._encoded_ahead(image, window, deadline)
             if embedding is None:
-                embedding = self.engine.encode(_network_input(self._sample(image, window)), deadline)
+                embedding = self.engine.encode(self._network_input(image, window), deadline)
             self.embeddings.put(window, embedding)
             self.encodes += 1
         return embedding
@@ -258,8 +260,11 @@ class ObjectSegmenter:
     def _sample(self, image: ImageState, window: Window) -> NDArray[np.float32]:
         """The image on a window's grid, float32 (z,y,x), 0–1; that of the latest window is kept."""
         if self._latest is None or self._latest[0] != window:
-            self._latest = window, window.sample(image.volume, image.low, image.high)
+            self._latest = window, image.source.patch(window)
         return self._latest[1]
+
+    def _network_input(self, image: ImageState, window: Window) -> NDArray[np.float32]:
+        return image.source.to_network(self._sample(image, window))
 
     def _encoded_ahead(self, image: ImageState, window: Window, deadline: Deadline) -> Embedding | None:
         """The embedding of a window that is encoded in the background; where it is another window, that is ended."""
@@ -275,13 +280,9 @@ class ObjectSegmenter:
         image.ahead = None
 
 
-def _network_input(sampled: NDArray[np.float32]) -> NDArray[np.float32]:
-    return sampled[None, None]
-
-
 def _initial_window(image: ImageState, prompts: ObjectPrompts) -> Window:
     """The window around all that says where the object is."""
-    return frame(image.geometry, *initial_extent(image.geometry, prompts, image.policy), image.policy)
+    return initial_window(image.geometry, prompts, image.policy)
 
 
 def _prepared_window(image: ImageState, prompts: ObjectPrompts) -> Window | None:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from gstk.calibration.model import LatencyModel
 from gstk.core.geometry import Geometry
-from gstk.core.intensities import IntensityWindow, prepare_intensities
+from gstk.core.intensities import IntensityWindow
+from gstk.core.network_image import NetworkImage
 from gstk.core.profile import InputProfile, find_profile
 from gstk.core.prompts import Box, ObjectPrompts, Point, PromptWarning, whole_object_id
 from gstk.core.regions import Region
@@ -147,14 +148,12 @@ class Session:
         elif spacing_mm is not None:
             raise GstkError("got a spacing beside a Volume, which knows its own; leave it out")
         geometry = volume.geometry
-        prepared = prepare_intensities(volume, self.profile, intensity_window, assume_window)
+        source = NetworkImage.prepare(volume, self.profile, intensity_window, assume_window)
         with self._lock:
             self._segmenter.forget(self._image)
             self._image = None
-            self.intensities = prepared.words
-            image = self._image = ImageState(
-                prepared.image, geometry, float(prepared.low or 0), float(prepared.high or 0), self._scheduler.policy
-            )
+            self.intensities = source.words
+            image = self._image = ImageState(source, _policy_for(source, self._scheduler.policy))
             if look_at is not None:
                 centre = [(n - 1) / 2 for n in geometry.shape] if look_at == "centre" else look_at
                 self._segmenter.look_ahead(image, self._voxel(centre))
@@ -286,7 +285,7 @@ class Session:
                 within_s = self._budget.left_s(len(prompts), 0.0)
             began, encodes, decodes = time.perf_counter(), self.encodes, self.decodes
             with self._segmenter.engine.cancellable():
-                deadline = self._costs.deadline(within_s, image.volume.size)
+                deadline = self._costs.deadline(within_s, image.source.volume.size)
                 schedule = self._scheduler.schedule(image, prompts, previous, within_s)
                 updated, object_s = self._scheduler.run(image, schedule, deadline)
                 changed = image.commit(updated)
@@ -449,3 +448,11 @@ def _warn_of_empty_masks(updated: Mapping[int, ObjectState]) -> None:
         if can_start(state.prompts) and (state.logits is None or not (state.logits > 0).any()):
             said = f"the mask of object {object_id} is empty: the network found nothing at its prompts"
             warnings.warn(said, PromptWarning, stacklevel=4)
+
+
+def _policy_for(image: NetworkImage, policy: WindowPolicy) -> WindowPolicy:
+    """The policy of windows on an image: where the network has a resolution, begin with the training's windows."""
+    if image.grid is None:
+        return policy
+    finest_mm = min(t * s for t, s in zip(image.grid.step, image.geometry.spacing_mm, strict=True))
+    return replace(policy, training_window=image.training_window, min_mm=finest_mm)

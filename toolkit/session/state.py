@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
+from gstk.core.network_image import NetworkImage
 from gstk.core.prompts import ObjectPrompts
 from gstk.core.regions import Region, bounds, union
 from gstk.core.window import Window, WindowPolicy, frame
 from gstk.engines.base import Embedding
+from gstk.session.class_segmenter import ClassSegmenter
 from gstk.session.label_fusion import ObjectLogits, label_map
 
 __all__ = ["ImageState", "ObjectState", "given_mask", "resume_from_mask"]
@@ -72,27 +74,29 @@ class ImageState:
     """Everything that belongs to one image; `set_image` replaces it whole.
 
     Attributes:
-        volume: (z,y,x), of any real dtype.
-        geometry: the volume's.
-        low, high: intensities that become 0 and 1.
+        source: the volume, prepared for the network.
         policy: how windows are made.
         objects: by object id.
         history: object ids and their states before each change, the oldest first.
         undone: object ids and the states that `undo` took back, the oldest first.
         labels: the label map of all objects; None where it has to be made.
         ahead: a window and its embedding, encoded in the background.
+        classes: segments classes; None before the first class prompt.
     """
 
-    volume: NDArray[np.generic]
-    geometry: Geometry
-    low: float
-    high: float
+    source: NetworkImage
     policy: WindowPolicy
     objects: dict[int, ObjectState] = field(default_factory=dict)
     history: list[tuple[int, ObjectState]] = field(default_factory=list)
     undone: list[tuple[int, ObjectState]] = field(default_factory=list)
     labels: NDArray[np.uint16] | None = None
     ahead: tuple[Window, Future[Embedding]] | None = None
+    classes: ClassSegmenter | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        """The volume's."""
+        return self.source.geometry
 
     def commit(self, states: Mapping[int, ObjectState]) -> Region:
         """Puts objects into new states that `undo` takes back, and forgets what `redo` could do.

@@ -11,7 +11,7 @@ from gstk.core.regions import bounds
 from gstk.core.window import Faces, Window, WindowPolicy, bounding_faces, frame
 from gstk.session.click_update import clicked_components
 
-__all__ = ["adapt_window", "initial_extent", "network_points"]
+__all__ = ["adapt_window", "initial_extent", "initial_window", "network_points"]
 
 FIRST_FIELD = 2.0
 """Side of the first window around a lone click, over the side that the window has at the volume's finest spacing."""
@@ -43,6 +43,21 @@ def initial_extent(geometry: Geometry, prompts: ObjectPrompts, policy: WindowPol
     return np.minimum(low, centre - half), np.maximum(high, centre + half)
 
 
+def initial_window(geometry: Geometry, prompts: ObjectPrompts, policy: WindowPolicy) -> Window:
+    """The first window of an object: the training's around its first click, where it holds all prompts; else any.
+
+    A training window stands only where time and memory allow as many voxels.
+    """
+    points, labels = network_points(prompts)
+    if policy.training_window is not None:
+        window = policy.training_window(points[labels == 1][0])
+        corners = [] if prompts.box is None else [np.array(corner, np.float64) for corner in prompts.box.corners()]
+        holds = window is not None and window.holds(np.stack([*points, *corners])).all()
+        if window is not None and holds and np.prod(window.shape) <= policy.max_voxels:
+            return window
+    return frame(geometry, *initial_extent(geometry, prompts, policy), policy)
+
+
 def adapt_window(
     geometry: Geometry, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts, policy: WindowPolicy
 ) -> Window | None:
@@ -51,6 +66,8 @@ def adapt_window(
     Returns:
         The window; None where the one at hand does.
     """
+    if not policy.adapts:
+        return None
     mask = clicked_components(logits > 0, window.to_window(prompts.clicked(foreground_only=True)))
     box = bounds(mask)
     if box is None:
