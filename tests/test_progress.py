@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from gstk.cli import progress as progress_module
-from gstk.cli.progress import LongWork, format_duration
+from gstk.cli.progress import LongWork, format_duration, log_interval_s
 
 
 class Clock:
@@ -108,6 +108,10 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     shown = capsys.readouterr().err
     for said in ("export", "1 of 4 steps", "tracing", "a warning [x]"):
         assert said in shown
+
+
+def test_a_log_of_hours_stays_short() -> None:
+    assert [log_interval_s(seconds) for seconds in (0, 59, 60, 7200)] == [5, 5, 30, 30]
 
 
 @pytest.mark.parametrize(

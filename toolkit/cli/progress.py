@@ -9,7 +9,7 @@ from typing import Self
 
 import typer
 
-__all__ = ["LongWork", "format_duration"]
+__all__ = ["LongWork", "format_duration", "log_interval_s"]
 
 _FIRST_S, _LATER_S = 5.0, 30.0
 """Seconds between the lines of a log, in the first minute and after it, so that a log of hours stays short."""
@@ -23,6 +23,11 @@ def format_duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def log_interval_s(so_far_s: float) -> float:
+    """Seconds until the next line of a log, for work that has taken `so_far_s` until now."""
+    return _FIRST_S if so_far_s < _MINUTE_S else _LATER_S
 
 
 class LongWork:
@@ -135,5 +140,5 @@ class LongWork:
         return f"{self._done:.0f} of {self._total:.0f} {self._unit}"
 
     def _tell_regularly(self) -> None:
-        while not self._ended.wait(_FIRST_S if time.monotonic() - self._began < _MINUTE_S else _LATER_S):
+        while not self._ended.wait(log_interval_s(time.monotonic() - self._began)):
             typer.echo(self.line(), err=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gstk.cli.options import SpacingOrderOption, needing
+from gstk.cli.progress import format_duration, log_interval_s
 from gstk.core.bundle import Bundle, find_bundle
 from gstk.errors import BundleError, TrainingError, TrainingInterrupted
 
@@ -216,23 +217,15 @@ def _show_plan(
             measured = measure_stage(
                 recipe, stage, cases, processes, on_progress=lambda line: typer.echo(line, err=True)
             )
-            cells += [f"{measured.seconds_per_step:.2f}", _duration(plan.steps * measured.seconds_per_step)]
+            cells += [f"{measured.seconds_per_step:.2f}", format_duration(plan.steps * measured.seconds_per_step)]
         table.add_row(*cells)
     Console(width=120).print(table)
     if not measure:
         typer.echo("--measure adds how long it will take; it does a few steps, for about a minute a stage")
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
-
-
 def _progress(console: Any, name: str) -> Any:
-    """A bar on a terminal; elsewhere a line every half minute, so that a log file stays short."""
+    """A bar on a terminal; elsewhere a line for a log, as often as `LongWork` writes one."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
@@ -279,10 +272,10 @@ def _progress(console: Any, name: str) -> Any:
                 self.bar.update(self.task, completed=progress.step, state=state)
                 if last:
                     self.bar.stop()
-            elif last or time.monotonic() > self.told + 30:
+            elif last or time.monotonic() > self.told + log_interval_s(time.monotonic() - self.began):
                 self.told = time.monotonic()
                 rate = (self.told - self.began) / max(1, progress.step - self.first)
-                left = _duration((progress.steps - progress.step) * rate)
+                left = format_duration((progress.steps - progress.step) * rate)
                 self._say(f"stage {stage}: step {progress.step} of {progress.steps}  {state}  {left} left")
 
         def validated(self, stage: int, step: int, scores: Sequence[Score]) -> None:
