@@ -14,8 +14,8 @@ SOURCES := $(shell find toolkit calibration export engines training -name '*.py'
 	$(shell find cpp -type f -not -name '*.pyc') pyproject.toml constraints.txt
 # What building the C++ host takes, as Debian names it.
 NATIVE := cmake g++ ninja-build pkg-config nlohmann-json3-dev zlib1g-dev libminizip-dev libssl-dev
-# What the tests of the page in the browser take.
-NATIVE += chromium chromium-driver
+# What the tests of the page in the browser, and of servers behind a proxy, take.
+NATIVE += chromium chromium-driver nginx-light
 # Not in every Debian; without it the C++ tests with ONNX Runtime skip.
 NATIVE_WHERE_KNOWN := libonnxruntime-dev
 

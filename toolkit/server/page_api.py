@@ -199,17 +199,20 @@ class _Door:
         kind, object_id = body.get("kind"), _object_id(body)
         work = _work(workspace, body)
 
-        def run() -> tuple[Patch | None, bool]:
+        def run() -> tuple[Patch | None, bool, float]:
+            started = time.monotonic()
             done = work(object_id)
-            return workspace.patch(), done
+            spent_s = time.monotonic() - started
+            return workspace.patch(), done, spent_s
 
-        patch, done = await self.service.act(request, lease, str(kind), run)
+        patch, done, spent_s = await self.service.act(request, lease, str(kind), run)
         asks = kind not in ("undo", "redo", "reset")
         if asks and object_id not in desk.names:
             desk.names[object_id] = SegmentName(f"object {object_id}", object_colour(object_id))
         said: dict[str, Any] = {
             "done": done,
             "seconds": round(time.monotonic() - began, 3),
+            "session_seconds": round(spent_s, 3),
             "compromises": list(workspace.session.report.compromises) if asks else [],
             "clicks": _clicks(workspace, desk),
         }

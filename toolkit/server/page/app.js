@@ -95,7 +95,7 @@ function send(body) {
     else if (meta.compromises.length) say(`${spent}; skipped to stay in time: ${meta.compromises.join("; ")}`);
     else if (!meta.box && body.kind !== "reset") say(`${spent} and changed nothing. ${meta.advice ?? ""}`);
     else say(spent);
-    state.timing = { server: meta.seconds * 1000, whole: performance.now() - began };
+    state.timing = { session: meta.session_seconds * 1000, server: meta.seconds * 1000, whole: performance.now() - began };
     return true;
   });
 }
