@@ -13,7 +13,7 @@ STUBS := .venv/stubs
 SOURCES := $(shell find toolkit calibration export engines training -name '*.py' -o -name '*.toml' -o -name '*.onnx' -o -name '*.json' -o -path '*/page/*') \
 	$(shell find cpp -type f -not -name '*.pyc') pyproject.toml constraints.txt
 # What building the C++ host takes, as Debian names it.
-NATIVE := cmake g++ ninja-build pkg-config nlohmann-json3-dev zlib1g-dev libminizip-dev libssl-dev
+NATIVE := ccache cmake g++ ninja-build pkg-config nlohmann-json3-dev zlib1g-dev libminizip-dev libssl-dev
 # What the tests of the page in the browser, and of servers behind a proxy, take.
 NATIVE += chromium chromium-driver nginx-light
 # Not in every Debian; without it the C++ tests with ONNX Runtime skip.

@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))  # the replay that the tests use
 
 from cpp_build import build, openvino_option, run  # noqa: E402
-from cpp_replay import replay_cpp  # noqa: E402
+from cpp_replay import Volume, replay_cpp, timings  # noqa: E402
 
 THREADS = 2
 
@@ -74,19 +74,20 @@ def compare(case: gstk.Case, program: Path, folder: Path, classes: int, rounds: 
     assert case.labels is not None
     assert case.path is not None
     chosen = [int(k) for k in np.unique(case.labels) if k][:classes]
-    with gstk.open("tiny", "openvino", threads=THREADS) as session:
+    with gstk.open("tiny", "openvino", threads=THREADS, refine=False) as session:
         recorder = Recorder(session)
         click_by_click(recorder, case.image, case.geometry.spacing_mm, case.labels, rounds, chosen)  # type: ignore[arg-type]
-    found, told = replay_cpp(program, builtin("tiny"), case.path, recorder.lines, case.image.shape, folder, THREADS)
-    agreement = [float(np.mean(a == b)) for a, b in zip(found, recorder.masks, strict=True)]
+    volume = Volume(case.path, case.image, case.geometry.spacing_mm)
+    found = replay_cpp(program, builtin("tiny"), volume, recorder.lines, folder, threads=THREADS, refine=0)
+    agreement = [float(np.mean(a == b)) for a, b in zip(found.masks, recorder.masks, strict=True)]
     result = {
         "case": case.name,
         "shape": list(case.image.shape),
         "prompts": len(recorder.lines),
         "least_agreement": min(agreement),
-        "differing_voxels": [int(np.sum(a != b)) for a, b in zip(found, recorder.masks, strict=True)],
+        "differing_voxels": [int(np.sum(a != b)) for a, b in zip(found.masks, recorder.masks, strict=True)],
         "python_s": sum(recorder.seconds),
-        "cpp_s": sum(line["fetched"] for line in told[1:]),
+        "cpp_s": sum(line["fetched"] for line in found.told),
     }
     return result, recorder
 
@@ -99,12 +100,12 @@ def alone(program: Path, folder: Path) -> Path:
     return script
 
 
-def cold_start(
-    program: Path, case: Path, line: str, shape: tuple[int, ...], folder: Path, repeats: int, *cached: object
-) -> dict[str, Any]:
+def cold_start(program: Path, case: Path, line: str, folder: Path, repeats: int, *settings: str) -> dict[str, Any]:
     """From the start of `main` to the first mask, opening the bundle and reading the volume included."""
-    given = (program, builtin("tiny"), case, [line], shape, folder, THREADS, *cached)
-    runs = [replay_cpp(*given)[1] for _ in range(repeats)]
+    script = folder / "script.txt"
+    script.write_text(f"volume {case}\n{line}\n")
+    given = (program, builtin("tiny"), script, folder / "masks.raw", f"threads={THREADS}", *settings)
+    runs = [timings(run(*given)) for _ in range(repeats)]
     found = {"first mask": [told[1]["since"] for told in runs], "opened": [told[0]["opened"] for told in runs]}
     found["click"] = [told[1]["said"] for told in runs]
     return {name: {"median": median(values), "least": min(values), "all": values} for name, values in found.items()}
@@ -163,12 +164,12 @@ def main() -> None:
         replay, overhead = programs / "replay", programs / "overhead"
         if arguments.alone:
             replay, overhead = (alone(program, Path(scratch)) for program in (replay, overhead))
-        cache = ("", 0, Path(scratch) / "cache")
-        for name, file, line, shape in (
-            ("cold_start", case.path, first, case.image.shape),
-            ("cold_start_64", small_case(Path(scratch)), "point 1 32 32 32 1", (64, 64, 64)),
+        cache = ("backend=openvino", f"cache={Path(scratch) / 'cache'}")
+        for name, file, line in (
+            ("cold_start", case.path, first),
+            ("cold_start_64", small_case(Path(scratch)), "point 1 32 32 32 1"),
         ):
-            start = (replay, file, line, shape, Path(scratch))
+            start = (replay, file, line, Path(scratch))
             report[f"{name}_s"] = cold_start(*start, arguments.repeats)
             cold_start(*start, 1, *cache)  # fills it
             report[f"{name}_with_cache_s"] = cold_start(*start, arguments.repeats, *cache)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cli_runs import Outcome, Run
+from cpp_build import checked, released, say_progress  # noqa: F401
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 

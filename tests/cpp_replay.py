@@ -1,27 +1,63 @@
-"""The same cases, prompts and tensors for Python and C++: what one computes beside the other."""
+"""The same prompts and tensors for Python and C++, and what each makes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cpp_build import SANITIZED, run
-from latency import a_model
+from cpp_build import run
 from numpy.typing import NDArray
 
 import gstk
-from gstk.calibration import Host, LatencyModel
 from gstk.cases.npz import save_case
 from gstk.cases.phantom_case import phantom_case
-from gstk.core.bundle import Bundle, builtin
+from gstk.core.bundle import Bundle
 from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.engines import open_engine
+from gstk.errors import PromptError
 from gstk.session.session import Session
 
 Masks = NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """What a script is about.
+
+    Attributes:
+        path: an .npz.
+        image: (z,y,x).
+        spacing_mm: (z,y,x).
+    """
+
+    path: Path
+    image: NDArray[Any]
+    spacing_mm: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What came of a script's lines on one volume.
+
+    Attributes:
+        masks: (L,z,y,x) after each line.
+        refused: of each line, whether it was (nothing to undo, for one).
+        counts: encodes and decodes of the session after each line.
+        told: what `replay` says of each line; empty for Python.
+    """
+
+    masks: Masks
+    refused: list[bool]
+    counts: list[tuple[int, int]]
+    told: tuple[dict[str, float], ...] = ()
+
+
+def agreement(first: Replayed, second: Replayed) -> float:
+    """The least share of voxels that two replays agree on, over the masks after each line."""
+    return float(np.mean(first.masks == second.masks, axis=(1, 2, 3)).min())
 
 
 def phantom(path: Path, seed: int, side: int = 48) -> gstk.Case:
@@ -31,38 +67,18 @@ def phantom(path: Path, seed: int, side: int = 48) -> gstk.Case:
     return case
 
 
+def volume_of(case: gstk.Case, path: Path) -> Volume:
+    """A case that lies in a file, for a replay."""
+    return Volume(path, case.image, case.geometry.spacing_mm)
+
+
 def click_on(case: gstk.Case, object_id: int) -> tuple[int, int, int]:
     """The case's own click on an object."""
     return case.prompts[object_id].points[0].zyx
 
 
-def many_prompts(case: gstk.Case) -> list[str]:
-    """Lines for the replay with all that can be said, on a phantom of side 40."""
-    first, second = (" ".join(map(str, click_on(case, k))) for k in list(case.prompts)[:2])
-    z, y, x = click_on(case, next(iter(case.prompts)))
-    box = [max(0, z - 6), max(0, y - 7), max(0, x - 8), min(z + 7, 39), min(y + 6, 39), min(x + 6, 39), z]
-    return [
-        "point 2 1 1 1 0",  # says only where the object is not
-        f"point 1 {first} 1",
-        f"point 2 {second} 1",
-        f"point 1 {z} {y} {min(x + 5, 39)} 0",
-        "undo",
-        f"box 1 {' '.join(map(str, box))}",
-        f"point 1 {z} {max(y - 5, 0)} {x} 1",
-        f"prompts 3 1 2 3 4 30 34 36 15 2 {second} 1 {first} 0",
-        "undo",
-        "reset 2",
-        f"prompts 300 0 1 {second} 1",
-        "undo",
-        "reset 0",
-        f"point 1 {first} 1",
-    ]
-
-
 def clicks_and_a_box(case: gstk.Case) -> list[str]:
-    """Lines for the replay on the last object of a labelled case: clicks alone, then a box with clicks that weigh the
-    logits.
-    """
+    """A script on the last object of a labelled case: clicks alone, then a box with clicks."""
     assert case.labels is not None
     voxels = np.argwhere(case.labels == case.labels.max())
     z, y, x = voxels[len(voxels) // 2]
@@ -78,15 +94,6 @@ def clicks_and_a_box(case: gstk.Case) -> list[str]:
     ]
 
 
-def slow_model(backend: str) -> LatencyModel:
-    """Of `tiny` on this host: far slower than it is, so that time is short for the planner and not for the clock."""
-    bundle = Bundle.open(builtin("tiny"))
-    with open_engine(bundle, backend) as engine:
-        host = Host.of(engine)
-    model = a_model(encode=100.0, decode=10.0)
-    return replace(model, bundle_sha256=bundle.sha256, host=host, base_bytes=0, bytes_per_voxel=0.0)
-
-
 def compare_engines(
     program: Path, backend: str, bundle: Bundle, precision: str, folder: Path, **environment: str
 ) -> None:
@@ -97,7 +104,7 @@ def compare_engines(
     labels = np.array([[1, 0, -1, -1, -1], [2, 3, 1, 0, 1], [1, 1, 1, -1, -1]])
     np.savez(folder / "in.npz", image=image, coords=coords, labels=labels)
     given = (backend, bundle.path, precision, folder / "in.npz")
-    run(program, *given, folder / "out.raw", **SANITIZED, **environment)
+    run(program, *given, folder / "out.raw", **environment)
     found = np.fromfile(folder / "out.raw", np.float32).reshape(3, 1, *image.shape)
     with open_engine(bundle, backend, precision, threads=2) as engine:
         expected = engine.decode(engine.encode(image[None, None]), coords, labels)
@@ -105,28 +112,37 @@ def compare_engines(
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def replay_python(session: Session, image: NDArray[Any], spacing_mm: Sequence[float], lines: Sequence[str]) -> Masks:
-    """Masks (S,z,y,x) after each line; the language is that of `cpp/tests/replay.cpp`."""
-    session.set_image(image, spacing_mm)  # type: ignore[arg-type]
-    masks = []
+def replay_python(session: Session, volume: Volume, lines: Sequence[str]) -> Replayed:
+    """Replays a script; its language is that of `cpp/tests/replay.cpp`."""
+    session.set_image(volume.image, volume.spacing_mm)  # type: ignore[arg-type]
+    masks, refused, counts = [], [], []
     for line in lines:
-        what, *words = line.split()
-        numbers = [int(word) for word in words]
-        if what == "undo":
-            session.undo()
-        elif what == "reset":
-            session.reset(numbers[0] or None)
-        elif what == "point":
-            session.add_point(numbers[1:4], bool(numbers[4]), numbers[0])
-        elif what == "box":
-            session.add_box(_box(numbers[1:]), numbers[0])
-        else:
-            box = _box(numbers[2:9]) if numbers[1] else None
-            flat = numbers[10 if box else 3 :]
-            points = [Point((z, y, x), bool(f)) for z, y, x, f in zip(*(flat[i::4] for i in range(4)), strict=True)]
-            session.set_prompts(ObjectPrompts(tuple(points), box), numbers[0])
+        try:
+            _replay_line(session, line)
+            refused.append(False)
+        except PromptError:
+            refused.append(True)
         masks.append(session.mask.copy())
-    return np.array(masks)
+        counts.append((session.encodes, session.decodes))
+    return Replayed(np.array(masks), refused, counts)
+
+
+def _replay_line(session: Session, line: str) -> None:
+    what, *words = line.split()
+    numbers = [int(word) for word in words]
+    if what == "reset":
+        session.reset(numbers[0] or None)
+    elif what == "point":
+        session.add_point(numbers[1:4], bool(numbers[4]), numbers[0])
+    elif what == "box":
+        session.add_box(_box(numbers[1:]), numbers[0])
+    elif what == "prompts":
+        box = _box(numbers[2:9]) if numbers[1] else None
+        flat = numbers[10 if box else 3 :]
+        points = [Point((z, y, x), bool(f)) for z, y, x, f in zip(*(flat[i::4] for i in range(4)), strict=True)]
+        session.set_prompts(ObjectPrompts(tuple(points), box), numbers[0])
+    else:
+        {"undo": session.undo, "redo": session.redo, "cancel": session.cancel}[what]()
 
 
 def _box(n: Sequence[int]) -> Box:
@@ -134,23 +150,34 @@ def _box(n: Sequence[int]) -> Box:
 
 
 def replay_cpp(
-    program: Path,
-    bundle: Path,
-    volume: Path,
-    lines: Sequence[str],
-    shape: Sequence[int],
-    folder: Path,
-    threads: int = 0,
-    *limited: object,
-    **environment: str,
-) -> tuple[Masks, list[dict[str, float]]]:
-    """The masks, and what the program printed of each line; the first of these tells of opening.
+    program: Path, bundle: Path, volume: Volume, lines: Sequence[str], folder: Path, **named: object
+) -> Replayed:
+    """The same by `replay`; `named` are its settings, and in capitals variables of its environment."""
+    (found,) = replay_many_cpp(program, bundle, [(volume, lines)], folder, **named)
+    return found
 
-    `limited` is nothing, or a latency model's file and the seconds of each call.
-    """
-    prompts, masks = folder / "prompts.txt", folder / "masks.raw"
-    prompts.write_text("\n".join(lines) + "\n")
-    out = run(program, bundle, volume, prompts, masks, threads, *limited, **SANITIZED, **environment)
-    told = [line.split() for line in out.splitlines()]
-    values = [dict(zip(line[::2], map(float, line[1::2]), strict=True)) for line in told]
-    return np.fromfile(masks, np.uint16).reshape(-1, *shape), values
+
+def replay_many_cpp(
+    program: Path, bundle: Path, scripts: Sequence[tuple[Volume, Sequence[str]]], folder: Path, **named: object
+) -> Iterator[Replayed]:
+    """Several scripts by one process and session, one after the other."""
+    words = [f"{name}={value}" for name, value in named.items() if not name.isupper()]
+    environment = {name: str(value) for name, value in named.items() if name.isupper()}
+    script, masks = folder / "script.txt", folder / "masks.raw"
+    script.write_text(
+        "".join(f"volume {volume.path}\n" + "".join(f"{x}\n" for x in lines) for volume, lines in scripts)
+    )
+    told = timings(run(program, bundle, script, masks, *words, **environment))[1:]
+    with masks.open("rb") as file:
+        for volume, lines in scripts:
+            shape = (len(lines), *volume.image.shape)
+            values = np.frombuffer(file.read(2 * int(np.prod(shape))), np.uint16).reshape(shape)
+            own, told = told[: len(lines)], told[len(lines) :]
+            counts = [(int(line["encodes"]), int(line["decodes"])) for line in own]
+            yield Replayed(values, [line["refused"] == 1 for line in own], counts, tuple(own))
+
+
+def timings(output: str) -> list[dict[str, float]]:
+    """What `replay` says of opening the bundle, and then of each line."""
+    told = [line.split() for line in output.splitlines()]
+    return [dict(zip(line[::2], map(float, line[1::2]), strict=True)) for line in told]

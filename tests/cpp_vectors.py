@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from functools import partial
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from latency import a_model
-from scipy import ndimage
 
-from gstk.calibration.model import Fit, LatencyModel
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point
+from gstk.core.regions import Region
 from gstk.core.resampling import intensity_range
 from gstk.core.window import Window, WindowPolicy, frame
 from gstk.session.click_update import (
@@ -23,17 +21,16 @@ from gstk.session.click_update import (
     fallback_mask,
     keep_clicked_components,
 )
-from gstk.session.extras.click_weight import weigh_click
 from gstk.session.extras.image_refiner import LocalPrompts, fine_part, refine_logits
-from gstk.session.extras.reprompting import points_from_mask
 from gstk.session.label_fusion import ObjectLogits, label_map
-from gstk.session.planner import window_sizes
+from gstk.session.window_selection import adapt_window, initial_extent
 
 Arrays = dict[str, object]
 
 
 def write_vectors(folder: Path, seed: int = 0) -> None:
     """Writes some cases of each kind; `cpp/tests/vectors.cpp` names what each holds."""
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(seed)
     kinds = {
         "range": _ranges(rng),
@@ -42,18 +39,17 @@ def write_vectors(folder: Path, seed: int = 0) -> None:
         "back": [_back(rng) for _ in range(40)],
         "points": [_points(rng) for _ in range(20)],
         "components": [_components(rng) for _ in range(30)],
-        "clean": [_clean(rng) for _ in range(30)],
-        "hold": [_clean(rng, held=True) for _ in range(10)],
-        "change": [_change(rng) for _ in range(80)],
+        "keep": [_clicked(rng, keep_clicked_components) for _ in range(30)],
+        "enforce": [_clicked(rng, _enforced) for _ in range(10)],
+        "click": [_click(rng) for _ in range(80)],
         "refine": [_refine(rng) for _ in range(24)],
-        "own": [_own(rng) for _ in range(24)],
         "fine": [_fine(rng) for _ in range(60)],
+        "initial": [_initial(rng) for _ in range(40)],
+        "adapt": [_adapt(rng) for _ in range(60)],
         "half": [_half(rng)],
         "labels": [_labels(rng) for _ in range(60)],
         "nearest": [_back(rng, nearest=True) for _ in range(20)],
-        "shape": [_shape(rng) for _ in range(40)],
-        "latency": [_latency(rng) for _ in range(10)],
-        "sizes": [_sizes(rng) for _ in range(20)],
+        "fallback": [_fallback(rng) for _ in range(40)],
     }
     for kind, cases in kinds.items():
         for index, case in enumerate(cases):
@@ -93,9 +89,8 @@ def _frame(rng: np.random.Generator) -> Arrays:
     policy = WindowPolicy(int(rng.integers(20, 140)) ** 3, multiple, 2 * multiple, float(rng.uniform(0, 1)), 0.5)
     geometry = Geometry(tuple(shape), tuple(spacing))  # type: ignore[arg-type]
     window = frame(geometry, corners[0], corners[1] + 1, policy)
-    settings = (policy.max_voxels, policy.multiple, policy.min_side, policy.margin, policy.min_step)
     given = {"volume_shape": shape, "spacing": spacing, "low": corners[0], "high": corners[1] + 1}
-    return {**given, "framing": np.array(settings, float), **_described(window), "expected": 0}
+    return {**given, "policy": _settings(policy), **_described(window), "expected": 0}
 
 
 def _volume(rng: np.random.Generator) -> np.ndarray:
@@ -127,7 +122,7 @@ def _back(rng: np.random.Generator, nearest: bool = False) -> Arrays:
     return {**given, **_described(window), "expected": expected}
 
 
-def _corners(region: tuple[slice, slice, slice]) -> list[int]:
+def _corners(region: Region) -> list[int]:
     return [axis.start for axis in region] + [axis.stop for axis in region]
 
 
@@ -149,38 +144,39 @@ def _logits(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return (rng.normal(size=shape) - 0.8).astype(np.float32)
 
 
-def _region(rng: np.random.Generator) -> tuple[slice, slice, slice]:
+def _region(rng: np.random.Generator) -> Region:
     start = rng.integers(0, 6, 3)
     z, y, x = (slice(int(a), int(a + n)) for a, n in zip(start, rng.integers(3, 12, 3), strict=True))
     return z, y, x
 
 
-def _clean(rng: np.random.Generator, held: bool = False) -> Arrays:
+def _clicked(rng: np.random.Generator, change: Callable[[np.ndarray, Region, ObjectPrompts], np.ndarray]) -> Arrays:
     region = _region(rng)
     values = _logits(rng, tuple(s.stop - s.start for s in region))
     points = np.column_stack([rng.integers(0, 14, (4, 3)), rng.integers(0, 2, 4)])
     prompts = ObjectPrompts(tuple(Point((int(z), int(y), int(x)), bool(f)) for z, y, x, f in points))
-    given = {"region": _corners(region), "values": values, **_said(prompts)}
-    expected = values.copy() if held else keep_clicked_components(values, region, prompts)
-    if held:
-        enforce_clicks(expected, region, prompts)
-    return {**given, "expected": expected}
+    given = {"region": _corners(region), "values": values.copy(), **_described_prompts(prompts)}
+    return {**given, "expected": change(values, region, prompts)}
 
 
-def _change(rng: np.random.Generator) -> Arrays:
+def _enforced(values: np.ndarray, region: Region, prompts: ObjectPrompts) -> np.ndarray:
+    enforce_clicks(values, region, prompts)
+    return values
+
+
+def _click(rng: np.random.Generator) -> Arrays:
     regions = _region(rng), _region(rng)
     before, after = (_logits(rng, tuple(s.stop - s.start for s in region)) for region in regions)
     click = [int(rng.integers(axis.start, axis.stop)) for axis in regions[1]]
+    if rng.random() < 0.1:
+        click = [0, 0, 0]  # mostly outside of both
     opposite = rng.integers(0, 14, (rng.integers(0, 4), 3))
     spacing = rng.uniform(0.5, 4, 3)
     foreground = bool(rng.integers(0, 2))
-    point = Point((click[0], click[1], click[2]), foreground)
-    weighed = bool(rng.integers(0, 2))
     scope = ClickScope(
-        point,
+        Point((click[0], click[1], click[2]), foreground),
         [(int(z), int(y), int(x)) for z, y, x in opposite],
         tuple(spacing.tolist()),
-        partial(weigh_click, point) if weighed else None,
     )
     region, expected = apply_click(scope, regions[0], before, regions[1], after)
     return {
@@ -188,7 +184,7 @@ def _change(rng: np.random.Generator) -> Arrays:
         "after_region": _corners(regions[1]),
         "before": before,
         "after": after,
-        "click": [*click, int(foreground), int(weighed)],
+        "click": [*click, int(foreground)],
         "opposite": opposite,
         "spacing": spacing,
         "region": _corners(region),
@@ -210,18 +206,6 @@ def _refine(rng: np.random.Generator) -> Arrays:
     return {**given, "expected": refine_logits(image, logits, local)}
 
 
-def _own(rng: np.random.Generator) -> Arrays:
-    shape = tuple(int(n) for n in rng.integers(6, 30, 3))
-    mask = ndimage.gaussian_filter(rng.normal(size=shape), 2) > rng.choice([-9, 0, 0, 0, 0.05, 9])
-    points = np.column_stack([rng.uniform(-1, 30, (3, 3)), rng.integers(0, 2, 3)])[: rng.integers(0, 4)]
-    box = np.sort(rng.uniform(-2, 30, (2, 3)), axis=0)
-    local = LocalPrompts(points[:, :3], points[:, 3] > 0, box)
-    said = np.concatenate([box.mean(axis=0, keepdims=True), points[:, :3]])
-    found, labels = points_from_mask(mask, local, said, np.array([1, *points[:, 3]], np.int64))
-    given = {"mask": mask.astype(np.uint8), "points": points, "box": box}
-    return {**given, "found": found[len(said) :], "expected": labels[len(said) :]}
-
-
 def _fine(rng: np.random.Generator) -> Arrays:
     window = Window(
         tuple(rng.uniform(-8, 14, 3).tolist()),
@@ -238,6 +222,41 @@ def _fine(rng: np.random.Generator) -> Arrays:
     return {**_described(window), **given, **found, "part_shape": np.array(part.shape, np.int64)}
 
 
+def _initial(rng: np.random.Generator) -> Arrays:
+    """The first window for some prompts."""
+    geometry, policy = _geometry(rng, 300), _policy(rng)
+    prompts = _prompts(rng, geometry, 5)
+    window = frame(geometry, *initial_extent(geometry, prompts, policy), policy)
+    return {**_described_case(geometry, policy, prompts), **_described(window), "expected": 0}
+
+
+def _adapt(rng: np.random.Generator) -> Arrays:
+    """A window that an object of some size, which may be cut off, sits in."""
+    geometry, policy = _geometry(rng, 120), _policy(rng)
+    prompts = _prompts(rng, geometry, 3)
+    window = frame(geometry, *initial_extent(geometry, prompts, policy), policy)
+    middle = window.to_window(prompts.clicked())[0] if prompts.points else np.array(window.shape) / 2
+    away = np.indices(window.shape).reshape(3, -1) - middle[:, None]
+    radius = rng.choice([0.5, 2, 5, 20, 60])
+    logits = (radius - np.linalg.norm(away, axis=0)).reshape(window.shape).astype(np.float32)
+    found = adapt_window(geometry, window, logits, prompts, policy)
+    adapted = _described(window if found is None else found)
+    given = {**_described_case(geometry, policy, prompts), **_described(window), "logits": logits}
+    return {**given, **{f"adapted_{key}": value for key, value in adapted.items()}, "expected": int(found is not None)}
+
+
+def _policy(rng: np.random.Generator) -> WindowPolicy:
+    return WindowPolicy(int(rng.integers(20, 60)) ** 3, 8, 16)
+
+
+def _described_case(geometry: Geometry, policy: WindowPolicy, prompts: ObjectPrompts) -> Arrays:
+    return {**_described_geometry(geometry), "policy": _settings(policy), **_described_prompts(prompts)}
+
+
+def _settings(policy: WindowPolicy) -> np.ndarray:
+    return np.array([policy.max_voxels, policy.multiple, policy.min_side, policy.margin, policy.min_step], float)
+
+
 def _half(rng: np.random.Generator) -> Arrays:
     edges = [0, 6e-8, 2.98e-8, 6.1e-5, 6.103e-5, 1, 1.0004883, 1.0014648, 65504, 65519.9, 65520, 1e30, -3.3, -0.0]
     values = np.concatenate([edges, rng.normal(size=2000) * 10.0 ** rng.integers(-9, 6, 2000)]).astype(np.float32)
@@ -248,27 +267,23 @@ def _half(rng: np.random.Generator) -> Arrays:
 
 def _labels(rng: np.random.Generator) -> Arrays:
     """Objects that overlap much, some clicked inside others."""
-    claims = {}
+    objects = {}
     for object_id in rng.choice(np.arange(1, 400), rng.integers(1, 6), replace=False):
         region = _region(rng)
         values = _logits(rng, tuple(s.stop - s.start for s in region)) * np.float32(rng.choice([1, 5]))
         places = rng.integers([s.start for s in region], [s.stop for s in region], (rng.integers(0, 4), 3))
         values[tuple(places.T - np.array([[s.start] for s in region]))] = 1
         clicks = tuple((int(z), int(y), int(x)) for z, y, x in places)
-        claims[int(object_id)] = ObjectLogits(region, values, clicks, clicks[0] if len(clicks) == 2 else None)
+        objects[int(object_id)] = ObjectLogits(region, values, clicks, clicks[0] if len(clicks) == 2 else None)
     spacing = tuple(rng.uniform(0.5, 4, 3).tolist())
-    given: Arrays = {"volume_shape": np.array((18, 18, 18), np.int64), "spacing": spacing, "ids": sorted(claims)}
-    for k, claim in claims.items():
-        given |= {f"{k}_region": _corners(claim.region), f"{k}_values": claim.logits}
+    given: Arrays = {"volume_shape": np.array((18, 18, 18), np.int64), "spacing": spacing, "ids": sorted(objects)}
+    for k, each in objects.items():
+        given |= {f"{k}_region": _corners(each.region), f"{k}_values": each.logits}
         given |= {
-            f"{k}_clicks": np.array(claim.clicks, np.int64),
-            f"{k}_middle": np.array(claim.middle or (), np.int64),
+            f"{k}_clicks": np.array(each.clicks, np.int64),
+            f"{k}_box_centre": np.array(each.box_centre or (), np.int64),
         }
-    return {**given, "expected": label_map((18, 18, 18), spacing, claims)}
-
-
-def _text(value: object) -> np.ndarray:
-    return np.frombuffer((value if isinstance(value, str) else json.dumps(value)).encode(), np.uint8)
+    return {**given, "expected": label_map((18, 18, 18), spacing, objects)}
 
 
 def _geometry(rng: np.random.Generator, longest: int) -> Geometry:
@@ -289,18 +304,18 @@ def _prompts(rng: np.random.Generator, geometry: Geometry, most: int) -> ObjectP
     return ObjectPrompts(tuple(points))
 
 
-def _said(prompts: ObjectPrompts) -> Arrays:
+def _described_prompts(prompts: ObjectPrompts) -> Arrays:
     box = prompts.box
     corners = [*box.corners()[0], *box.corners()[1], box.z_mid] if box else []
     flat = [[*p.zyx, p.foreground] for p in prompts.points]
     return {"points": np.array(flat, np.int64).reshape(-1, 4), "box": np.array(corners, np.int64)}
 
 
-def _placed(geometry: Geometry) -> Arrays:
+def _described_geometry(geometry: Geometry) -> Arrays:
     return {"volume_shape": np.array(geometry.shape, np.int64), "spacing": np.array(geometry.spacing_mm)}
 
 
-def _shape(rng: np.random.Generator) -> Arrays:
+def _fallback(rng: np.random.Generator) -> Arrays:
     geometry = _geometry(rng, 24)
     prompts = _prompts(rng, geometry, 4)
     region = logits = None
@@ -311,44 +326,14 @@ def _shape(rng: np.random.Generator) -> Arrays:
         logits = _logits(rng, tuple(s.stop - s.start for s in region))
     found, values = fallback_mask(prompts, geometry, region, logits)
     before = {"before_region": _corners(region) if region else [], "before": [] if logits is None else logits}
-    return {**_placed(geometry), **_said(prompts), **before, "region": _corners(found), "expected": values}
-
-
-def _model(rng: np.random.Generator) -> LatencyModel:
-    base = a_model()
-    fits = {
-        kind: Fit(
-            tuple(rng.uniform(0, 9, len(fit.weights)).tolist()),
-            float(rng.uniform(1, 2)),
-            0.1,
-            tuple(np.cumsum(rng.uniform(0.01, 1, bends)).tolist()),
-            tuple(rng.uniform(0.5, 2, bends).tolist()),
-        )
-        for (kind, fit), bends in zip(base.fits.items(), rng.integers(0, 4, len(base.fits)), strict=True)
-    }
-    fields = {**base.to_json(), "fits": {kind: fit.__dict__ for kind, fit in fits.items()}}
-    return LatencyModel.from_json({**fields, "base_bytes": 3 * 10**8, "bytes_per_voxel": float(rng.uniform(500, 9000))})
-
-
-def _latency(rng: np.random.Generator) -> Arrays:
-    model = _model(rng)
-    shape = rng.integers(2, 20, 3) * 16
-    objects, points = (int(n) for n in rng.integers(1, 9, 2))
-    ways = [(first, cautious) for first in (False, True) for cautious in (False, True)]
-    found = [model.encode_s(shape.tolist(), first=first, cautious=cautious) for first, cautious in ways]
-    found += [
-        model.decode_s(shape.tolist(), objects, points, first=first, cautious=cautious) for first, cautious in ways
-    ]
-    counts = {"counts": np.array([objects, points])}
     return {
-        "model": _text(model.to_json()),
-        "shape": shape,
-        **counts,
-        "expected": np.array([*found, model.peak_bytes(shape.tolist())]),
+        **_described_geometry(geometry),
+        **_described_prompts(prompts),
+        **before,
+        "region": _corners(found),
+        "expected": values,
     }
 
 
-def _sizes(rng: np.random.Generator) -> Arrays:
-    policy = WindowPolicy(int(rng.integers(20, 300)) ** 3, 16, int(rng.choice([16, 32])))
-    given = np.array([policy.max_voxels, policy.multiple, policy.min_side], float)
-    return {"framing": given, "expected": np.array(window_sizes(policy))}
+if __name__ == "__main__":
+    write_vectors(Path(sys.argv[1]))

@@ -1,8 +1,10 @@
 #include "bundle.hpp"
 
+#include <dlfcn.h>
 #include <openssl/evp.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -87,12 +89,39 @@ std::string read_text(const fs::path& file) {
 
 }  // namespace
 
-Bundle Bundle::open(const fs::path& folder) {
+std::vector<fs::path> bundle_folders() {
+    std::vector<fs::path> folders;
+    if (const char* named = std::getenv("GSTK_BUNDLES")) {
+        std::istringstream list(named);
+        for (std::string folder; std::getline(list, folder, ':');)
+            if (!folder.empty()) folders.push_back(fs::u8path(folder));
+    }
+    Dl_info library{};
+    static const int anchor = 0;  // lies in the library, or in the program that it is linked into
+    if (dladdr(&anchor, &library) && library.dli_fname)
+        folders.push_back((fs::path(library.dli_fname).parent_path() / GSTK_LIBRARY_TO_BUNDLES).lexically_normal());
+    folders.push_back(fs::path(GSTK_SOURCE_BUNDLES).lexically_normal());
+    return folders;
+}
+
+Bundle Bundle::open(const fs::path& given) {
     std::error_code failed;
-    if (!fs::is_directory(folder, failed))
-        throw error(GSTK_ERROR_BUNDLE, "got ", folder.string(),
-                    fs::exists(folder, failed) ? " (a file)" : " (nothing there)",
-                    ", expected a bundle folder; write one with `gstk export`");
+    fs::path folder = given;
+    if (!fs::is_directory(folder, failed)) {
+        const bool is_file = fs::exists(folder, failed), is_name = !given.empty() && given == given.filename();
+        std::string looked;
+        for (const auto& shelf : is_name && !is_file ? bundle_folders() : std::vector<fs::path>{}) {
+            looked += (looked.empty() ? ", or the name of one in " : ", ") + shelf.string();
+            if (fs::is_regular_file(shelf / given / kManifestName, failed)) {
+                folder = shelf / given;
+                break;
+            }
+        }
+        if (folder == given)
+            throw error(GSTK_ERROR_BUNDLE, "got ", printable(given.string()), is_file ? " (a file)" : " (nothing there)",
+                        ", expected a bundle folder", looked, "; write one with `gstk export`",
+                        is_name ? ", or set GSTK_BUNDLES to the folder that it is in" : "");
+    }
     try {
         const fs::path root = fs::canonical(folder);
         const fs::path file = confined(root, kManifestName);

@@ -106,24 +106,6 @@ void put_region(const Region& region, gstk_region* target) {
     std::copy(region.stop.begin(), region.stop.end(), target->stop);
 }
 
-// The latency model in a file, which must be of this engine.
-LatencyModel latency_of(const Engine& engine, const char* path) {
-    LatencyModel model = LatencyModel::read(std::filesystem::u8path(path));
-    if (model.bundle_sha256 != engine.bundle_sha256())
-        throw error(GSTK_ERROR_CALIBRATION, "got a latency model of another bundle (",
-                    printable(model.bundle_sha256, 12), "...), expected ", engine.bundle_sha256().substr(0, 12),
-                    "...; run gstk calibrate on this one");
-    const auto agree = [&](const char* what, const std::string& theirs, const std::string& ours) {
-        if (theirs != ours)
-            throw error(GSTK_ERROR_CALIBRATION, "got a latency model of the ", what, " '", printable(theirs),
-                        "', expected '", ours, "'; run gstk calibrate here, with --backend and --precision");
-    };
-    agree("backend", model.backend, engine.backend());
-    agree("precision", model.precision, engine.precision());
-    agree("device", model.device, engine.device());
-    return model;
-}
-
 std::string joined_backends() {
     std::string names;
     for (const auto& name : backends()) names += (names.empty() ? "" : ",") + name;
@@ -285,10 +267,12 @@ gstk_status gstk_session_open(gstk_engine* engine, const gstk_session_options* o
         if (given.cache_bytes < 0)
             throw error(GSTK_ERROR_ARGUMENT, "got cache_bytes ", given.cache_bytes, ", expected 0 or more");
         required(session, "session");
-        SessionOptions wanted{Framing{voxels, roi.multiple, roi.minimum}, found->manifest().refine, {}};
-        if (given.latency_model) wanted.model = latency_of(*found, given.latency_model);
+        if (given.refine < -1 || given.refine > 1)
+            throw error(GSTK_ERROR_ARGUMENT, "got refine ", given.refine, ", expected -1, 0 or 1");
+        SessionOptions wanted{WindowPolicy{voxels, roi.multiple, roi.minimum}};
+        wanted.refine = given.refine < 0 ? found->manifest().refine : given.refine == 1;
         if (given.cache_bytes) wanted.cache_bytes = static_cast<std::size_t>(given.cache_bytes);
-        *session = sessions().add(std::make_shared<Session>(found, std::move(wanted)));
+        *session = sessions().add(std::make_shared<Session>(found, wanted));
     });
 }
 
@@ -323,6 +307,10 @@ gstk_status gstk_session_set_prompts(gstk_session* session, const gstk_box* box,
 
 gstk_status gstk_session_undo(gstk_session* session, gstk_region* changed) {
     return guarded([&] { put_region(sessions().get(session)->undo(), changed); });
+}
+
+gstk_status gstk_session_redo(gstk_session* session, gstk_region* changed) {
+    return guarded([&] { put_region(sessions().get(session)->redo(), changed); });
 }
 
 gstk_status gstk_session_reset(gstk_session* session, uint32_t object_id) {
@@ -371,13 +359,12 @@ gstk_status gstk_session_get_report(gstk_session* session, gstk_call_report* rep
     return guarded([&] {
         const CallReport found = sessions().get(session)->report();
         gstk_call_report value = GSTK_CALL_REPORT_INIT;
-        value.guessed = found.guessed;
+        value.is_fallback = found.is_fallback;
         value.limit_s = found.limit_s;
-        value.expected_s = found.expected_s;
         value.spent_s = found.spent_s;
         value.encodes = found.encodes;
         value.decodes = found.decodes;
-        value.given_up = found.given_up->c_str();  // which the session keeps
+        value.compromises = found.compromises->c_str();  // which the session keeps
         fill(report, value);
     });
 }

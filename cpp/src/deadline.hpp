@@ -1,4 +1,4 @@
-// Time that is left for a call, and other threads that end it; mirrors gstk.deadline.
+// Time that is left for a call, and other threads that end it; mirrors gstk.session.deadline.
 #pragma once
 
 #include <algorithm>

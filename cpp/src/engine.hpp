@@ -77,7 +77,7 @@ class Engine {
 
 struct EngineOptions {
     std::string backend = "auto";
-    std::string precision = "fp32";
+    std::string precision = "auto";  // or one that the bundle holds
     int threads = 0;              // 0 leaves it to the backend
     std::string device = "auto";  // or cpu, cuda, cuda:N
     std::filesystem::path plans;  // folder of TensorRT's plans; empty for where `gstk build` puts them

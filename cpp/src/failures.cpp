@@ -1,22 +1,23 @@
 #include "failures.hpp"
 
+#include <regex.h>
+
 #include <mutex>
-#include <regex>
 
 namespace gstk::impl {
 namespace {
 
 struct Kind {
     gstk_status code;
-    const char* pattern;
+    const char* pattern;  // an extended regular expression, of any case
     const char* remedy;
 };
 
 const Kind kKinds[] = {
     {GSTK_ERROR_ARCHITECTURE,
-     R"(no kernel image|unsupported (?:SM|GPU|arch)|sm_\d+ is not (?:compatible|supported)|INVALID_?DEVICE_?FUNCTION|)"
+     R"(no kernel image|unsupported (SM|GPU|arch)|sm_[0-9]+ is not (compatible|supported)|INVALID_?DEVICE_?FUNCTION|)"
      R"(compute capability.{0,40}not supported|requires device with|)"
-     R"(plan file.{0,60}(?:different|not compatible|incompatible))",
+     R"(plan file.{0,60}(different|not compatible|incompatible))",
      "the backend was not built for this GPU; install a build for it, or take another backend"},
     {GSTK_ERROR_MEMORY,
      R"(out of memory|OUT_?OF_?MEMORY|bad_alloc|BFCArena|failed to allocate|cannot allocate|not enough memory|)"
@@ -27,11 +28,19 @@ const Kind kKinds[] = {
      R"(no NVIDIA driver|libcuda\.so)",
      "install the NVIDIA driver, or a newer one, or take another backend"},
     {GSTK_ERROR_DEVICE,
-     R"(\bCUDA\b.{0,40}(?:error|failure)|cudaError|CUDA_ERROR|CUDNN|CUBLAS|illegal memory access|device-side assert|)"
+     R"(\bCUDA\b.{0,40}(error|failure)|cudaError|CUDA_ERROR|CUDNN|CUBLAS|illegal memory access|device-side assert|)"
      R"(launch failure)",
      "start another process; this one does not use the GPU again"},
 };
-constexpr std::size_t kLongest = 2000;  // what is looked at: the matching of the standard library goes deep
+
+// Whether a text has a match. std::regex would do, but takes longer to compile than the rest of this library's files.
+bool matches(const std::string& text, const char* pattern) {
+    regex_t compiled;
+    if (regcomp(&compiled, pattern, REG_EXTENDED | REG_ICASE | REG_NOSUB | REG_NEWLINE) != 0) return false;
+    const bool found = regexec(&compiled, text.c_str(), 0, nullptr, 0) == 0;
+    regfree(&compiled);
+    return found;
+}
 
 std::mutex& mutex() {
     static auto& found = *new std::mutex;
@@ -47,10 +56,9 @@ std::string& lost() {
 }  // namespace
 
 Error failure(const std::string& backend, const std::string& task, const std::string& reason) {
-    const std::string looked_at = reason.substr(0, kLongest), said = first_line(reason);
+    const std::string said = first_line(reason);
     for (const auto& kind : kKinds) {
-        if (!std::regex_search(looked_at, std::regex(kind.pattern, std::regex::ECMAScript | std::regex::icase)))
-            continue;
+        if (!matches(reason, kind.pattern)) continue;
         if (kind.code == GSTK_ERROR_DEVICE) {
             const std::lock_guard<std::mutex> lock(mutex());
             if (lost().empty()) lost() = said;

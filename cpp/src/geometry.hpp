@@ -1,4 +1,4 @@
-// Shapes, regions and spacings; mirrors gstk.geometry. Every triple is (z, y, x).
+// Shapes, regions and spacings; mirrors gstk.core.geometry. Every triple is (z, y, x).
 #pragma once
 
 #include <algorithm>

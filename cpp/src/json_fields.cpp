@@ -88,14 +88,6 @@ std::vector<std::int64_t> Fields::integers(const std::string& key, std::int64_t 
     return found.get<std::vector<std::int64_t>>();
 }
 
-std::vector<double> Fields::numbers(const std::string& key, double minimum) const {
-    const std::string expected = "a list of finite numbers of " + least(minimum) + " or more";
-    const Json& found = value(key, expected);
-    const auto fits = [&](const Json& item) { return is_number(item, minimum); };
-    if (!found.is_array() || !std::all_of(found.begin(), found.end(), fits)) throw wrong(key, expected);
-    return found.get<std::vector<double>>();
-}
-
 std::pair<double, double> Fields::rising_pair(const std::string& key) const {
     const Json& found = value(key, "two rising numbers");
     if (!found.is_array() || found.size() != 2 || !found[0].is_number() || !found[1].is_number())

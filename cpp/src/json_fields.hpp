@@ -36,7 +36,6 @@ class Fields {
     double number(const std::string& key, double minimum) const;  // finite
     bool flag(const std::string& key) const;
     std::vector<std::int64_t> integers(const std::string& key, std::int64_t minimum) const;
-    std::vector<double> numbers(const std::string& key, double minimum) const;  // finite
     std::pair<double, double> rising_pair(const std::string& key) const;
     // Throws where there are other fields than these.
     void only(const std::vector<std::string>& keys) const;

@@ -1,5 +1,5 @@
 // manifest.json and the check of every field: a manifest is input, it may come from anywhere. Mirrors
-// gstk.export.manifest.
+// gstk.core.manifest.
 #pragma once
 
 #include <map>

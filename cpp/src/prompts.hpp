@@ -1,4 +1,4 @@
-// What a user says about the objects of a volume; mirrors gstk.prompts.
+// Points and boxes on the objects of a volume; mirrors gstk.core.prompts.
 #pragma once
 
 #include <optional>
@@ -36,6 +36,7 @@ struct ObjectPrompts {
 
     // Whether something says where the object is.
     bool can_start() const;
+    bool operator==(const ObjectPrompts& other) const { return points == other.points && box == other.box; }
 };
 
 // The prompts as the network takes them, float64 voxels of the volume and labels 0 or 1.

@@ -44,6 +44,16 @@ const Entry kEntries[] = {
 #endif
 };
 
+// The options with a precision: `auto` is fp16 on a GPU where the bundle has it, and fp32 otherwise.
+EngineOptions with_precision(const Entry& entry, const Bundle& bundle, EngineOptions options) {
+    if (options.precision != "auto") return options;
+    const auto& graphs = bundle.manifest.graphs;
+    const bool has_fp16 =
+        std::all_of(graphs.begin(), graphs.end(), [](const auto& kind) { return kind.second.count("fp16") > 0; });
+    options.precision = entry.is_on_gpu && has_fp16 ? "fp16" : "fp32";
+    return options;
+}
+
 bool is_gpu(const std::string& device) {
     return device.rfind("cuda", 0) == 0;
 }
@@ -88,7 +98,7 @@ std::shared_ptr<Engine> open_any(const Bundle& bundle, const EngineOptions& opti
                                                    : is_gpu(options.device) == entry.is_on_gpu;
         if (!entry.open || !fits) continue;
         try {
-            return entry.open(bundle, options);
+            return entry.open(bundle, with_precision(entry, bundle, options));
         } catch (const Error& reason) {
             if (!is_about_this_machine(reason.code())) throw;
             left_out += std::string(left_out.empty() ? "" : "; ") + reason.what();
@@ -124,7 +134,8 @@ std::shared_ptr<Engine> open_engine(const std::filesystem::path& bundle, const E
         throw error(GSTK_ERROR_ENGINE, "got backend '", printable(options.backend),
                     "', expected auto, tensorrt, openvino or onnxruntime");
     check_fit(*entry, options);
-    return ready(entry->open(Bundle::open(bundle), options));
+    const Bundle opened = Bundle::open(bundle);
+    return ready(entry->open(opened, with_precision(*entry, opened, options)));
 }
 
 }  // namespace gstk::impl

@@ -4,40 +4,32 @@
 #include <cmath>
 #include <limits>
 
-#include "overlaps.hpp"
-
 namespace gstk::impl {
 namespace {
 
-// Share of a call's time that is kept for what comes after the network, besides the mask's way back.
+// Share of a call's time that is kept for what comes after the network and the resampling.
 constexpr double kMargin = 0.02;
 // Seconds a voxel of the volume that are kept besides, to put objects into one label map.
-constexpr double kAfterS = 1.5e-8;
-// Memory for masks to go back to; those before them are made again when somebody does.
-constexpr std::size_t kHistoryBytes = std::size_t{1} << 29;
+constexpr double kLabelsS = 1.5e-8;
 
 Deadline deadline_of(double limit_s, const Geometry& geometry) {
     if (limit_s == 0) return {};
-    const double after_s = kMargin * limit_s + kAfterS * static_cast<double>(count_of(geometry.shape()));
+    const double after_s = kMargin * limit_s + kLabelsS * static_cast<double>(count_of(geometry.shape()));
     return Deadline(std::max(limit_s / 2, limit_s - after_s));
 }
 
 }  // namespace
 
-Session::Session(std::shared_ptr<Engine> engine, SessionOptions options)
-    : framing_(options.framing),
-      looker_(std::move(engine), std::move(options.model), options.cache_bytes, options.refine) {}
-
 void Session::set_image(std::shared_ptr<const Volume> volume) {
     volume->require_finite();
-    auto image = std::make_unique<Image>();
+    auto image = std::make_unique<ImageState>();
     image->range = intensity_range(*volume);
     image->volume = std::move(volume);
-    image->framing = framing_;
+    image->policy = options_.policy;
     // What was there before goes when the lock is gone: letting go of its volume may call the host.
     const std::lock_guard<std::mutex> lock(mutex_);
     std::swap(image_, image);
-    looker_.forget();
+    segmenter_.forget();
 }
 
 Region Session::add_point(const Triple& zyx, bool foreground, std::int64_t object_id) {
@@ -49,7 +41,7 @@ Region Session::add_point(const Triple& zyx, bool foreground, std::int64_t objec
                     text(geometry.shape()));
     ObjectPrompts prompts = object(object_id).prompts;
     prompts.points.push_back({*voxel, foreground});
-    return say(object_id, prompts);
+    return replace_prompts(object_id, prompts);
 }
 
 Region Session::add_box(const Box& box, std::int64_t object_id) {
@@ -61,7 +53,7 @@ Region Session::add_box(const Box& box, std::int64_t object_id) {
                     ", expected it inside the image of ", text(geometry.shape()));
     ObjectPrompts prompts = object(object_id).prompts;
     prompts.box = box;
-    return say(object_id, prompts);
+    return replace_prompts(object_id, prompts);
 }
 
 Region Session::set_prompts(const ObjectPrompts& prompts, std::int64_t object_id) {
@@ -77,27 +69,43 @@ Region Session::set_prompts(const ObjectPrompts& prompts, std::int64_t object_id
         if (!geometry.contains(voxel))
             throw error(GSTK_ERROR_PROMPT, "got a prompt at ", text(voxel), ", expected it inside the image of ",
                         text(geometry.shape()));
-    return say(object_id, prompts);
+    return replace_prompts(object_id, prompts);
 }
 
 Region Session::undo() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    Image& image = current();
-    if (image.history.empty()) throw error(GSTK_ERROR_PROMPT, "got undo, expected a click or box before it");
-    const std::int64_t object_id = image.history.back().first;
-    ObjectState before = image.history.back().second;
+    ImageState& image = current();
+    if (image.history.empty())
+        throw error(GSTK_ERROR_PROMPT, "nothing to undo: expected a click or box before it");
+    const auto [object_id, kept] = image.history.back();
+    const bool was_dropped = !kept.logits && kept.prompts.can_start();  // for want of memory
+    ObjectState before = was_dropped ? updated({}, kept.prompts, 0) : kept;
     const ObjectState after = object(object_id);
-    if (!before.logits && before.prompts.can_start()) before = answer(image, {}, before.prompts);  // memory ran short
-    const Region changed = merged(before.region(), after.region());
+    const Region changed = union_of(before.region(), after.region());
     image.history.pop_back();
-    image.objects[object_id] = std::move(before);
-    image.labels.reset();
+    image.undone.emplace_back(object_id, after);
+    image.put(object_id, std::move(before));
+    return changed;
+}
+
+Region Session::redo() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ImageState& image = current();
+    if (image.undone.empty()) throw error(GSTK_ERROR_PROMPT, "nothing to redo: expected an undo right before it");
+    auto undone = std::move(image.undone);
+    auto [object_id, after] = std::move(undone.back());
+    undone.pop_back();
+    ObjectState before = object(object_id);
+    const Region changed = union_of(before.region(), after.region());
+    image.remember(object_id, std::move(before), options_.history_bytes);
+    image.undone = std::move(undone);
+    image.put(object_id, std::move(after));
     return changed;
 }
 
 void Session::reset(std::int64_t object_id) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    Image& image = current();
+    ImageState& image = current();
     if (object_id == 0)
         image.objects.clear();
     else
@@ -105,12 +113,13 @@ void Session::reset(std::int64_t object_id) {
     auto& history = image.history;
     const auto gone = [&](const auto& entry) { return !image.objects.count(entry.first); };
     history.erase(std::remove_if(history.begin(), history.end(), gone), history.end());
+    image.undone.clear();
     image.labels.reset();
 }
 
 void Session::read_mask(const Region* part, std::uint16_t* mask, std::size_t count) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    Image& image = current();
+    ImageState& image = current();
     const Shape& shape = image.geometry().shape();
     const Region region = part ? *part : Region{{}, shape};
     for (int a = 0; a < 3; ++a)
@@ -120,10 +129,10 @@ void Session::read_mask(const Region* part, std::uint16_t* mask, std::size_t cou
     if (count != static_cast<std::size_t>(count_of(region.shape())))
         throw error(GSTK_ERROR_ARGUMENT, "got a buffer of ", count, " voxels, expected ", count_of(region.shape()),
                     " for a mask of ", text(region.shape()));
-    if (!image.labels) image.labels = merge(image);
+    const auto& labels = image.label_map();
     for (std::int64_t z = region.start[0]; z < region.stop[0]; ++z)
         for (std::int64_t y = region.start[1]; y < region.stop[1]; ++y) {
-            const auto* line = image.labels->line(z, y);
+            const auto* line = labels.line(z, y);
             mask = std::copy(line + region.start[2], line + region.stop[2], mask);
         }
 }
@@ -147,10 +156,10 @@ CallReport Session::report() {
 
 Session::Counts Session::counts() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return {looker_.encodes, looker_.decodes};
+    return {segmenter_.encodes, segmenter_.decodes};
 }
 
-Session::Image& Session::current() {
+ImageState& Session::current() {
     if (!image_) throw error(GSTK_ERROR_STATE, "got a call on a session without an image, expected set_image first");
     return *image_;
 }
@@ -159,88 +168,39 @@ ObjectState Session::object(std::int64_t object_id) {
     constexpr std::int64_t kLast = std::numeric_limits<std::uint16_t>::max();
     if (object_id < 1 || object_id > kLast)
         throw error(GSTK_ERROR_PROMPT, "got object id ", object_id, ", expected 1 to ", kLast);
-    const auto& objects = current().objects;
-    const auto found = objects.find(object_id);
-    return found == objects.end() ? ObjectState{} : found->second;
+    return current().object(object_id);
 }
 
-// Makes an object's prompts these.
-Region Session::say(std::int64_t object_id, const ObjectPrompts& prompts) {
-    Image& image = current();
-    ObjectState known = object(object_id);
-    ObjectState following = answer(image, known, prompts);
-    const Region changed = merged(known.region(), following.region());
-    image.history.emplace_back(object_id, std::move(known));
-    std::size_t bytes = 0;
-    for (auto entry = image.history.rbegin(); entry != image.history.rend(); ++entry) {
-        bytes += entry->second.size_bytes();
-        if (bytes <= kHistoryBytes || !entry->second.logits) continue;
-        bytes -= entry->second.size_bytes();
-        entry->second.logits.reset();
-        entry->second.chain.reset();
-    }
-    image.objects[object_id] = std::move(following);
-    image.labels.reset();
+Region Session::replace_prompts(std::int64_t object_id, const ObjectPrompts& prompts) {
+    ObjectState before = object(object_id);
+    if (prompts == before.prompts) return {};
+    ObjectState after = updated(before, prompts, limit_s_);
+    const Region changed = union_of(before.region(), after.region());
+    ImageState& image = current();
+    image.remember(object_id, std::move(before), options_.history_bytes);
+    image.put(object_id, std::move(after));
     return changed;
 }
 
-// An object after its prompts, in time, and the report of that.
-ObjectState Session::answer(Image& image, const ObjectState& known, const ObjectPrompts& prompts) {
-    const double began_s = now_s(), limit_s = limit_s_;
-    const Deadline deadline = deadline_of(limit_s, image.geometry());
-    const std::int64_t encodes = looker_.encodes, decodes = looker_.decodes;
-    looker_.engine.begin();
-    Plan planned = plan(image, known, prompts, limit_s);
-    const Framing framing = planned.window ? planned.framing : image.framing;
-    std::vector<std::string> given_up = std::move(planned.given_up);
-    const Task task{*image.volume, image.range, framing, given_up, planned.chained};
-    double expected_s = planned.expected_s;
-    const auto& window = planned.window ? planned.window : known.window;
-    if (window && looker_.engine.model()) {
-        const double decode_s = planned.window ? 0 : known.decodes_a_click() * looker_.engine.decode_s(window->shape);
-        const double placing_s = looker_.placing_s(task, *window, prompts, known);
-        expected_s += static_cast<double>(known.looks_for(prompts)) * (decode_s + placing_s);
-        expected_s += looker_.second_looks_s(*window, prompts, known);
-    }
-    ObjectState following = looker_.follow(task, known, prompts, planned.window, deadline);
-    image.framing = framing;
+// An object after its prompts, and the report on that.
+ObjectState Session::updated(const ObjectState& before, const ObjectPrompts& prompts, double limit_s) {
+    const double began_s = now_s();
+    const std::int64_t encodes = segmenter_.encodes, decodes = segmenter_.decodes;
+    std::vector<std::string> compromises;
+    segmenter_.engine.begin();
+    const ImageState& image = current();
+    ObjectState after = segmenter_.update({image, deadline_of(limit_s, image.geometry()), compromises}, before, prompts);
     std::string sentences;
-    for (auto sentence = given_up.begin(); sentence != given_up.end(); ++sentence)
-        if (std::find(given_up.begin(), sentence, *sentence) == sentence)
+    for (auto sentence = compromises.begin(); sentence != compromises.end(); ++sentence)
+        if (std::find(compromises.begin(), sentence, *sentence) == sentence)
             sentences += (sentences.empty() ? "" : "\n") + *sentence;
     report_ = {limit_s,
-               expected_s,
                now_s() - began_s,
-               looker_.encodes - encodes,
-               looker_.decodes - decodes,
-               following.guessed,
+               segmenter_.encodes - encodes,
+               segmenter_.decodes - decodes,
+               after.is_fallback,
                std::make_shared<const std::string>(std::move(sentences))};
-    return following;
-}
-
-// Of an object that has no window yet.
-Plan Session::plan(const Image& image, const ObjectState& known, const ObjectPrompts& prompts, double limit_s) {
-    Means means;
-    means.model = looker_.engine.model();
-    means.pace = looker_.engine.pace();
-    if (limit_s > 0) means.limit_s = limit_s;
-    if (means.model) means.memory_bytes = means.model->base_bytes + free_memory_bytes();
-    const bool is_seen = known.window && !known.guessed;
-    return make_plan(image.geometry(), is_seen ? ObjectPrompts{} : prompts, framing_, means);
-}
-
-// Object ids of all that there is a mask of.
-Grid<std::uint16_t> Session::merge(const Image& image) {
-    std::map<std::int64_t, Claim> claims;
-    for (const auto& [object_id, known] : image.objects) {
-        if (!known.logits) continue;
-        Claim claim{known.logits, {}, {}};
-        for (const auto& p : known.prompts.points)
-            if (p.foreground) claim.clicks.push_back(p.zyx);
-        if (known.prompts.box) claim.middle = known.prompts.box->centre();
-        claims.emplace(object_id, std::move(claim));
-    }
-    return label_map(image.geometry(), claims);
+    return after;
 }
 
 }  // namespace gstk::impl

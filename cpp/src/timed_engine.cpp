@@ -1,64 +1,59 @@
 #include "timed_engine.hpp"
 
 #include <algorithm>
-#include <numeric>
+#include <cmath>
 
 namespace gstk::impl {
 namespace {
 
 constexpr std::size_t kRemembered = 4;
 
+// Runs, and remembers how long that took. A run that was cut short would have taken longer: twice as long, say.
+template <class Run>
+void timed(RunTimes& times, std::int64_t voxels, Run&& run) {
+    const double began_s = now_s();
+    try {
+        run();
+    } catch (const TimeUp&) {
+        times.add(voxels, 2 * (now_s() - began_s));
+        throw;
+    }
+    times.add(voxels, now_s() - began_s);
+}
+
 }  // namespace
 
-double TimedEngine::pace() const {
-    if (ratios_.empty()) return 1;
-    return std::max(1.0, std::accumulate(ratios_.begin(), ratios_.end(), 0.0) / static_cast<double>(ratios_.size()));
+void RunTimes::add(std::int64_t voxels, double seconds) {
+    runs_.push_back({static_cast<double>(voxels), seconds});
+    if (runs_.size() > kRemembered) runs_.pop_front();
 }
 
-double TimedEngine::encode_s(const Shape& shape, bool cautious) const {
-    return modelled_encode_s(shape, cautious) * pace();
-}
-
-double TimedEngine::decode_s(const Shape& shape, bool cautious) const {
-    return modelled_decode_s(shape, 1, cautious) * pace();
+double RunTimes::expected_s(std::int64_t voxels) const {
+    if (runs_.empty()) return 0;
+    const auto size = static_cast<double>(voxels);
+    const auto away = [&](const Run& run) { return std::abs(std::log(run.voxels / size)); };
+    // Of runs of one size the newest.
+    const auto nearest = std::min_element(runs_.rbegin(), runs_.rend(),
+                                          [&](const Run& a, const Run& b) { return away(a) < away(b); });
+    return nearest->seconds * size / nearest->voxels;
 }
 
 std::shared_ptr<const Embedding> TimedEngine::encode(const Grid<float>& image, const Deadline& deadline) {
-    std::shared_ptr<const Embedding> found;
-    timed(modelled_encode_s(image.shape, false), [&] {
-        found = engine_->encode(image.values.data(), image.shape, {deadline, &cancellation_});
+    std::shared_ptr<const Embedding> embedding;
+    timed(encodes_, count_of(image.shape), [&] {
+        embedding = engine_->encode(image.values.data(), image.shape, {deadline, &cancellation_});
     });
-    encoded_.insert(image.shape);
-    return found;
+    return embedding;
 }
 
 Grid<float> TimedEngine::decode(const Embedding& embedding, const std::vector<float>& coords,
                                 const std::vector<std::int64_t>& labels, const Deadline& deadline) {
     Grid<float> logits(embedding.roi_shape);
-    const auto points = static_cast<std::int64_t>(labels.size());
-    timed(modelled_decode_s(embedding.roi_shape, points, false), [&] {
-        engine_->decode(embedding, coords.data(), labels.data(), 1, points, logits.values.data(),
-                        {deadline, &cancellation_});
+    timed(decodes_, count_of(embedding.roi_shape), [&] {
+        engine_->decode(embedding, coords.data(), labels.data(), 1, static_cast<std::int64_t>(labels.size()),
+                        logits.values.data(), {deadline, &cancellation_});
     });
-    decoded_.insert(embedding.roi_shape);
     return logits;
-}
-
-double TimedEngine::modelled_encode_s(const Shape& shape, bool cautious) const {
-    return model_ ? model_->encode_s(shape, !encoded_.count(shape), cautious) : 0;
-}
-
-double TimedEngine::modelled_decode_s(const Shape& shape, std::int64_t points, bool cautious) const {
-    return model_ ? model_->decode_s(shape, 1, points, !decoded_.count(shape), cautious) : 0;
-}
-
-template <class Run>
-void TimedEngine::timed(double modelled_s, Run&& run) {
-    const double began_s = now_s();
-    run();
-    if (modelled_s <= 0) return;
-    ratios_.push_back((now_s() - began_s) / modelled_s);
-    if (ratios_.size() > kRemembered) ratios_.pop_front();
 }
 
 }  // namespace gstk::impl

@@ -1,34 +1,44 @@
-// An engine whose calls end when their time is up, and what they are expected to take; mirrors gstk.deadline.
+// An engine whose calls end when their time is up, and what they will take by the latest ones; mirrors
+// gstk.session.deadline.
 #pragma once
 
 #include <deque>
 #include <memory>
-#include <optional>
-#include <set>
 
 #include "engine.hpp"
-#include "latency.hpp"
 
 namespace gstk::impl {
 
+// How long the latest runs of one kind took, and what that says of the next one.
+class RunTimes {
+  public:
+    void add(std::int64_t voxels, double seconds);
+    // Seconds of a run of so many voxels, in proportion to the remembered run of the nearest size; 0 before the first.
+    double expected_s(std::int64_t voxels) const;
+    bool empty() const { return runs_.empty(); }
+
+  private:
+    struct Run {
+        double voxels, seconds;
+    };
+    std::deque<Run> runs_;  // the latest, the newest last
+};
+
 class TimedEngine {
   public:
-    // model: what calls cost; nothing where that is not known.
-    TimedEngine(std::shared_ptr<Engine> engine, std::optional<LatencyModel> model)
-        : engine_(std::move(engine)), model_(std::move(model)) {}
+    explicit TimedEngine(std::shared_ptr<Engine> engine) : engine_(std::move(engine)) {}
 
     int threads() const { return engine_->threads(); }
-    const LatencyModel* model() const { return model_ ? &*model_ : nullptr; }
 
-    // How many times longer than the model says the latest calls took, at least 1.
-    double pace() const;
-    // Seconds that an encode, or a decode of one object and point, will take; 0 where nothing is known.
-    double encode_s(const Shape& shape, bool cautious = false) const;
-    double decode_s(const Shape& shape, bool cautious = false) const;
+    // Whether anything ran yet, so that the next two say something.
+    bool is_measured() const { return !encodes_.empty() && !decodes_.empty(); }
+    // Seconds that an encode of so many voxels, or a decode of one object, will take; 0 where nothing is known.
+    double encode_s(std::int64_t voxels) const { return encodes_.expected_s(voxels); }
+    double decode_s(std::int64_t voxels) const { return decodes_.expected_s(voxels); }
 
     // See `Engine`; throws `TimeUp`, or GSTK_ERROR_CANCELLED.
     std::shared_ptr<const Embedding> encode(const Grid<float>& image, const Deadline& deadline);
-    // Logits of one object.
+    // Logits of one object. coords [N,3], labels [N].
     Grid<float> decode(const Embedding& embedding, const std::vector<float>& coords,
                        const std::vector<std::int64_t>& labels, const Deadline& deadline);
 
@@ -38,16 +48,8 @@ class TimedEngine {
     void cancel() { cancellation_.cancel(); }
 
   private:
-    double modelled_encode_s(const Shape& shape, bool cautious) const;
-    double modelled_decode_s(const Shape& shape, std::int64_t points, bool cautious) const;
-    // Runs, and remembers how long that took beside what the model says.
-    template <class Run>
-    void timed(double modelled_s, Run&& run);
-
     const std::shared_ptr<Engine> engine_;
-    const std::optional<LatencyModel> model_;
-    std::deque<double> ratios_;
-    std::set<Shape> encoded_, decoded_;  // shapes that were there before
+    RunTimes encodes_, decodes_;
     Cancellation cancellation_;
 };
 

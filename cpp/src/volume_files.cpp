@@ -24,7 +24,10 @@ Format format_of(const std::string& path, gstk_status code) {
     if (ends_with(".npz")) return Format::kNpz;
     if (ends_with(".nii")) return Format::kNifti;
     if (ends_with(".nii.gz")) return Format::kNiftiGz;
-    throw error(code, "got the file name ", printable(path), ", expected .npz, .nii or .nii.gz");
+    throw error(code, "got the file name ", printable(path), ", expected .npz, .nii or .nii.gz; ",
+                code == GSTK_ERROR_CASE ? "make an .npz of DICOM, NRRD or MetaImage with `gstk prepare`, or read it "
+                                          "yourself and hand its voxels over (gstk_volume_wrap)"
+                                        : "write another format yourself, from gstk_session_read_mask");
 }
 
 Volume read_npz_volume(const std::string& path) {

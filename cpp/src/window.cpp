@@ -40,7 +40,7 @@ Window Window::part(const Region& voxels, std::int64_t finer) const {
     return result;
 }
 
-Region Window::above_zero(const Grid<float>& values, const std::vector<Triple>& points) const {
+Region Window::extent_above_zero(const Grid<float>& values, const std::vector<Triple>& points) const {
     Region held{shape, {}};
     for (std::int64_t z = 0; z < shape[0]; ++z)
         for (std::int64_t y = 0; y < shape[1]; ++y) {
@@ -129,7 +129,7 @@ Grid<float> Window::nearest(const Grid<float>& values, const Shape& volume_shape
     return result;
 }
 
-Window frame(const Geometry& geometry, const Faces& object, const Framing& framing) {
+Window frame(const Geometry& geometry, const Faces& object, const WindowPolicy& policy) {
     const Triple& spacing = geometry.spacing_mm();
     Triple shape{}, extent_mm{}, field_mm{}, sides{};
     for (int a = 0; a < 3; ++a) {
@@ -138,10 +138,10 @@ Window frame(const Geometry& geometry, const Faces& object, const Framing& frami
     }
     const double longest_mm = *std::max_element(extent_mm.begin(), extent_mm.end());
     for (int a = 0; a < 3; ++a)
-        field_mm[a] = std::min(extent_mm[a] + 2 * framing.margin * longest_mm, shape[a] * spacing[a]);
-    const double finest_mm = framing.finest * *std::min_element(spacing.begin(), spacing.end());
-    const auto most = static_cast<double>(framing.voxels), least = static_cast<double>(framing.minimum);
-    const auto multiple = static_cast<double>(framing.multiple);
+        field_mm[a] = std::min(extent_mm[a] + 2 * policy.margin * longest_mm, shape[a] * spacing[a]);
+    const double finest_mm = policy.min_step * *std::min_element(spacing.begin(), spacing.end());
+    const auto most = static_cast<double>(policy.max_voxels), least = static_cast<double>(policy.min_side);
+    const auto multiple = static_cast<double>(policy.multiple);
     double voxel_mm = std::max(finest_mm, std::pow(field_mm[0] * field_mm[1] * field_mm[2] / most, 1.0 / 3.0));
     while (true) {
         bool smallest = true;

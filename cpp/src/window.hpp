@@ -1,10 +1,10 @@
-// Which part of a volume the network sees, at which resolution, and the way back; mirrors gstk.window.
+// Which part of a volume the network sees, at which resolution, and the way back; mirrors gstk.core.window.
 //
 // Voxel coordinates have their integers at voxel centres; a face coordinate is half a voxel further, so that a volume
 // of n voxels lies between the faces 0 and n.
 #pragma once
 
-#include "preprocess.hpp"
+#include "resampling.hpp"
 
 namespace gstk::impl {
 
@@ -21,9 +21,9 @@ struct Window {
     // Its voxels of `voxels`, each divided into `finer` along each axis.
     Window part(const Region& voxels, std::int64_t finer) const;
 
-    // The part that holds all values above 0 with a few voxels around them, and these voxels of the volume, which lie
-    // inside the window. What `back` makes of it is what it makes of the whole, above 0.
-    Region above_zero(const Grid<float>& values, const std::vector<Triple>& points) const;
+    // The part that holds all values above 0 and these voxels of the volume, which lie inside the window, with a few
+    // voxels around them. What `back` makes of it is what it makes of the whole, above 0.
+    Region extent_above_zero(const Grid<float>& values, const std::vector<Triple>& points) const;
 
     // The volume on the window's grid, normalised to 0–1; 0 outside of the volume.
     Grid<float> sample(const Volume& volume, const IntensityRange& range) const;
@@ -39,11 +39,13 @@ struct Window {
     }
 };
 
-struct Framing {
-    std::int64_t voxels;             // most voxels of a window
-    std::int64_t multiple, minimum;  // what sides are multiples of, and their least
-    double margin = 0.4;             // context on each side of the object, over its longest side
-    double finest = 0.5;             // least step, voxels of the volume's finest axis per voxel of the window
+// How windows are chosen.
+struct WindowPolicy {
+    std::int64_t max_voxels;  // most voxels of a window
+    std::int64_t multiple;    // that sides are multiples of
+    std::int64_t min_side;    // least side, voxels
+    double margin = 0.4;      // context on each side of the object, over its longest side
+    double min_step = 0.5;    // least step, voxels of the volume's finest axis per voxel of the window
 };
 
 struct Faces {
@@ -52,6 +54,6 @@ struct Faces {
 };
 
 // The window around an object between two faces: isotropic in millimetres, inside the volume where it fits.
-Window frame(const Geometry& geometry, const Faces& object, const Framing& framing);
+Window frame(const Geometry& geometry, const Faces& object, const WindowPolicy& policy);
 
 }  // namespace gstk::impl

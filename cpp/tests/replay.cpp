@@ -1,15 +1,24 @@
-// Replays prompts on a volume through the public API, and puts out the mask after each.
+// Replays scripts of prompts through the public API, and puts out the mask after each line.
 //
-//     replay BUNDLE VOLUME PROMPTS MASKS [THREADS [LATENCY_MODEL LIMIT_S [CACHE]]]
+//     replay BUNDLE SCRIPT MASKS [name=value]...
 //
-// PROMPTS: a line each, `point OBJECT Z Y X FOREGROUND`, `box OBJECT Z0 Y0 X0 Z1 Y1 X1 ZMID`, `undo`, `reset OBJECT`,
-// or `prompts OBJECT HAS_BOX [the box's numbers] COUNT [Z Y X FOREGROUND]...`. MASKS: uint16 (z,y,x) after each line,
-// raw. To standard output, a line each: seconds that it took, encodes and decodes so far, and the window.
+// SCRIPT: a line each,
+//     volume PATH                      begins with another volume
+//     point OBJECT Z Y X FOREGROUND
+//     box OBJECT Z0 Y0 X0 Z1 Y1 X1 ZMID
+//     prompts OBJECT HAS_BOX [the box's numbers] COUNT [Z Y X FOREGROUND]...
+//     undo, redo, cancel
+//     reset OBJECT                     or all of them, OBJECT being 0
+// MASKS: uint16 (z,y,x) after each line but `volume`, raw. To standard output, a line each: whether the line was refused,
+// seconds that it took, and encodes and decodes so far.
+// Names: backend, precision, cache, threads, refine (0 or 1), window_voxels, limit_s.
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <gstk/gstk.hpp>
 #include <iostream>
+#include <map>
+#include <memory>
 #include <sstream>
 
 namespace {
@@ -36,10 +45,14 @@ gstk::Box read_box(std::istream& in) {
     return box;
 }
 
-gstk::Region say(gstk::Session& session, std::istream& in, std::uint32_t& object_id) {
-    std::string what;
-    in >> what;
+gstk::Region replay(gstk::Session& session, const std::string& what, std::istream& in) {
     if (what == "undo") return session.undo();
+    if (what == "redo") return session.redo();
+    if (what == "cancel") {
+        session.cancel();
+        return {};
+    }
+    std::uint32_t object_id = 1;
     in >> object_id;
     if (what == "point") {
         gstk::Triple zyx{};
@@ -61,28 +74,46 @@ gstk::Region say(gstk::Session& session, std::istream& in, std::uint32_t& object
         }
         return session.set_prompts(points, box, object_id);
     }
+    if (what != "reset") throw std::runtime_error("got the line '" + what + "', expected one of those above");
     session.reset(object_id);
     return {};
 }
 
-int run(char** arguments, int threads, const char* latency_model, double limit_s, const std::string& cache) {
+int run(char** arguments, std::map<std::string, std::string> named) {
     const auto began = Clock::now();
-    const char* backend = cache.empty() ? "auto" : "openvino";
-    const gstk::Engine engine(arguments[1], {backend, "fp32", "auto", "", cache, threads});
-    const double opened = since(began);
-    const gstk::Volume volume = gstk::Volume::read(arguments[2]);
-    const double read = since(began);
-    gstk::Session session(engine, 0, latency_model);
-    session.set_time_limit(limit_s);
-    session.set_image(volume);
-    std::cout << "opened " << opened << " read " << read << " taken " << since(began) << '\n';
-    std::ifstream prompts(arguments[3]);
-    std::ofstream masks(arguments[4], std::ios::binary);
-    std::uint32_t object_id = 1;
-    for (std::string line; std::getline(prompts, line);) {
+    gstk::EngineOptions options;
+    if (!named["backend"].empty()) options.backend = named["backend"];
+    if (!named["precision"].empty()) options.precision = named["precision"];
+    options.cache = named["cache"];
+    options.threads = std::atoi(named["threads"].c_str());
+    gstk::SessionOptions how;
+    if (!named["refine"].empty()) how.refine = named["refine"] == "1";
+    how.window_voxels = std::atoll(named["window_voxels"].c_str());
+    const gstk::Engine engine(arguments[1], options);
+    gstk::Session session(engine, how);
+    session.set_time_limit(std::atof(named["limit_s"].c_str()));
+    std::cout << "opened " << since(began) << '\n';
+    std::ifstream script(arguments[2]);
+    std::ofstream masks(arguments[3], std::ios::binary);
+    for (std::string line; std::getline(script, line);) {
         std::istringstream words(line);
+        std::string what;
+        words >> what;
+        if (what == "volume") {
+            std::string path;
+            words >> path;
+            session.set_image(gstk::Volume::read(path));
+            continue;
+        }
         const auto start = Clock::now();
-        const gstk::Region changed = say(session, words, object_id);
+        bool refused = false;
+        gstk::Region changed{};
+        try {
+            changed = replay(session, what, words);
+        } catch (const gstk::Error& error) {
+            if (error.code() != GSTK_ERROR_PROMPT) throw;
+            refused = true;
+        }
         const double said = since(start);
         const auto part = session.mask(changed);
         const double fetched = since(start);
@@ -90,19 +121,23 @@ int run(char** arguments, int threads, const char* latency_model, double limit_s
         masks.write(reinterpret_cast<const char*>(mask.data()), static_cast<std::streamsize>(2 * mask.size()));
         std::int64_t encodes = 0, decodes = 0;
         gstk::check(gstk_session_get_counts(session.get(), &encodes, &decodes));
-        std::cout << "said " << said << " fetched " << fetched << " since " << since(began) << " encodes " << encodes
-                  << " decodes " << decodes << '\n';
+        std::cout << "refused " << refused << " said " << said << " fetched " << fetched << " since " << since(began)
+                  << " encodes " << encodes << " decodes " << decodes << '\n';
     }
-    return masks.good() ? 0 : 1;
+    return masks.good() && script.eof() ? 0 : 1;
 }
 
 }  // namespace
 
 int main(int count, char** arguments) {
+    if (count < 4) return 2;
+    std::map<std::string, std::string> named;
+    for (int i = 4; i < count; ++i) {
+        const std::string word = arguments[i];
+        named[word.substr(0, word.find('='))] = word.substr(std::min(word.find('=') + 1, word.size()));
+    }
     try {
-        const bool is_limited = count > 7;
-        return run(arguments, count > 5 ? std::atoi(arguments[5]) : 0, is_limited ? arguments[6] : "",
-                   is_limited ? std::atof(arguments[7]) : 0, count > 8 ? arguments[8] : "");
+        return run(arguments, named);
     } catch (const std::exception& error) {
         std::cerr << "error: " << error.what() << '\n';
         return 1;

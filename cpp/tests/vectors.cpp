@@ -8,17 +8,14 @@
 #include <filesystem>
 #include <string>
 
-#include "chain.hpp"
 #include "check.hpp"
 #include "half.hpp"
-#include "latency.hpp"
-#include "masks.hpp"
+#include "click_update.hpp"
 #include "npz.hpp"
-#include "overlaps.hpp"
-#include "planner.hpp"
-#include "refine.hpp"
-#include "second_look.hpp"
+#include "label_fusion.hpp"
+#include "image_refiner.hpp"
 #include "window.hpp"
+#include "window_selection.hpp"
 
 namespace {
 
@@ -56,31 +53,14 @@ class Case {
         const Shape shape{found->shape[0], found->shape[1], found->shape[2]};
         return {Geometry(shape, {1, 1, 1}), found->dtype, {found, found->bytes.data()}, ""};
     }
-    Window window() const { return {three<Triple>("start"), three<Triple>("step"), three<Shape>("shape")}; }
-    std::vector<Window> windows() const {
-        const auto starts = values<double>("starts"), steps = values<double>("steps");
-        const auto shapes = values<std::int64_t>("shapes");
-        std::vector<Window> found;
-        for (std::size_t i = 0; i + 2 < starts.size(); i += 3)
-            found.push_back({{starts[i], starts[i + 1], starts[i + 2]},
-                             {steps[i], steps[i + 1], steps[i + 2]},
-                             {shapes[i], shapes[i + 1], shapes[i + 2]}});
-        return found;
+    Window window(const std::string& prefix = "") const {
+        return {three<Triple>(prefix + "start"), three<Triple>(prefix + "step"), three<Shape>(prefix + "shape")};
     }
     Geometry geometry() const { return Geometry(three<Shape>("volume_shape"), three<Triple>("spacing")); }
-    Framing framing() const {
-        const auto how = values<double>("framing");
-        Framing found{static_cast<std::int64_t>(how.at(0)), static_cast<std::int64_t>(how.at(1)),
-                      static_cast<std::int64_t>(how.at(2))};
-        if (how.size() > 3) {
-            found.margin = how.at(3);
-            found.finest = how.at(4);
-        }
-        return found;
-    }
-    std::string text(const std::string& key) const {
-        const auto found = values<std::uint8_t>(key);
-        return {found.begin(), found.end()};
+    WindowPolicy policy() const {
+        const auto found = values<double>("policy");
+        return {static_cast<std::int64_t>(found.at(0)), static_cast<std::int64_t>(found.at(1)),
+                static_cast<std::int64_t>(found.at(2)), found.at(3), found.at(4)};
     }
     // `points`: z y x foreground each. `box`: first and last voxel and z_mid, or nothing.
     ObjectPrompts prompts() const {
@@ -115,7 +95,7 @@ void range_case(const Case& c, double&) {
 }
 
 void frame_case(const Case& c, double&) {
-    const Window found = frame(c.geometry(), {c.three<Triple>("low"), c.three<Triple>("high")}, c.framing());
+    const Window found = frame(c.geometry(), {c.three<Triple>("low"), c.three<Triple>("high")}, c.policy());
     const Window expected = c.window();
     CHECK(found.start == expected.start);
     CHECK(found.step == expected.step);
@@ -166,31 +146,31 @@ void logits_case(const Case& c, double& worst) {
     worst = std::max(worst, largest_difference(logits.values.values, c.values<float>("expected")));
 }
 
-void change_case(const Case& c, double& worst) {
+void click_case(const Case& c, double& worst) {
     const auto click = c.values<std::int64_t>("click"), others = c.values<std::int64_t>("opposite");
     const Point point{{click.at(0), click.at(1), click.at(2)}, click.at(3) != 0};
-    Reach reach{point, {}, c.three<Triple>("spacing"), click.at(4) != 0};
+    ClickScope scope{point, {}, c.three<Triple>("spacing")};
     for (std::size_t i = 0; i + 2 < others.size(); i += 3)
-        reach.opposite.push_back({others[i], others[i + 1], others[i + 2]});
+        scope.opposite.push_back({others[i], others[i + 1], others[i + 2]});
     const Logits before{c.region("before_region"), c.grid<float>("before")};
     const Logits after{c.region("after_region"), c.grid<float>("after")};
-    const Logits found = change_near(reach, before, after);
+    const Logits found = apply_click(scope, before, after);
     CHECK(found.region == c.region("region"));
     worst = std::max(worst, largest_difference(found.values.values, c.values<float>("expected")));
 }
 
-Hints hints_of(const Case& c) {
+LocalPrompts local_prompts_of(const Case& c) {
     const auto flat = c.values<double>("points"), box = c.values<double>("box");  // z y x foreground; low, high
-    Hints hints;
+    LocalPrompts prompts;
     for (std::size_t i = 0; i + 3 < flat.size(); i += 4)
-        (flat[i + 3] > 0 ? hints.on : hints.off).push_back({flat[i], flat[i + 1], flat[i + 2]});
-    if (!box.empty()) hints.box = Faces{{box[0], box[1], box[2]}, {box[3], box[4], box[5]}};
-    return hints;
+        (flat[i + 3] > 0 ? prompts.foreground : prompts.background).push_back({flat[i], flat[i + 1], flat[i + 2]});
+    if (!box.empty()) prompts.box = Faces{{box[0], box[1], box[2]}, {box[3], box[4], box[5]}};
+    return prompts;
 }
 
 void fine_case(const Case& c, double&) {
     const Geometry geometry({300, 300, 300}, c.three<Triple>("spacing"));
-    const FinePart found = fine_part(geometry, c.window(), hints_of(c));
+    const FinePart found = fine_part(geometry, c.window(), local_prompts_of(c));
     CHECK(found.voxels == c.region("expected"));
     CHECK(found.finer == c.values<std::int64_t>("expected").at(6));
     const Window part = c.window().part(found.voxels, found.finer);
@@ -200,28 +180,18 @@ void fine_case(const Case& c, double&) {
 }
 
 void refine_case(const Case& c, double& worst) {
-    const auto found = refine_logits(c.grid<float>("image"), c.grid<float>("logits"), hints_of(c));
+    const auto found = refine_logits(c.grid<float>("image"), c.grid<float>("logits"), local_prompts_of(c));
     worst = std::max(worst, largest_difference(found.values, c.values<float>("expected")));
 }
 
-void own_case(const Case& c, double&) {
-    const Hints hints = hints_of(c);
-    const auto flat = c.values<double>("points");
-    std::vector<Triple> said(1);
-    for (std::size_t a = 0; a < 3; ++a) said[0][a] = (hints.box->low[a] + hints.box->high[a]) / 2;
-    std::vector<std::int64_t> labels{1};
-    for (std::size_t i = 0; i + 3 < flat.size(); i += 4) {
-        said.push_back({flat[i], flat[i + 1], flat[i + 2]});
-        labels.push_back(flat[i + 3] > 0);
-    }
-    const OwnPoints own = own_points(c.grid<std::uint8_t>("mask"), hints, said, labels);
-    std::vector<double> found;
-    std::vector<std::int64_t> kinds(own.on.size(), 1);
-    kinds.resize(own.on.size() + own.off.size(), 0);
-    for (const auto* points : {&own.on, &own.off})
-        for (const auto& voxel : *points) found.insert(found.end(), voxel.begin(), voxel.end());
-    CHECK(found == c.values<double>("found"));
-    CHECK(kinds == c.values<std::int64_t>("expected"));
+void initial_case(const Case& c, double&) {
+    CHECK(first_window(c.geometry(), c.prompts(), c.policy()) == c.window());
+}
+
+void adapt_case(const Case& c, double&) {
+    const auto found = adapt_window(c.geometry(), c.window(), c.grid<float>("logits"), c.prompts(), c.policy());
+    CHECK(found.has_value() == (c.values<std::int64_t>("expected").at(0) != 0));
+    if (found) CHECK(*found == c.window("adapted_"));
 }
 
 void half_case(const Case& c, double&) {
@@ -235,18 +205,19 @@ void half_case(const Case& c, double&) {
 }
 
 void labels_case(const Case& c, double&) {
-    std::map<std::int64_t, Claim> claims;
+    std::map<std::int64_t, ObjectLogits> objects;
     for (const std::int64_t id : c.values<std::int64_t>("ids")) {
         const std::string key = std::to_string(id);
-        Claim claim{
+        ObjectLogits object{
             std::make_shared<const Logits>(Logits{c.region(key + "_region"), c.grid<float>(key + "_values")}), {}, {}};
-        const auto clicks = c.values<std::int64_t>(key + "_clicks"), middle = c.values<std::int64_t>(key + "_middle");
+        const auto clicks = c.values<std::int64_t>(key + "_clicks"),
+                   centre = c.values<std::int64_t>(key + "_box_centre");
         for (std::size_t i = 0; i + 2 < clicks.size(); i += 3)
-            claim.clicks.push_back({clicks[i], clicks[i + 1], clicks[i + 2]});
-        if (!middle.empty()) claim.middle = Voxel{middle[0], middle[1], middle[2]};
-        claims.emplace(id, std::move(claim));
+            object.clicks.push_back({clicks[i], clicks[i + 1], clicks[i + 2]});
+        if (!centre.empty()) object.box_centre = Voxel{centre[0], centre[1], centre[2]};
+        objects.emplace(id, std::move(object));
     }
-    CHECK(label_map(c.geometry(), claims).values == c.values<std::uint16_t>("expected"));
+    CHECK(label_map(c.geometry(), objects).values == c.values<std::uint16_t>("expected"));
 }
 
 void nearest_case(const Case& c, double&) {
@@ -255,37 +226,12 @@ void nearest_case(const Case& c, double&) {
     CHECK(found.values == c.values<float>("expected"));
 }
 
-void shape_case(const Case& c, double&) {
+void fallback_case(const Case& c, double&) {
     std::optional<Logits> before;
     if (!c.values<double>("before_region").empty()) before = Logits{c.region("before_region"), c.grid<float>("before")};
-    const Logits found = prompt_shape(c.prompts(), c.geometry(), before ? &*before : nullptr);
+    const Logits found = fallback_mask(c.prompts(), c.geometry(), before ? &*before : nullptr);
     CHECK(found.region == c.region("region"));
     CHECK(found.values.values == c.values<float>("expected"));
-}
-
-// Relative difference, of sums in another order.
-double apart(double found, double expected) {
-    return std::abs(found - expected) / std::max(1e-9, std::abs(expected));
-}
-
-void latency_case(const Case& c, double& worst) {
-    const auto model = LatencyModel::parse(c.text("model"), "a model");
-    const auto shape = c.three<Shape>("shape");
-    const auto counts = c.values<std::int64_t>("counts");
-    std::vector<double> found;
-    for (const bool first : {false, true})
-        for (const bool cautious : {false, true}) found.push_back(model.encode_s(shape, first, cautious));
-    for (const bool first : {false, true})
-        for (const bool cautious : {false, true})
-            found.push_back(model.decode_s(shape, counts.at(0), counts.at(1), first, cautious));
-    found.push_back(model.peak_bytes(shape));
-    const auto expected = c.values<double>("expected");
-    CHECK(found.size() == expected.size());
-    for (std::size_t i = 0; i < expected.size(); ++i) worst = std::max(worst, apart(found[i], expected[i]));
-}
-
-void sizes_case(const Case& c, double&) {
-    CHECK(sizes(c.framing()) == c.values<std::int64_t>("expected"));
 }
 
 }  // namespace
@@ -296,12 +242,23 @@ int main(int count, char** arguments) {
         const char* name;
         void (*run)(const Case&, double&);
         double tolerance;  // float32 sums in another order
-    } kinds[] = {{"range", range_case, 0},         {"frame", frame_case, 0},         {"sample", sample_case, 1e-6},
-                 {"back", back_case, 4e-6},        {"points", points_case, 0},       {"components", components_case, 0},
-                 {"clean", logits_case<clean>, 0}, {"hold", logits_case<hold>, 0},   {"change", change_case, 0},
-                 {"refine", refine_case, 1e-4},    {"half", half_case, 0},           {"nearest", nearest_case, 0},
-                 {"shape", shape_case, 0},         {"latency", latency_case, 1e-12}, {"sizes", sizes_case, 0},
-                 {"fine", fine_case, 0},           {"labels", labels_case, 0},       {"own", own_case, 0}};
+    } kinds[] = {{"range", range_case, 0},
+                 {"frame", frame_case, 0},
+                 {"sample", sample_case, 1e-6},
+                 {"back", back_case, 4e-6},
+                 {"points", points_case, 0},
+                 {"components", components_case, 0},
+                 {"keep", logits_case<keep_clicked_components>, 0},
+                 {"enforce", logits_case<enforce_clicks>, 0},
+                 {"click", click_case, 0},
+                 {"refine", refine_case, 1e-4},
+                 {"initial", initial_case, 0},
+                 {"adapt", adapt_case, 0},
+                 {"half", half_case, 0},
+                 {"nearest", nearest_case, 0},
+                 {"fallback", fallback_case, 0},
+                 {"fine", fine_case, 0},
+                 {"labels", labels_case, 0}};
     for (const auto& kind : kinds) {
         int cases = 0;
         double worst = 0;

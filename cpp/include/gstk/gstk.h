@@ -4,7 +4,7 @@
  *     gstk_session *session = NULL;
  *     gstk_volume *volume = NULL;
  *     const double click[3] = {40, 88, 120};
- *     if (gstk_engine_open("bundle", NULL, &engine) || gstk_session_open(engine, NULL, &session) ||
+ *     if (gstk_engine_open("tiny", NULL, &engine) || gstk_session_open(engine, NULL, &session) ||
  *         gstk_volume_read("scan.nii.gz", &volume) || gstk_session_set_image(session, volume) ||
  *         gstk_session_add_point(session, click, 1, 1, NULL) ||
  *         gstk_session_read_mask(session, NULL, mask, voxel_count))
@@ -74,7 +74,6 @@ typedef enum gstk_status {
     GSTK_ERROR_MEMORY = 11,          /* not enough memory */
     GSTK_ERROR_INTERNAL = 12,        /* a fault of gstk; please report it */
     GSTK_ERROR_CANCELLED = 13,       /* a call that gstk_session_cancel ended */
-    GSTK_ERROR_CALIBRATION = 14,     /* a latency model that cannot be read, or is of another bundle or machine */
     GSTK_ERROR_DRIVER = 15,          /* no NVIDIA driver that the backend can use, or no GPU */
     GSTK_ERROR_DEVICE = 16,          /* a CUDA error, in this call or before: the process uses the GPU no more */
     GSTK_ERROR_ARCHITECTURE = 17,    /* a backend or a plan that is not for this GPU */
@@ -97,7 +96,7 @@ typedef enum gstk_dtype {
 typedef struct gstk_engine gstk_engine;       /* a bundle opened by a backend */
 typedef struct gstk_embedding gstk_embedding; /* a region that an engine encoded */
 typedef struct gstk_volume gstk_volume;       /* voxels and their spacing */
-typedef struct gstk_session gstk_session;     /* an image, what was said about its objects, and their masks */
+typedef struct gstk_session gstk_session;     /* an image, prompts on its objects, and their masks */
 
 /* Voxels from `start`, inside, to `stop`, outside, along (z, y, x). This structure never grows. */
 typedef struct gstk_region {
@@ -121,7 +120,8 @@ typedef struct gstk_engine_options {
     uint32_t struct_size;
     int32_t threads;       /* processor threads to compute with; 0 leaves it to the backend */
     const char* backend;   /* a name from gstk_backends, or "auto" for the first of them that can run the bundle here */
-    const char* precision; /* "fp32", or another that the bundle holds, such as "int8" */
+    const char* precision; /* "fp32" or another that the bundle holds, such as "int8"; "auto" is "fp16" on a GPU where
+                              the bundle has it, and "fp32" otherwise */
     const char* device;    /* "auto", "cpu", "cuda" for the first NVIDIA GPU, or "cuda:N" */
     const char* plans;     /* for "tensorrt": folder of the plans that `gstk build` made, UTF-8; NULL for the bundle's
                               `engines` and the user's cache */
@@ -129,7 +129,7 @@ typedef struct gstk_engine_options {
                               made where it is missing, and must be the user's own. NULL keeps none */
 } gstk_engine_options;
 #define GSTK_ENGINE_OPTIONS_INIT \
-    { (uint32_t)sizeof(gstk_engine_options), 0, "auto", "fp32", "auto", NULL, NULL }
+    { (uint32_t)sizeof(gstk_engine_options), 0, "auto", "auto", "auto", NULL, NULL }
 
 typedef struct gstk_engine_info {
     uint32_t struct_size;
@@ -147,7 +147,9 @@ typedef struct gstk_engine_info {
     { (uint32_t)sizeof(gstk_engine_info), 0, 0, 0, {0, 0, 0}, NULL, NULL, NULL, NULL, NULL }
 
 /* Opens a bundle, after every file in it was compared with the SHA-256 that its manifest gives.
- * bundle_path: the folder that `gstk export` wrote, UTF-8. options: NULL for the defaults. */
+ * bundle_path: the folder that `gstk export` wrote, UTF-8; or the name of a bundle, such as "tiny", in one of the folders
+ * that the environment's GSTK_BUNDLES names (separated by colons), in share/gstk/bundles of the installation, or in the
+ * source tree that the library was built from. options: NULL for the defaults. */
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_engine_open(const char* bundle_path, const gstk_engine_options* options,
                                                          gstk_engine** engine);
 
@@ -195,7 +197,8 @@ GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_volume_wrap(const void* voxels, gst
                                                          gstk_volume** volume);
 
 /* Reads a volume: .npz with `imgs` (z, y, x) and `spacing` (1 mm where there is none), or NIfTI, .nii or .nii.gz.
- * Nothing in the file is run. */
+ * DICOM, NRRD and MetaImage are not read: `gstk prepare` makes .npz of them, or a host hands over what its own reader gave
+ * (gstk_volume_wrap). Nothing in the file is run. */
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_volume_read(const char* path, gstk_volume** volume);
 
 /* Describes a volume; `info` must have its struct_size set. */
@@ -213,16 +216,12 @@ GSTK_EXPORT gstk_status gstk_volume_close(gstk_volume* volume);
 
 typedef struct gstk_session_options {
     uint32_t struct_size;
-    uint32_t reserved;     /* 0 */
+    int32_t refine;        /* whether the image corrects the network's logits: 1 yes, 0 no, -1 as the bundle says */
     int64_t window_voxels; /* most voxels that the network sees at once; 0: as many as it was trained on */
-    /* Path of what `gstk calibrate BUNDLE --out FILE` wrote for this bundle, backend, precision and machine, UTF-8:
-     * calls with a time limit then choose the finest windows that there is time for, and every call heeds the memory
-     * that is free. NULL: a time limit is kept by the clock alone. */
-    const char* latency_model;
-    int64_t cache_bytes; /* memory for the embeddings of windows, so that going back to one is quick; 0: 2 GiB */
+    int64_t cache_bytes;   /* memory for the embeddings of windows, so that going back to one is quick; 0: 2 GiB */
 } gstk_session_options;
 #define GSTK_SESSION_OPTIONS_INIT \
-    { (uint32_t)sizeof(gstk_session_options), 0, 0, NULL, 0 }
+    { (uint32_t)sizeof(gstk_session_options), -1, 0, 0 }
 
 typedef struct gstk_point {
     int64_t zyx[3];     /* voxel */
@@ -243,27 +242,26 @@ typedef struct gstk_window {
     int64_t shape[3]; /* voxels of the window */
 } gstk_window;
 
-/* What the latest call that made an object's mask was expected to take, what it took, and what it did without. */
+/* What the latest call that made an object's mask took, and what it skipped to stay in time. */
 typedef struct gstk_call_report {
     uint32_t struct_size;
-    int32_t guessed;   /* not 0: the mask is not the network's answer to all that was said, but made from the prompts;
-                          the object's next prompt has the network look again */
-    double limit_s;    /* seconds that it was given; 0: any number */
-    double expected_s; /* what was expected; 0 without a latency model */
-    double spent_s;    /* wall time */
-    int64_t encodes;   /* runs of the network's halves */
+    int32_t is_fallback; /* not 0: the mask is not the network's answer to all prompts, but made from the prompts alone;
+                            the object's next prompt asks the network again */
+    double limit_s;      /* seconds that the call was given; 0: any number */
+    double spent_s;      /* wall time */
+    int64_t encodes;     /* runs of the network's halves */
     int64_t decodes;
-    const char* given_up; /* what a larger limit would have allowed, a sentence a line, "" for nothing; belongs to the
-                             session, valid until its next call that makes a mask, or until it is closed */
+    const char* compromises; /* what was skipped to stay in time, a sentence a line, "" for nothing; belongs to the
+                                session, valid until its next call that makes a mask, or until it is closed */
 } gstk_call_report;
 #define GSTK_CALL_REPORT_INIT \
-    { (uint32_t)sizeof(gstk_call_report), 0, 0, 0, 0, 0, 0, NULL }
+    { (uint32_t)sizeof(gstk_call_report), 0, 0, 0, 0, 0, NULL }
 
 /* Opens a session on an engine. options: NULL for the defaults. */
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_open(gstk_engine* engine, const gstk_session_options* options,
                                                           gstk_session** session);
 
-/* Takes an image, and forgets whatever was said about the one before. The volume may be closed afterwards. */
+/* Takes an image, and forgets the objects of the one before. The volume may be closed afterwards. */
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_set_image(gstk_session* session, gstk_volume* volume);
 
 /* Adds a click and updates the object's mask.
@@ -278,13 +276,19 @@ GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_add_point(gstk_session* ses
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_add_box(gstk_session* session, const gstk_box* box,
                                                              uint32_t object_id, gstk_region* changed);
 
-/* Replaces all that was said about an object, in one step. box: may be NULL; points: may be NULL where count is 0. */
+/* Replaces all prompts of an object, in one step. The prompts that the object has already change nothing, and leave
+ * nothing to undo. box: may be NULL; points: may be NULL where count is 0. */
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_set_prompts(gstk_session* session, const gstk_box* box,
                                                                  const gstk_point* points, size_t count,
                                                                  uint32_t object_id, gstk_region* changed);
 
-/* Takes back the latest prompt of any object; GSTK_ERROR_PROMPT where there is none. */
+/* Takes back the latest change of any object's prompts; GSTK_ERROR_PROMPT where there is none. A mask that was dropped
+ * for want of memory is computed again, which no time limit binds and gstk_session_cancel ends. */
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_undo(gstk_session* session, gstk_region* changed);
+
+/* Does again what gstk_session_undo took back last; GSTK_ERROR_PROMPT where nothing was, or where a new prompt or a reset
+ * came after it. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_redo(gstk_session* session, gstk_region* changed);
 
 /* Forgets an object, or all of them with object_id 0. */
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_reset(gstk_session* session, uint32_t object_id);
@@ -296,7 +300,7 @@ GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_reset(gstk_session* session
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_read_mask(gstk_session* session, const gstk_region* region,
                                                                uint16_t* mask, size_t count);
 
-/* The part of the volume that the network saw for an object; GSTK_ERROR_STATE before it was segmented. */
+/* The part of the volume that the network saw for an object; GSTK_ERROR_STATE before its first mask. */
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_get_window(gstk_session* session, uint32_t object_id,
                                                                 gstk_window* window);
 
@@ -304,10 +308,11 @@ GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_get_window(gstk_session* se
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_get_counts(gstk_session* session, int64_t* encodes,
                                                                 int64_t* decodes);
 
-/* Has each call that makes a mask end within so many seconds, from the next one on: with the network's mask, or with
- * one of coarser windows, or, where the network did not answer at all, with one made from the prompts alone. The call's
- * report says which. A call's time begins when those before it, on the same session, have ended. This function waits
- * for nothing.
+/* Has each call that makes a mask end within so many seconds, from the next one on: in the finest window that the
+ * session's latest runs of the network say there is time for, or, where the network did not answer in time at all, with
+ * a mask made from the prompts alone. The call's report says which. A call's time begins when those before it, on the
+ * same session, have ended. This function waits for nothing. What Python's planner does besides (a latency model of the
+ * host, memory that is free, a budget of several calls) is not done here.
  * seconds: 0 is any number. */
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_set_time_limit(gstk_session* session, double seconds);
 

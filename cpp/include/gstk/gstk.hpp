@@ -155,7 +155,7 @@ class Volume {
 
 // How an engine is opened; see gstk_engine_options.
 struct EngineOptions {
-    std::string backend = "auto", precision = "fp32", device = "auto";
+    std::string backend = "auto", precision = "auto", device = "auto";
     std::string plans, cache;  // "" is NULL there
     int threads = 0;
 };
@@ -176,7 +176,7 @@ class Engine {
 
     // threads: 0 leaves it to the backend.
     explicit Engine(const std::string& bundle_path, const std::string& backend = "auto",
-                    const std::string& precision = "fp32", int threads = 0)
+                    const std::string& precision = "auto", int threads = 0)
         : Engine(bundle_path, EngineOptions{backend, precision, "auto", "", "", threads}) {}
 
     // Its texts are valid while the engine is.
@@ -215,27 +215,30 @@ struct Box {
     }
 };
 
-// What the latest call that made a mask was expected to take, what it took, and what it did without; see gstk/gstk.h.
+// What the latest call that made a mask took, and what it skipped to stay in time; see gstk_call_report.
 struct CallReport {
-    double limit_s = 0, expected_s = 0, spent_s = 0;
+    double limit_s = 0, spent_s = 0;
     std::int64_t encodes = 0, decodes = 0;
-    bool guessed = false;
-    std::vector<std::string> given_up;
+    bool is_fallback = false;
+    std::vector<std::string> compromises;
 };
 
-// An image, what was said about its objects, and their masks. Every prompt returns the region outside which the mask
-// did not change.
+// How a session is opened; see gstk_session_options.
+struct SessionOptions {
+    std::optional<bool> refine;                         // as the bundle says where it is not given
+    std::int64_t window_voxels = 0, cache_bytes = 0;  // 0 is the default of each
+};
+
+// An image, prompts on its objects, and their masks. Every prompt returns the region outside which the mask did not
+// change.
 class Session {
   public:
-    // window_voxels: most voxels that the network sees at once; 0: as many as it was trained on.
-    // latency_model: path of what `gstk calibrate` wrote; "" for none. cache_bytes: memory for embeddings; 0: 2 GiB.
-    explicit Session(const Engine& engine, std::int64_t window_voxels = 0, const std::string& latency_model = "",
-                     std::int64_t cache_bytes = 0) {
-        gstk_session_options options = GSTK_SESSION_OPTIONS_INIT;
-        options.window_voxels = window_voxels;
-        options.latency_model = latency_model.empty() ? nullptr : latency_model.c_str();
-        options.cache_bytes = cache_bytes;
-        check(gstk_session_open(engine.get(), &options, handle_.put()));
+    explicit Session(const Engine& engine, const SessionOptions& options = {}) {
+        gstk_session_options given = GSTK_SESSION_OPTIONS_INIT;
+        if (options.refine) given.refine = *options.refine ? 1 : 0;
+        given.window_voxels = options.window_voxels;
+        given.cache_bytes = options.cache_bytes;
+        check(gstk_session_open(engine.get(), &given, handle_.put()));
     }
 
     void set_image(const Volume& volume) {
@@ -257,7 +260,7 @@ class Session {
         return changed;
     }
 
-    // Replaces all that was said about an object.
+    // Replaces all prompts of an object.
     Region set_prompts(const std::vector<Point>& points, const std::optional<Box>& box = std::nullopt,
                        std::uint32_t object_id = 1) {
         std::vector<gstk_point> given;
@@ -272,6 +275,12 @@ class Session {
     Region undo() {
         Region changed{};
         check(gstk_session_undo(handle_.get(), &changed));
+        return changed;
+    }
+
+    Region redo() {
+        Region changed{};
+        check(gstk_session_redo(handle_.get(), &changed));
         return changed;
     }
 
@@ -302,11 +311,10 @@ class Session {
     CallReport report() const {
         gstk_call_report found = GSTK_CALL_REPORT_INIT;
         check(gstk_session_get_report(handle_.get(), &found));
-        CallReport result{
-            found.limit_s, found.expected_s, found.spent_s, found.encodes, found.decodes, found.guessed != 0, {}};
-        const std::string text = found.given_up;
+        CallReport result{found.limit_s, found.spent_s, found.encodes, found.decodes, found.is_fallback != 0, {}};
+        const std::string text = found.compromises;
         for (std::size_t at = 0; at < text.size(); at = std::min(text.find('\n', at), text.size()) + 1)
-            result.given_up.push_back(text.substr(at, text.find('\n', at) - at));
+            result.compromises.push_back(text.substr(at, text.find('\n', at) - at));
         return result;
     }
 

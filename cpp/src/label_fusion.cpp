@@ -1,4 +1,4 @@
-#include "overlaps.hpp"
+#include "label_fusion.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -44,15 +44,15 @@ float at(const Logits& logits, const Voxel& v) {
     return logits.values.values[logits.values.index(within(v, logits.region))];
 }
 
-// Takes for an object what it claims and another holds around a click.
-void give_way(Labels& labels, const Triple& spacing_mm, std::uint16_t owner, const Claim& held, std::uint16_t object_id,
-              const Claim& claim, const Voxel& click) {
-    const Region both = shared(held.mask->region, claim.mask->region);
+// Gives the overlap around a click on one object, which another has the label of, to the clicked object.
+void give_overlap(Labels& labels, const Triple& spacing_mm, std::uint16_t owner, const ObjectLogits& other, std::uint16_t object_id,
+              const ObjectLogits& clicked, const Voxel& click) {
+    const Region both = shared(other.mask->region, clicked.mask->region);
     if (!holds(both, click)) return;
-    Grid<std::uint8_t> contested(both.shape());
+    Mask contested(both.shape());
     each_voxel(both, [&](const Voxel& v) {
         contested.values[contested.index(within(v, both))] =
-            labels.values[labels.index(v)] == owner && at(*claim.mask, v) > 0;
+            labels.values[labels.index(v)] == owner && at(*clicked.mask, v) > 0;
     });
     const Voxel seed = within(click, both);
     if (!contested.values[contested.index(seed)]) return;
@@ -60,8 +60,8 @@ void give_way(Labels& labels, const Triple& spacing_mm, std::uint16_t owner, con
         contested, {{static_cast<float>(seed[0]), static_cast<float>(seed[1]), static_cast<float>(seed[2])}});
     const SquaredDistance near(click, both, spacing_mm);
     std::vector<SquaredDistance> far;
-    for (const auto& place : held.clicks) far.emplace_back(place, both, spacing_mm);
-    if (held.middle) far.emplace_back(*held.middle, both, spacing_mm);
+    for (const auto& place : other.clicks) far.emplace_back(place, both, spacing_mm);
+    if (other.box_centre) far.emplace_back(*other.box_centre, both, spacing_mm);
     each_voxel(both, [&](const Voxel& v) {
         const auto [z, y, x] = within(v, both);
         if (!part.values[part.index(z, y, x)]) return;
@@ -73,12 +73,12 @@ void give_way(Labels& labels, const Triple& spacing_mm, std::uint16_t owner, con
 
 }  // namespace
 
-Labels label_map(const Geometry& geometry, const std::map<std::int64_t, Claim>& claims) {
+Labels label_map(const Geometry& geometry, const std::map<std::int64_t, ObjectLogits>& objects) {
     Labels labels(geometry.shape());
     std::map<std::uint16_t, float> handicaps;
-    for (const auto& [id, claim] : claims) {
+    for (const auto& [id, object] : objects) {
         const auto object_id = static_cast<std::uint16_t>(id);
-        const Logits& mask = *claim.mask;
+        const Logits& mask = *object.mask;
         const auto& values = mask.values.values;
         const auto count = std::count_if(values.begin(), values.end(), [](float v) { return v > 0; });
         const auto handicap = static_cast<float>(kSmallness * std::log(std::max(1.0, static_cast<double>(count))));
@@ -91,7 +91,7 @@ Labels label_map(const Geometry& geometry, const std::map<std::int64_t, Claim>& 
                 for (auto x = low[2]; x < high[2]; ++x, ++own, ++label) {
                     if (!(*own > 0)) continue;
                     if (*label) {
-                        const float other = at(*claims.at(*label).mask, {z, y, x});
+                        const float other = at(*objects.at(*label).mask, {z, y, x});
                         const float rival = std::min(other, kMostSure) - handicaps.at(*label);
                         if (!(std::min(*own, kMostSure) - handicap > rival)) continue;
                     }
@@ -99,11 +99,11 @@ Labels label_map(const Geometry& geometry, const std::map<std::int64_t, Claim>& 
                 }
             }
     }
-    for (const auto& [id, claim] : claims)
-        for (const auto& click : claim.clicks) {
+    for (const auto& [id, object] : objects)
+        for (const auto& click : object.clicks) {
             const std::uint16_t owner = labels.values[labels.index(click)];
             if (owner != 0 && owner != id)
-                give_way(labels, geometry.spacing_mm(), owner, claims.at(owner), static_cast<std::uint16_t>(id), claim,
+                give_overlap(labels, geometry.spacing_mm(), owner, objects.at(owner), static_cast<std::uint16_t>(id), object,
                          click);
         }
     return labels;

@@ -1,4 +1,4 @@
-// Embeddings of the windows that were looked at last, bounded in bytes; mirrors gstk.embeddings.
+// Embeddings of the windows that were used last, bounded in bytes; mirrors gstk.session.embedding_cache.
 #pragma once
 
 #include <algorithm>

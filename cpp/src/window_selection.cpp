@@ -1,9 +1,9 @@
-#include "framing.hpp"
+#include "window_selection.hpp"
 
 #include <algorithm>
 #include <cmath>
 
-#include "masks.hpp"
+#include "click_update.hpp"
 
 namespace gstk::impl {
 namespace {
@@ -15,28 +15,9 @@ double volume_of(const Triple& step) {
     return step[0] * step[1] * step[2];
 }
 
-// First and last voxel + 1 of a mask along each axis; nothing where it is empty.
-std::optional<Region> bounds_of(const Grid<std::uint8_t>& mask) {
-    Region box{mask.shape, {}};
-    for (std::int64_t z = 0; z < mask.shape[0]; ++z)
-        for (std::int64_t y = 0; y < mask.shape[1]; ++y) {
-            const auto* line = mask.line(z, y);
-            for (std::int64_t x = 0; x < mask.shape[2]; ++x) {
-                if (!line[x]) continue;
-                const Voxel v{z, y, x};
-                for (int a = 0; a < 3; ++a) {
-                    box.start[a] = std::min(box.start[a], v[a]);
-                    box.stop[a] = std::max(box.stop[a], v[a] + 1);
-                }
-            }
-        }
-    if (box.stop[0] == 0) return std::nullopt;
-    return box;
-}
-
 }  // namespace
 
-Window first_window(const Geometry& geometry, const ObjectPrompts& prompts, const Framing& framing) {
+Window first_window(const Geometry& geometry, const ObjectPrompts& prompts, const WindowPolicy& policy) {
     constexpr double kFar = 1e300;
     const NetworkPoints points = network_points(prompts);
     Faces faces{{kFar, kFar, kFar}, {-kFar, -kFar, -kFar}};
@@ -50,28 +31,26 @@ Window first_window(const Geometry& geometry, const ObjectPrompts& prompts, cons
         if (points.labels[i] == 1) include(points.coords[i], points.coords[i]);
     if (prompts.box) {
         include(as_triple(prompts.box->first), as_triple(prompts.box->last));
-        return frame(geometry, faces, framing);
+        return frame(geometry, faces, policy);
     }
     // A lone click says nothing about the object's size: begin with a window of the volume's finest spacing.
     const Triple& spacing = geometry.spacing_mm();
     const double side_mm = kFirstField * *std::min_element(spacing.begin(), spacing.end()) *
-                           std::pow(static_cast<double>(framing.voxels), 1.0 / 3.0) / (1 + 2 * framing.margin);
+                           std::pow(static_cast<double>(policy.max_voxels), 1.0 / 3.0) / (1 + 2 * policy.margin);
     for (int a = 0; a < 3; ++a) {
         const double half = side_mm / spacing[a] / 2, centre = (faces.low[a] + faces.high[a]) / 2;
         faces.low[a] = std::min(faces.low[a], centre - half);
         faces.high[a] = std::max(faces.high[a], centre + half);
     }
-    return frame(geometry, faces, framing);
+    return frame(geometry, faces, policy);
 }
 
-std::optional<Window> better_window(const Geometry& geometry, const Window& window, const Grid<float>& logits,
-                                    const ObjectPrompts& prompts, const Framing& framing) {
-    Grid<std::uint8_t> mask(logits.shape);
-    std::transform(logits.values.begin(), logits.values.end(), mask.values.begin(), [](float v) { return v > 0; });
+std::optional<Window> adapt_window(const Geometry& geometry, const Window& window, const Grid<float>& logits,
+                                    const ObjectPrompts& prompts, const WindowPolicy& policy) {
     std::vector<std::array<float, 3>> clicked;
     for (const auto& p : prompts.points)
         if (p.foreground) clicked.push_back(window.to_window(as_triple(p.zyx)));
-    const auto box = bounds_of(clicked_components(mask, clicked));
+    const auto box = bounds(clicked_components(above_zero(logits), clicked));
     if (!box) return std::nullopt;
     const Triple end = window.stop();
     Faces faces{};
@@ -106,9 +85,29 @@ std::optional<Window> better_window(const Geometry& geometry, const Window& wind
             faces.low[a] = std::max(faces.low[a], 0.0);
             faces.high[a] = std::min(faces.high[a], static_cast<double>(geometry.shape()[a]));
         }
-    const Window better = frame(geometry, faces, framing);
+    const Window better = frame(geometry, faces, policy);
     const double before = volume_of(window.step), now = volume_of(better.step);
     return (cut ? now > 1.1 * before : now < 0.4 * before) ? std::optional<Window>(better) : std::nullopt;
+}
+
+std::vector<Window> coarser_windows(const Geometry& geometry, const Window& window, const WindowPolicy& policy) {
+    WindowPolicy whole = policy;
+    whole.margin = 0;
+    Faces faces{window.start, window.stop()};
+    for (int a = 0; a < 3; ++a) {
+        faces.low[a] = std::max(faces.low[a], 0.0);
+        faces.high[a] = std::min(faces.high[a], static_cast<double>(geometry.shape()[a]));
+    }
+    const std::int64_t least = policy.min_side * policy.min_side * policy.min_side;
+    std::vector<Window> windows;
+    while (whole.max_voxels > least) {
+        whole.max_voxels =
+            std::max(least, static_cast<std::int64_t>(static_cast<double>(whole.max_voxels) * std::sqrt(0.5)));
+        const Window coarser = frame(geometry, faces, whole);
+        if (count_of(coarser.shape) < count_of((windows.empty() ? window : windows.back()).shape))
+            windows.push_back(coarser);
+    }
+    return windows;
 }
 
 }  // namespace gstk::impl

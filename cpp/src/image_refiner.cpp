@@ -1,15 +1,37 @@
-#include "refine.hpp"
+#include "image_refiner.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <future>
 
-#include "fields.hpp"
-#include "masks.hpp"
+#include "click_update.hpp"
+#include "image_fields.hpp"
 #include "slabs.hpp"
 
 namespace gstk::impl {
 
+namespace {
+
+using Field = Grid<float>;
+using Shares = std::vector<double>;
+
+// The Python module says what each of these is.
+constexpr float kMostLogit = 6, kTrust = 0.75f, kTrustWithBox = 0.5f;
+constexpr float kBoxWeight = 6, kLeastBox = -3, kBeyond = 1.15f;
+constexpr float kPathWeight = 8, kEdge = 0.05f, kFlat = 0.02f;
+constexpr int kSweeps = 2;
+constexpr float kAppearanceWeight = 2, kMaxAppearance = 3;
+constexpr int kAppearanceRounds = 2;
+constexpr int kBrightnessBins = 24, kTextureBins = 12, kBins = kBrightnessBins * kTextureBins;
+constexpr double kClickedShare = 0.3, kEvenShare = 0.1;
+constexpr double kCoarse = 1.4;
+constexpr std::int64_t kMostFiner = 3, kFineVoxels = 2'200'000, kRim = 2;
+constexpr std::array<double, 5> kBinomial{1 / 16.0, 4 / 16.0, 6 / 16.0, 4 / 16.0, 1 / 16.0};
+
+// What a background appearance like is taken from within this many half sides of the box.
+constexpr float kSurroundings = 1.5f;
+
+// Squared distances from a box's middle along one axis, in half sides.
 std::vector<float> squared_radii(std::int64_t count, double low, double high) {
     const double half = std::max((high - low) / 2, 0.5);
     std::vector<float> radii;
@@ -20,24 +42,16 @@ std::vector<float> squared_radii(std::int64_t count, double low, double high) {
     return radii;
 }
 
-namespace {
-
-using Field = Grid<float>;
-using Mask = Grid<std::uint8_t>;
-using Shares = std::vector<double>;
-
-// What each is, gstk.refine says.
-constexpr float kMostLogit = 6, kTrust = 0.75f, kTrustWithBox = 0.5f;
-constexpr float kBoxWeight = 6, kLeastBox = -3, kBeyond = 1.15f;
-constexpr float kPathWeight = 8, kEdge = 0.05f, kFlat = 0.02f;
-constexpr int kSweeps = 2;
-constexpr float kLooksWeight = 2, kMostLooks = 3;
-constexpr int kLooksRounds = 2;
-constexpr int kBrightnessBins = 24, kTextureBins = 12, kBins = kBrightnessBins * kTextureBins;
-constexpr double kClickedShare = 0.3, kEvenShare = 0.1;
-constexpr double kCoarse = 1.4;
-constexpr std::int64_t kMostFiner = 3, kFineVoxels = 2'200'000, kRim = 2;
-constexpr std::array<double, 5> kBinomial{1 / 16.0, 4 / 16.0, 6 / 16.0, 4 / 16.0, 1 / 16.0};
+// Calls `what` with the index of each voxel and its squared distances, along each axis, from a box's middle.
+template <class What>
+void each_radius(const Shape& shape, const Faces& box, What&& what) {
+    std::array<std::vector<float>, 3> radii;
+    for (std::size_t a = 0; a < 3; ++a) radii[a] = squared_radii(shape[a], box.low[a], box.high[a]);
+    std::size_t i = 0;
+    for (const float z : radii[0])
+        for (const float y : radii[1])
+            for (const float x : radii[2]) what(i++, z, y, x);
+}
 
 // Three voxels a side around each point.
 Mask around(const Shape& shape, const std::vector<Triple>& points) {
@@ -62,7 +76,7 @@ bool any(const Mask& mask) {
 }
 
 // Adds to `total`: the weight at the inner seeds, less it at the outer ones, between them by the ratio of the distances.
-void add_nearness(const float* smooth, const Mask& inner, const Mask& outer, int threads, Field& total) {
+void add_geodesic_score(const float* smooth, const Mask& inner, const Mask& outer, int threads, Field& total) {
     if (!any(inner) || !any(outer)) return;
     const Shape& shape = total.shape;
     const std::int64_t size = shape[1] * shape[2];
@@ -116,13 +130,13 @@ Shares smoothed(const Shares& given, bool along_texture) {
 }
 
 // A histogram, smoothed, with extra weight for what was clicked.
-Shares histogram(Shares shares, const std::vector<std::uint16_t>& looks, const Mask& clicked) {
+Shares histogram(Shares shares, const std::vector<std::uint16_t>& appearance, const Mask& clicked) {
     make_shares(shares);
     Shares around_clicks(kBins);
     bool is_clicked = false;
-    for (std::size_t i = 0; i < looks.size(); ++i)
+    for (std::size_t i = 0; i < appearance.size(); ++i)
         if (clicked.values[i]) {
-            around_clicks[looks[i]] += 1;
+            around_clicks[appearance[i]] += 1;
             is_clicked = true;
         }
     if (is_clicked) {
@@ -137,7 +151,7 @@ Shares histogram(Shares shares, const std::vector<std::uint16_t>& looks, const M
 }
 
 // Takes back what a box says around clicks that say the opposite: 0 there, as before far away.
-void give_in(const Faces& box, const std::vector<Triple>& points, bool foreground, Field& prior) {
+void relax_box_prior(const Faces& box, const std::vector<Triple>& points, bool foreground, Field& prior) {
     for (const auto& point : points) {
         Voxel at{};
         for (int a = 0; a < 3; ++a) {
@@ -166,7 +180,7 @@ void give_in(const Faces& box, const std::vector<Triple>& points, bool foregroun
 }
 
 // Adds the box's weight to `total`, and finds what is near it and what is beyond.
-void add_box(const Faces& box, const Hints& hints, Field& total, Mask& near, Mask& beyond) {
+void add_box(const Faces& box, const LocalPrompts& prompts, Field& total, Mask& near, Mask& beyond) {
     Field prior(total.shape);
     each_radius(total.shape, box, [&](std::size_t i, float z, float y, float x) {
         const float farthest2 = std::max(std::max(z, y), x);
@@ -174,8 +188,8 @@ void add_box(const Faces& box, const Hints& hints, Field& total, Mask& near, Mas
         near.values[i] = farthest2 < kSurroundings * kSurroundings;
         beyond.values[i] = farthest2 > kBeyond * kBeyond;
     });
-    give_in(box, hints.on, true, prior);
-    give_in(box, hints.off, false, prior);
+    relax_box_prior(box, prompts.foreground, true, prior);
+    relax_box_prior(box, prompts.background, false, prior);
     for (std::size_t i = 0; i < prior.values.size(); ++i) total.values[i] += kBoxWeight * prior.values[i];
 }
 
@@ -196,18 +210,18 @@ Mask outer_faces(const Field& logits) {
 
 }  // namespace
 
-FinePart fine_part(const Geometry& geometry, const Window& window, const Hints& hints) {
+FinePart fine_part(const Geometry& geometry, const Window& window, const LocalPrompts& prompts) {
     const FinePart whole{{{}, window.shape}, 1};
     const Triple& spacing = geometry.spacing_mm();
     const double coarser = window.side_mm(geometry) / *std::min_element(spacing.begin(), spacing.end());
     if (coarser < kCoarse) return whole;
     FinePart found = whole;
-    if (hints.box)
+    if (prompts.box)
         for (int a = 0; a < 3; ++a) {
-            const double middle = (hints.box->low[a] + hints.box->high[a]) / 2;
-            const double half = (hints.box->high[a] - hints.box->low[a]) / 2;
+            const double middle = (prompts.box->low[a] + prompts.box->high[a]) / 2;
+            const double half = (prompts.box->high[a] - prompts.box->low[a]) / 2;
             double low = middle - kSurroundings * half, high = middle + kSurroundings * half;
-            for (const auto& point : hints.on) {
+            for (const auto& point : prompts.foreground) {
                 low = std::min(low, point[a]);
                 high = std::max(high, point[a]);
             }
@@ -230,34 +244,34 @@ Grid<float> finer_grid(const Grid<float>& logits, const FinePart& part) {
     return resample(std::move(inner), {0, 0, 0}, {step, step, step}, shape, Outside::kEdge);
 }
 
-Grid<float> refine_logits(const Grid<float>& image, const Grid<float>& logits, Hints hints, int threads) {
+Grid<float> refine_logits(const Grid<float>& image, const Grid<float>& logits, LocalPrompts prompts, int threads) {
     const Shape& shape = image.shape;
     const std::int64_t size = shape[1] * shape[2];
     const auto by_planes = [&](auto&& what) { in_slabs(shape[0], threads, what); };
-    const float trust = hints.box ? kTrustWithBox : kTrust;
+    const float trust = prompts.box ? kTrustWithBox : kTrust;
     Field total(shape);
     for (std::size_t i = 0; i < total.values.size(); ++i)
         total.values[i] = std::min(std::max(logits.values[i], -kMostLogit), kMostLogit) * trust;
     Mask near(shape, 1), beyond(shape);
-    if (hints.box) {
-        Faces& box = *hints.box;
+    if (prompts.box) {
+        Faces& box = *prompts.box;
         Triple middle{};
         for (std::size_t a = 0; a < 3; ++a) middle[a] = (box.low[a] + box.high[a]) / 2;
-        hints.on.push_back(middle);
+        prompts.foreground.push_back(middle);
         // A click on the object beyond the box shows that the box is too small.
-        for (const auto& point : hints.on)
+        for (const auto& point : prompts.foreground)
             for (std::size_t a = 0; a < 3; ++a) {
                 box.low[a] = std::min(box.low[a], point[a] - 0.5);
                 box.high[a] = std::max(box.high[a], point[a] + 0.5);
             }
-        add_box(box, hints, total, near, beyond);
+        add_box(box, prompts, total, near, beyond);
     } else {
         beyond = outer_faces(logits);
     }
-    const Mask inner = around(shape, hints.on), clicked_off = around(shape, hints.off);
+    const Mask inner = around(shape, prompts.foreground), clicked_off = around(shape, prompts.background);
     Mask& outer = beyond;
     Scratch smooth(count_of(shape));
-    std::vector<std::uint16_t> looks(total.values.size());
+    std::vector<std::uint16_t> appearance(total.values.size());
     by_planes([&](std::int64_t, std::int64_t first, std::int64_t last) {
         Means means(shape);
         std::vector<float> squares(static_cast<std::size_t>(size));
@@ -269,45 +283,43 @@ Grid<float> refine_logits(const Grid<float>& image, const Grid<float>& logits, H
                 const auto at = static_cast<std::size_t>(z * size + i);
                 outer.values[at] = (clicked_off.values[at] | outer.values[at]) & !inner.values[at];
                 const float spread = std::sqrt(std::max(squares[i] - mean[i] * mean[i], 0.0f));
-                looks[at] = static_cast<std::uint16_t>(bin(mean[i], kBrightnessBins) * kTextureBins +
+                appearance[at] = static_cast<std::uint16_t>(bin(mean[i], kBrightnessBins) * kTextureBins +
                                                        bin(2 * spread, kTextureBins));
             }
         }
     });
-    add_nearness(smooth.data(), inner, outer, threads, total);
+    add_geodesic_score(smooth.data(), inner, outer, threads, total);
     std::vector<std::array<float, 3>> clicked;
-    for (const auto& p : hints.on)
+    for (const auto& p : prompts.foreground)
         clicked.push_back({static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2])});
     Field result = total;
     Scratch& ratio = smooth;  // which is of no more use
-    Mask mask(shape);
-    for (int round = 0; round < kLooksRounds; ++round) {
-        std::transform(result.values.begin(), result.values.end(), mask.values.begin(), [](float v) { return v > 0; });
-        const Mask held = clicked_components(mask, clicked);
+    for (int round = 0; round < kAppearanceRounds; ++round) {
+        const Mask held = clicked_components(above_zero(result), clicked);
         const bool none = !any(held);
         std::array<std::array<Shares, 2>, kSlabs> counts;
         by_planes([&](std::int64_t slab, std::int64_t first, std::int64_t last) {
             Shares own(kBins), others(kBins);
             for (auto i = static_cast<std::size_t>(first * size); i < static_cast<std::size_t>(last * size); ++i) {
                 const float inside = 1 / (1 + std::exp(-result.values[i]));
-                if (none || held.values[i]) own[looks[i]] += static_cast<double>(inside);
-                if (near.values[i]) others[looks[i]] += static_cast<double>(1 - inside);
+                if (none || held.values[i]) own[appearance[i]] += static_cast<double>(inside);
+                if (near.values[i]) others[appearance[i]] += static_cast<double>(1 - inside);
             }
             counts[static_cast<std::size_t>(slab)] = {std::move(own), std::move(others)};
         });
         for (std::size_t slab = 1; slab < counts.size(); ++slab)
             for (std::size_t k = 0; k < 2; ++k)
                 for (std::size_t i = 0; i < kBins; ++i) counts[0][k][i] += counts[slab][k][i];
-        const Shares like_own = histogram(std::move(counts[0][0]), looks, inner);
-        const Shares like_others = histogram(std::move(counts[0][1]), looks, clicked_off);
+        const Shares like_own = histogram(std::move(counts[0][0]), appearance, inner);
+        const Shares like_others = histogram(std::move(counts[0][1]), appearance, clicked_off);
         std::array<float, kBins> ratios{};
         for (std::size_t i = 0; i < ratios.size(); ++i) {
             const auto log = static_cast<float>(std::log(like_own[i] / like_others[i]));
-            ratios[i] = std::min(std::max(log, -kMostLooks), kMostLooks);
+            ratios[i] = std::min(std::max(log, -kMaxAppearance), kMaxAppearance);
         }
         by_planes([&](std::int64_t, std::int64_t first, std::int64_t last) {
             for (std::int64_t i = first * size; i < last * size; ++i)
-                ratio.data()[i] = ratios[looks[static_cast<std::size_t>(i)]];
+                ratio.data()[i] = ratios[appearance[static_cast<std::size_t>(i)]];
         });
         by_planes([&](std::int64_t, std::int64_t first, std::int64_t last) {
             Means means(shape);
@@ -316,7 +328,7 @@ Grid<float> refine_logits(const Grid<float>& image, const Grid<float>& logits, H
                 means.plane(ratio.data(), z, plane.data(), [](float value) { return value; });
                 const float* sums = total.values.data() + z * size;
                 float* to = result.values.data() + z * size;
-                for (std::int64_t i = 0; i < size; ++i) to[i] = sums[i] + kLooksWeight * plane[i];
+                for (std::int64_t i = 0; i < size; ++i) to[i] = sums[i] + kAppearanceWeight * plane[i];
             }
         });
     }

@@ -1,4 +1,4 @@
-// What is done to voxels on their way into the network and back; mirrors gstk.preprocess, number for number.
+// What is done to voxels on their way into the network and back; mirrors gstk.core.resampling, number for number.
 #pragma once
 
 #include "volume.hpp"

@@ -1,4 +1,4 @@
-#include "fields.hpp"
+#include "image_fields.hpp"
 
 #include <algorithm>
 
@@ -86,34 +86,6 @@ void distances_from(const Grid<std::uint8_t>& seeds, const float* cost, int swee
         }
         along_plane(plane(0), cost, y, x);
     }
-}
-
-Grid<std::int64_t> taxicab(const Grid<std::uint8_t>& mask) {
-    const Shape& n = mask.shape;
-    Grid<std::int64_t> depth(n);
-    std::transform(mask.values.begin(), mask.values.end(), depth.values.begin(),
-                   [&](std::uint8_t inside) { return inside ? n[0] + n[1] + n[2] : 0; });
-    const auto take = [&](std::size_t to, std::size_t from) {
-        depth.values[to] = std::min(depth.values[to], depth.values[from] + 1);
-    };
-    const auto plane = static_cast<std::size_t>(n[1] * n[2]), line = static_cast<std::size_t>(n[2]);
-    for (std::int64_t z = 0; z < n[0]; ++z)
-        for (std::int64_t y = 0; y < n[1]; ++y)
-            for (std::int64_t x = 0; x < n[2]; ++x) {
-                const std::size_t i = mask.index(z, y, x);
-                if (z > 0) take(i, i - plane);
-                if (y > 0) take(i, i - line);
-                if (x > 0) take(i, i - 1);
-            }
-    for (std::int64_t z = n[0] - 1; z >= 0; --z)
-        for (std::int64_t y = n[1] - 1; y >= 0; --y)
-            for (std::int64_t x = n[2] - 1; x >= 0; --x) {
-                const std::size_t i = mask.index(z, y, x);
-                if (z < n[0] - 1) take(i, i + plane);
-                if (y < n[1] - 1) take(i, i + line);
-                if (x < n[2] - 1) take(i, i + 1);
-            }
-    return depth;
 }
 
 }  // namespace gstk::impl

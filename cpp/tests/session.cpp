@@ -1,11 +1,12 @@
-// Calls with a time limit: a mask comes before it is over, whatever the engine does, and calls can be ended.
+// The session on an engine whose masks and times are known: prompts and history, time limits, cancelling.
 //
-//     limits BUNDLE
+//     session BUNDLE
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
+#include <limits>
 #include <string>
 #include <thread>
 
@@ -26,13 +27,15 @@ class SlowEngine final : public Engine {
     explicit SlowEngine(const char* bundle) : Engine("slow", Bundle::open(bundle), "fp32") {}
 
     std::deque<double> seconds;  // of the next runs; none where it is empty
-    std::vector<Shape> encoded;
+    std::int64_t quick_voxels = std::numeric_limits<std::int64_t>::max();  // an encode of more than these takes ages
+    std::vector<Shape> encoded;  // the regions of runs that came to their end
     std::atomic<bool> runs{false};
     bool broken = false;
 
   protected:
     void run_encoder(const float* image, Embedding& embedding, const Wait& wait) override {
         if (broken) throw std::runtime_error("broken");
+        if (count_of(embedding.roi_shape) > quick_voxels) seconds.push_front(kAges);
         pass_time(wait);
         encoded.push_back(embedding.roi_shape);
         auto bright = std::make_shared<Grid<std::uint8_t>>(embedding.roi_shape);
@@ -83,30 +86,28 @@ std::shared_ptr<const Volume> a_ball() {
     return std::make_shared<const Volume>(Volume{Geometry({kSide, kSide, kSide}, {1, 1, 1}), GSTK_UINT8, owner, ""});
 }
 
-// Seconds a million voxels; the numbers are those of a_model in tests/latency.py.
-LatencyModel a_model(double encode_s, double decode_s) {
-    const auto fit = [](const std::string& weights) {
-        return "{\"weights\": " + weights + ", \"spread\": 1.25, \"median_error\": 0.05, \"sizes\": [], \"factors\": []}";
-    };
-    const std::string encode = fit("[0.01, " + std::to_string(encode_s) + "]"),
-                      decode = fit("[0.01, 0, 0, " + std::to_string(decode_s) + ", 0]");
-    return LatencyModel::parse(
-        R"({"schema": 2, "bundle": "a", "bundle_sha256": "0", "load_s": 0.5, "startup_s": 1, "base_bytes": 1000,
-            "bytes_per_voxel": 1, "largest_voxels": 9, "measured_at": "now", "host": {"processor": "p", "cores": 2,
-            "memory_bytes": 1, "device": "cpu", "backend": "b", "version": "1", "precision": "fp32", "settings": ""},
-            "fits": {"encode": )" +
-            encode + ", \"first_encode\": " + encode + ", \"decode\": " + decode + ", \"first_decode\": " + decode +
-            "}}",
-        "a model");
-}
-
 struct Host {
-    explicit Host(const char* bundle, std::optional<LatencyModel> model = std::nullopt)
-        : engine(std::make_shared<SlowEngine>(bundle)),
-          session(engine, {Framing{kSide * kSide * kSide, 8, 16}, false, std::move(model)}) {
+    explicit Host(const char* bundle, std::size_t history_bytes = SessionOptions{}.history_bytes)
+        : engine(std::make_shared<SlowEngine>(bundle)), session(engine, options(history_bytes)) {
         session.set_image(a_ball());
     }
 
+    static SessionOptions options(std::size_t history_bytes) {
+        SessionOptions found{WindowPolicy{kSide * kSide * kSide, 8, 16}};
+        found.history_bytes = history_bytes;
+        return found;
+    }
+    std::uint16_t label(const Voxel& v) { return mask()[static_cast<std::size_t>((v[0] * kSide + v[1]) * kSide + v[2])]; }
+    int undos() {
+        for (int count = 0;; ++count) {
+            try {
+                session.undo();
+            } catch (const Error& error) {
+                CHECK(error.code() == GSTK_ERROR_PROMPT);
+                return count;
+            }
+        }
+    }
     std::vector<std::uint16_t> mask() {
         std::vector<std::uint16_t> found(kSide * kSide * kSide);
         session.read_mask(nullptr, found.data(), found.size());
@@ -116,7 +117,7 @@ struct Host {
         const auto found = mask();
         return std::count(found.begin(), found.end(), object_id);
     }
-    bool gave_up(const char* words) { return std::strstr(session.report().given_up->c_str(), words) != nullptr; }
+    bool skipped(const char* words) { return std::strstr(session.report().compromises->c_str(), words) != nullptr; }
 
     std::shared_ptr<SlowEngine> engine;
     Session session;
@@ -126,71 +127,143 @@ constexpr std::int64_t kBall = 4169, kClick = 123;  // voxels of the ball, and o
 const Triple kCentre{24, 24, 24};
 
 void a_mask_comes_in_time(const char* bundle) {
-    for (const bool has_model : {false, true}) {
-        Host host(bundle, has_model ? std::optional<LatencyModel>(a_model(4, 0.5)) : std::nullopt);
-        host.session.set_time_limit(0.3);
-        host.engine->seconds = {kAges, kAges, kAges};
-        host.session.add_point(kCentre, true, 1);
-        CHECK(host.session.report().spent_s < kSoon);
-        CHECK(host.session.report().limit_s == 0.3);
-        CHECK(host.session.report().guessed && host.gave_up("prompts alone"));
-        CHECK(host.voxels() == kClick);
-        // The next call looks again, and all can be taken back.
-        host.engine->seconds = {};
-        host.session.set_time_limit(0);
-        host.session.add_point({24, 24, 26}, true, 1);
-        CHECK(!host.session.report().guessed && host.session.report().given_up->empty());
-        CHECK(host.voxels() == kBall);
-        host.session.undo();
-        CHECK(host.voxels() == kClick);
-        host.session.undo();
-        CHECK(host.voxels() == 0);
-        // A look that is over in time, and one that suits the mask better but is not.
-        host.session.set_time_limit(0.3);
-        host.engine->seconds = {0, 0, kAges};
-        host.session.add_box({{20, 20, 20}, {28, 28, 28}, 24}, 1);
-        CHECK(host.session.report().spent_s < kSoon && host.voxels() > kClick);
-    }
+    Host host(bundle);
+    host.session.set_time_limit(0.3);
+    host.engine->seconds = {kAges};
+    host.session.add_point(kCentre, true, 1);
+    CHECK(host.session.report().spent_s < kSoon);
+    CHECK(host.session.report().limit_s == 0.3);
+    CHECK(host.session.report().is_fallback && host.skipped("the prompts alone"));
+    CHECK(host.voxels() == kClick);
+    // The next call asks the network again, and all can be taken back.
+    host.engine->seconds = {};
+    host.session.set_time_limit(0);
+    host.session.add_point({24, 24, 26}, true, 1);
+    CHECK(!host.session.report().is_fallback && host.session.report().compromises->empty());
+    CHECK(host.voxels() == kBall);
+    host.session.undo();
+    CHECK(host.voxels() == kClick);
+    host.session.undo();
+    CHECK(host.voxels() == 0);
+    // An answer that is there in time, and one in a window that suits the mask better but is not.
+    host.session.set_time_limit(0.3);
+    host.engine->seconds = {0, 0, kAges};
+    host.session.add_box({{20, 20, 20}, {28, 28, 28}, 24}, 1);
+    CHECK(host.session.report().spent_s < kSoon && host.voxels() > kClick);
 }
 
-void a_guess_keeps_to_what_was_said(const char* bundle) {
+void a_fallback_keeps_to_the_prompts(const char* bundle) {
     Host host(bundle);
     host.session.set_time_limit(0.1);
     host.engine->seconds = {kAges};
     host.session.set_prompts({{{{24, 24, 24}, false}, {{4, 4, 4}, true}}, Box{{12, 12, 12}, {36, 36, 36}, 24}}, 1);
-    const auto mask = host.mask();
-    const auto at = [&](std::int64_t z, std::int64_t y, std::int64_t x) { return mask[(z * kSide + y) * kSide + x]; };
-    CHECK(at(4, 4, 4) == 1 && at(24, 24, 24) == 0 && at(24, 24, 32) == 1 && at(12, 12, 12) == 0);
+    CHECK(host.session.report().is_fallback);
+    CHECK(host.label({4, 4, 4}) == 1 && host.label({24, 24, 24}) == 0);
+    CHECK(host.label({24, 24, 32}) == 1 && host.label({12, 12, 12}) == 0);
 }
 
+// The first call under a limit runs the coarsest window first; what finer windows cost is learnt from those that were
+// tried.
 void windows_fit_the_time(const char* bundle) {
-    Host host(bundle, a_model(400, 10));
-    std::int64_t before = 0;
-    for (const double limit_s : {15.0, 40.0, 10000.0}) {
-        host.session.reset(0);
-        host.engine->encoded.clear();
-        host.session.set_time_limit(limit_s);
-        host.session.add_point(kCentre, true, 1);
-        const CallReport report = host.session.report();
-        CHECK(!host.engine->encoded.empty());
-        const std::int64_t seen = count_of(host.engine->encoded.front());
-        CHECK(seen > before);
-        before = seen;
-        // Nothing here takes any time: what is expected, the first look's half of the limit, is the model's word.
-        CHECK(report.expected_s > 0 && report.expected_s < limit_s && !report.guessed);
-        CHECK(report.encodes >= 1 && report.decodes >= report.encodes);
-        CHECK(host.gave_up("voxels: they have") == (limit_s < 10000));
-    }
+    Host host(bundle);
+    host.engine->quick_voxels = 60000;
+    host.session.set_time_limit(1);
+    host.session.add_point(kCentre, true, 1);
+    CHECK(host.engine->encoded.size() == 1 && count_of(host.engine->encoded[0]) == 16 * 16 * 16);
+    CHECK(!host.session.report().is_fallback && host.skipped("a finer window") && host.voxels() > kBall / 2);
+    host.session.add_point({24, 24, 26}, true, 2);
+    CHECK(!host.session.report().is_fallback && host.skipped("a finer window"));
+    const auto finer = host.engine->encoded.back();
+    CHECK(host.engine->encoded.size() > 1 && count_of(finer) > 16 * 16 * 16 && count_of(finer) <= 60000);
+    // Without a limit the finest is waited for.
+    host.engine->quick_voxels = kSide * kSide * kSide;
+    host.session.set_time_limit(0);
+    host.session.add_point(kCentre, true, 3);
+    CHECK(count_of(host.engine->encoded.back()) > 60000 && host.session.report().compromises->empty());
 }
 
 void clicks_are_taken_at_once_where_time_is_short(const char* bundle) {
-    Host host(bundle, a_model(1, 1000));
+    Host host(bundle);
+    host.engine->seconds = {0, 2};
+    host.session.add_point(kCentre, true, 2);
     ObjectPrompts many;
     for (std::int64_t k = 0; k < 8; ++k) many.points.push_back({{24, 24, 20 + k}, true});
-    host.session.set_time_limit(20);
+    host.session.set_time_limit(10);
     host.session.set_prompts(many, 1);
-    CHECK(host.gave_up("taken at once"));
+    CHECK(host.skipped("all of them at once"));
     CHECK(host.session.report().decodes < 8 && host.voxels() > kBall * 7 / 10);
+}
+
+void clicked_voxels_are_as_clicked(const char* bundle) {
+    Host host(bundle);
+    const Voxel dark{4, 5, 6}, bright{24, 24, 27};
+    host.session.add_point(kCentre, true, 1);
+    host.session.add_point({4, 5, 6}, true, 1);  // where the engine sees no object
+    CHECK(host.label(dark) == 1 && host.label(bright) == 1);
+    host.session.add_point({24, 24, 27}, false, 1);  // where it sees one
+    CHECK(host.label(dark) == 1 && host.label(bright) == 0);
+    host.session.add_point({24, 24, 27}, true, 1);
+    CHECK(host.label(bright) == 1);
+}
+
+void the_same_prompts_are_no_change(const char* bundle) {
+    Host host(bundle);
+    const ObjectPrompts prompts{{{{24, 24, 24}, true}}, {}};
+    host.session.set_prompts({}, 1);
+    CHECK(host.undos() == 0);
+    host.session.set_prompts(prompts, 1);
+    const auto decodes = host.session.counts().decodes;
+    CHECK(host.session.set_prompts(prompts, 1) == Region{});
+    CHECK(host.session.counts().decodes == decodes);
+    host.session.add_box({{14, 14, 14}, {34, 34, 34}, 24}, 1);
+    host.session.add_box({{14, 14, 14}, {34, 34, 34}, 24}, 1);
+    CHECK(host.undos() == 2);
+}
+
+void what_was_undone_is_done_again(const char* bundle) {
+    Host host(bundle);
+    const auto refused = [&] {
+        try {
+            host.session.redo();
+        } catch (const Error& error) {
+            return error.code() == GSTK_ERROR_PROMPT;
+        }
+        return false;
+    };
+    CHECK(refused());
+    host.session.add_point(kCentre, true, 1);
+    host.session.add_point({4, 5, 6}, true, 2);
+    const auto both = host.mask();
+    host.session.undo();
+    host.session.undo();
+    CHECK(host.voxels() == 0);
+    host.session.redo();
+    CHECK(host.voxels() == kBall);
+    host.session.redo();
+    CHECK(host.mask() == both && refused());
+    host.session.undo();
+    host.session.add_point({4, 5, 7}, true, 2);
+    CHECK(refused());
+    CHECK(host.undos() == 2);
+}
+
+// A mask that was dropped for want of memory is computed again, whatever the limit of calls is.
+void undo_recomputes(const char* bundle) {
+    Host host(bundle, 0);
+    host.session.add_point(kCentre, true, 1);
+    const auto before = host.mask();
+    host.session.add_point({4, 5, 6}, true, 1);
+    const auto decodes = host.session.counts().decodes;
+    host.session.set_time_limit(0.05);
+    host.engine->seconds = {1};
+    host.session.undo();
+    CHECK(host.session.counts().decodes > decodes && host.mask() == before);
+    CHECK(!host.session.report().is_fallback && host.session.report().limit_s == 0);
+    host.session.set_time_limit(0);
+    host.session.redo();
+    host.session.cancel();  // of no call, so that the next one is not concerned
+    host.session.undo();
+    CHECK(host.mask() == before);
 }
 
 // Cancels until a call ended so; returns what it threw, or GSTK_OK.
@@ -235,7 +308,7 @@ void a_call_can_be_cancelled(const char* bundle) {
 // Two sessions share an engine: neither outlasts its limit for the other's sake, nor ends the other's run.
 void sessions_do_not_hold_each_other_up(const char* bundle) {
     Host slow(bundle);
-    Session quick(slow.engine, {Framing{kSide * kSide * kSide, 8, 16}, false, {}});
+    Session quick(slow.engine, {WindowPolicy{kSide * kSide * kSide, 8, 16}});
     quick.set_image(a_ball());
     quick.set_time_limit(0.2);
     slow.engine->seconds = {kAges};
@@ -250,7 +323,7 @@ void sessions_do_not_hold_each_other_up(const char* bundle) {
     while (!slow.engine->runs) std::this_thread::yield();
     quick.cancel();
     quick.add_point(kCentre, true, 1);
-    CHECK(quick.report().guessed && quick.report().spent_s < kSoon);
+    CHECK(quick.report().is_fallback && quick.report().spent_s < kSoon);
     quick.set_time_limit(0);
     CHECK(ended(quick, [&] { quick.add_point(kCentre, true, 2); }) == GSTK_ERROR_CANCELLED);
     CHECK(slow.engine->runs && status == GSTK_OK);
@@ -272,17 +345,17 @@ void errors_are_not_taken_for_lack_of_time(const char* bundle) {
     CHECK(status == GSTK_ERROR_ENGINE && host.voxels() == 0);
 }
 
-void the_pace_follows_the_clock(const char* bundle) {
-    const auto engine = std::make_shared<SlowEngine>(bundle);
-    TimedEngine timed(engine, a_model(10, 1));
-    const Grid<float> image({16, 16, 16});
-    const double modelled_s = timed.encode_s(image.shape);
-    CHECK(timed.pace() == 1);
-    engine->seconds = {8 * modelled_s, 8 * modelled_s};
-    for (int i = 0; i < 2; ++i) timed.encode(image, {});
-    CHECK(timed.pace() >= 8 && timed.encode_s(image.shape) >= 8 * modelled_s);
-    for (int i = 0; i < 4; ++i) timed.encode(image, {});
-    CHECK(timed.pace() < 8);
+void run_times_say_what_the_next_run_takes(const char*) {
+    RunTimes times;
+    CHECK(times.empty() && times.expected_s(1000) == 0);
+    times.add(1000, 2);
+    CHECK(times.expected_s(1000) == 2 && times.expected_s(8000) == 16);
+    times.add(8000, 4);
+    CHECK(times.expected_s(1000) == 2 && times.expected_s(8000) == 4 && times.expected_s(16000) == 8);
+    times.add(8000, 5);
+    CHECK(times.expected_s(8000) == 5);  // the newest of a size
+    for (int i = 0; i < 3; ++i) times.add(8000, 6);
+    CHECK(times.expected_s(1000) == 0.75);  // the first is forgotten
 }
 
 void the_cache_drops_the_oldest(const char*) {
@@ -307,9 +380,10 @@ void the_cache_drops_the_oldest(const char*) {
 int main(int count, char** arguments) {
     if (count != 2) return 2;
     for (const auto& test :
-         {a_mask_comes_in_time, a_guess_keeps_to_what_was_said, windows_fit_the_time,
+         {clicked_voxels_are_as_clicked, the_same_prompts_are_no_change, what_was_undone_is_done_again, undo_recomputes,
+          a_mask_comes_in_time, a_fallback_keeps_to_the_prompts, windows_fit_the_time,
           clicks_are_taken_at_once_where_time_is_short, a_call_can_be_cancelled, sessions_do_not_hold_each_other_up,
-          errors_are_not_taken_for_lack_of_time, the_pace_follows_the_clock, the_cache_drops_the_oldest})
+          errors_are_not_taken_for_lack_of_time, run_times_say_what_the_next_run_takes, the_cache_drops_the_oldest})
         test(arguments[1]);
     return failures() ? 1 : 0;
 }

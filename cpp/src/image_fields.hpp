@@ -1,4 +1,4 @@
-// Fields on a grid that refining needs: local means, and distances along paths; mirrors parts of gstk.refine.
+// Fields on a grid that image_refiner needs: local means, and distances along paths.
 //
 // Everything goes plane by plane, and a plane is finished while it is in the cache.
 #pragma once
@@ -63,8 +63,5 @@ void squared_gradient(const float* values, const Shape& shape, std::int64_t z, f
 // Each of `sweeps` goes along z, y and x, forth and back.
 constexpr float kFar = 1e6f;
 void distances_from(const Grid<std::uint8_t>& seeds, const float* cost, int sweeps, float* distances);
-
-// Of the voxels of a mask from its background, along the axes. Beyond the grid's faces the mask may go on.
-Grid<std::int64_t> taxicab(const Grid<std::uint8_t>& mask);
 
 }  // namespace gstk::impl

@@ -1,4 +1,4 @@
-#include "preprocess.hpp"
+#include "resampling.hpp"
 
 #include <algorithm>
 #include <limits>

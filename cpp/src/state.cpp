@@ -1,0 +1,53 @@
+#include "state.hpp"
+
+#include <algorithm>
+
+#include "label_fusion.hpp"
+
+namespace gstk::impl {
+
+bool ObjectState::is_extended_by(const ObjectPrompts& longer) const {
+    const auto& before = prompts.points;
+    return logits && !is_fallback && longer.box == prompts.box && longer.points.size() >= before.size() &&
+           std::equal(before.begin(), before.end(), longer.points.begin());
+}
+
+ObjectState ImageState::object(std::int64_t object_id) const {
+    const auto entry = objects.find(object_id);
+    return entry == objects.end() ? ObjectState{} : entry->second;
+}
+
+void ImageState::put(std::int64_t object_id, ObjectState state) {
+    objects[object_id] = std::move(state);
+    labels.reset();
+}
+
+void ImageState::remember(std::int64_t object_id, ObjectState state, std::size_t limit_bytes) {
+    undone.clear();
+    history.emplace_back(object_id, std::move(state));
+    std::size_t bytes = 0;
+    for (auto entry = history.rbegin(); entry != history.rend(); ++entry) {
+        const std::size_t more = entry->second.size_bytes();
+        if (more > 0 && bytes + more > limit_bytes)
+            entry->second = ObjectState{entry->second.prompts, {}, nullptr, false};
+        else
+            bytes += more;
+    }
+}
+
+const Grid<std::uint16_t>& ImageState::label_map() {
+    if (labels) return *labels;
+    std::map<std::int64_t, ObjectLogits> masks;
+    for (const auto& [object_id, state] : objects) {
+        if (!state.logits) continue;
+        ObjectLogits object{state.logits, {}, {}};
+        for (const auto& p : state.prompts.points)
+            if (p.foreground) object.clicks.push_back(p.zyx);
+        if (state.prompts.box) object.box_centre = state.prompts.box->centre();
+        masks.emplace(object_id, std::move(object));
+    }
+    labels = gstk::impl::label_map(geometry(), masks);
+    return *labels;
+}
+
+}  // namespace gstk::impl
