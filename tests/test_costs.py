@@ -9,7 +9,10 @@ import pytest
 from latency import a_model
 
 from gstk.core.geometry import Geometry
+from gstk.core.network_image import NetworkImage
+from gstk.core.profile import find_profile
 from gstk.core.prompts import Box, ObjectPrompts, Point
+from gstk.core.volume import Volume
 from gstk.core.window import Window, WindowPolicy
 from gstk.session.costs import NEAREST_S_PER_VOXEL, RESAMPLE_S_PER_VOXEL, Costs, Rate, WindowCost, window_cost
 from gstk.session.extras.image_guidance import ImageGuidance
@@ -23,7 +26,8 @@ BOXED = ObjectPrompts(box=Box.from_corners(((4, 4, 4), (13, 13, 13))))  # 1000 v
 
 def an_image() -> ImageState:
     policy = WindowPolicy(max_voxels=32**3, multiple=8, min_side=16)
-    return ImageState(np.zeros((40, 40, 40), np.uint8), Geometry((40, 40, 40), (1, 1, 1)), 0, 1, policy)
+    volume = Volume(np.zeros((40, 40, 40), np.uint8), Geometry((40, 40, 40), (1, 1, 1)))
+    return ImageState(NetworkImage.prepare(volume, find_profile("tiny")), policy)
 
 
 def test_a_rate_is_a_default_until_enough_was_measured() -> None:

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
+from gstk.core.network_image import NetworkImage
+from gstk.core.profile import find_profile
 from gstk.core.prompts import ObjectPrompts, Point
+from gstk.core.volume import Volume
 from gstk.core.window import WindowPolicy
 from gstk.session.state import ImageState, ObjectState, given_mask, resume_from_mask
 
@@ -18,7 +21,8 @@ SHAPE = (6, 7, 8)
 
 def an_image() -> ImageState:
     policy = WindowPolicy(max_voxels=16**3, multiple=8, min_side=8)
-    return ImageState(np.zeros(SHAPE, np.uint8), Geometry(SHAPE, (1, 1, 1)), 0, 1, policy)
+    volume = Volume(np.zeros(SHAPE, np.uint8), Geometry(SHAPE, (1, 1, 1)))
+    return ImageState(NetworkImage.prepare(volume, find_profile("tiny")), policy)
 
 
 def a_state(rng: np.random.Generator, image: ImageState) -> ObjectState:
