@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-__all__ = ["draw_overlay", "object_colour", "save_overlay"]
+__all__ = ["draw_overlay", "object_colour", "save_overlay", "upright"]
 
 PANEL_PIXELS = 300
 GAP_PIXELS = 8
@@ -84,7 +84,7 @@ def draw_overlay(
     shown, left_out = said_of[:MAX_ROWS], len(said_of[MAX_ROWS:])
     low, high = intensity_range(volume)
     font = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    axes, flipped = _upright(geometry)
+    axes, flipped = upright(geometry)
     backwards = tuple(k for k in range(3) if flipped[k])
     volume, mask = np.flip(volume.transpose(axes), backwards), np.flip(mask.transpose(axes), backwards)
     spacing_mm = [geometry.spacing_mm[axis] for axis in axes]
@@ -131,7 +131,7 @@ def _centre(prompts: ObjectPrompts) -> Voxel:
     return box.centre()
 
 
-def _upright(geometry: Geometry) -> tuple[list[int], list[bool]]:
+def upright(geometry: Geometry) -> tuple[list[int], list[bool]]:
     """Which array axis runs along the patient's z, y and x (LPS), and whether backwards."""
     # Rows z, y, x of the patient; columns z, y, x of the array.
     along = np.reshape(geometry.direction, (3, 3))[::-1, ::-1]

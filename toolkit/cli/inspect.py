@@ -1,25 +1,42 @@
-"""`gstk inspect`: what a bundle is, in one screen."""
+"""`gstk inspect`: what a bundle or a scan is, in one screen."""
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from gstk.cli.options import PhaseOption, SeriesOption
 
 __all__ = ["inspect_command"]
 
 
 def inspect_command(
-    bundle: Annotated[str, typer.Argument(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
+    path: Annotated[
+        str, typer.Argument(help="A bundle's folder, the name of a built-in one, a scan, a DICOM folder or a case.")
+    ] = "tiny",
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Where a scan's contact sheet goes; NAME_sheet.png here.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a contact sheet that is there.")] = False,
+    series: SeriesOption = None,
+    phase: PhaseOption = None,
 ) -> None:
-    """Describe a bundle: model, licence, input profile, regions, graphs, agreement with torch, training."""
+    """Describe a bundle (model, licence, input, graphs, parity), or a scan, with slices to read clicks off."""
+    from gstk.cli.inspect_scan import inspect_scan, is_scan
+
+    if is_scan(Path(path)):
+        inspect_scan(Path(path), sheet, overwrite, series, phase)
+        return
     from rich.table import Table
 
     from gstk.cli.export import report_lines
     from gstk.cli.tables import print_table
     from gstk.core.bundle import Bundle, find_bundle
 
-    opened = Bundle.open(find_bundle(bundle))
+    opened = Bundle.open(find_bundle(path))
     manifest, roi, shape = opened.manifest, opened.manifest.roi, opened.manifest.architecture
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
