@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gstk.core.bundle import Bundle
+from gstk.core.class_vectors import load_class_vectors
 from gstk.engines.devices import Device, find_device
 from gstk.engines.failures import failure, refuse_lost_device
 from gstk.engines.options import NoOptions, read_options
@@ -169,6 +170,14 @@ class Engine(ABC):
         with self._encoding, self._failing_as(f"encode a region of {shape} for classes"):
             self._require_open()
             return self._class_features(array)
+
+    def class_vectors(self) -> NDArray[np.float32]:
+        """The vector of each class id, float32 [n_classes,C].
+
+        Raises:
+            EngineError: the backend or the bundle has no class prompts.
+        """
+        raise EngineError(f"the {self.name} engine runs no class prompts; take another backend, such as openvino")
 
     def interrupt(self) -> None:
         """Ends the calls under way, from another thread: they raise `Interrupted` at the next layer of the network.
@@ -337,6 +346,11 @@ class BundleEngine(Engine):
                 "export it with a profile that has the branch `classes`"
             )
         return self.bundle.graph("class_encoder", self.precision)
+
+    def class_vectors(self) -> NDArray[np.float32]:
+        """See `Engine`."""
+        self._class_graph()
+        return load_class_vectors(self.bundle.path / self.bundle.manifest.class_vectors)
 
     @classmethod
     @abstractmethod

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
@@ -14,12 +18,15 @@ torch = pytest.importorskip("torch")
 from class_weights import balance_classes  # noqa: E402
 from test_training_grid import a_direction  # noqa: E402
 
+import gstk  # noqa: E402
+from gstk.batch.infer import infer  # noqa: E402
 from gstk.core.geometry import Geometry  # noqa: E402
 from gstk.core.profile import InputProfile, find_profile  # noqa: E402
 from gstk.core.prompts import ObjectPrompts, Point  # noqa: E402
 from gstk.core.volume import Volume  # noqa: E402
 from gstk.core.window import WindowPolicy  # noqa: E402
 from gstk.engines.base import Engine  # noqa: E402
+from gstk.errors import PromptError  # noqa: E402
 from gstk.session.session import Session  # noqa: E402
 from gstk.training.bundle_reference import BundlePipeline  # noqa: E402
 from gstk.training.network import ClassEncoder, Encoder, PromptDecoder, build_network, class_vectors  # noqa: E402
@@ -40,7 +47,7 @@ class TorchHalves(Engine):
     def __init__(self, network: Any) -> None:
         super().__init__(4, 8)
         self._encoder, self._decoder, self._classes = Encoder(network), PromptDecoder(network), ClassEncoder(network)
-        self.vectors = class_vectors(network).numpy()
+        self._vectors = class_vectors(network).numpy()
 
     def _encode(self, image: NDArray[np.float32]) -> tuple[Any, int]:
         with torch.no_grad():
@@ -50,6 +57,9 @@ class TorchHalves(Engine):
         with torch.no_grad():
             found = self._decoder(handle, torch.from_numpy(coords), torch.from_numpy(labels))
         return np.array(found.numpy())
+
+    def class_vectors(self) -> NDArray[np.float32]:
+        return self._vectors
 
     def _class_features(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
@@ -128,3 +138,78 @@ def test_first_window_is_the_trainings_and_wider_ones_follow(network: Any) -> No
         inside = own.window(3)
         assert inside is not None
         assert inside.step == (1.0, 2.0, 2.0)
+
+
+def test_classes_then_clicks_are_monais(network: Any) -> None:
+    """A class, then a click beside it and one on it: NVIDIA's automatic mask, corrected by its rule."""
+    profile = PROFILES["nv-segment-ct"]
+    agreements, changes = [], []
+    for seed in range(2):
+        rng = np.random.default_rng(100 + seed)
+        volume = a_volume(rng, profile, tilt=0.2)
+        pipeline = BundlePipeline(network, profile, volume)
+        automatic = pipeline.class_logits([3])
+        expected = pipeline.classes([3]) == 3
+        with session(network, profile) as own:
+            own.set_image(volume)
+            assert own.segment_classes(["spleen"]).max() <= 3
+            own.add_class("spleen")
+            first = own.mask == 3
+            agreements.append(float((first == expected).mean()))
+            # Away from the borders: at a patch's first voxel MONAI drops a click, and empties the window.
+            outside = 4 + np.argwhere(~expected[4:-4, 4:-4, 4:-4])
+            click = tuple(int(i) for i in outside[len(outside) // 2])
+            corrected = pipeline.points(ObjectPrompts((Point(click),)), 3, automatic)  # type: ignore[arg-type]
+            own.add_point(click, object_id=3)
+            mask = own.mask == 3
+            # A clicked voxel is as it was clicked, whatever the network says.
+            corrected[click] = True
+            agreements.append(float((mask == corrected).mean()))
+            changes.append(int((corrected != expected).sum()))
+            own.undo()
+            np.testing.assert_array_equal(own.mask == 3, first)
+            inside = 4 + np.argwhere(expected[4:-4, 4:-4, 4:-4])
+            click = tuple(int(i) for i in inside[len(inside) // 2])
+            corrected = pipeline.points(ObjectPrompts((Point(click, False),)), 3, automatic)  # type: ignore[arg-type]
+            own.add_point(click, foreground=False, object_id=3)
+            corrected[click] = False
+            agreements.append(float(((own.mask == 3) == corrected).mean()))
+    assert sum(change > 1 for change in changes) >= 1
+    assert np.mean(agreements) >= 0.995, agreements
+
+
+def test_wrong_prompts_for_a_profile_are_refused(network: Any) -> None:
+    volume = a_volume(np.random.default_rng(1), PROFILES["challenge"], 0)
+    with session(network, PROFILES["challenge"]) as own:
+        own.set_image(volume)
+        with pytest.raises(PromptError, match="whose weights know no classes"):
+            own.add_class("liver")
+    by_class = replace(PROFILES["nv-segment-ct"], branches=("classes",))
+    with session(network, by_class) as own:
+        own.set_image(a_volume(np.random.default_rng(1), by_class, 0))
+        with pytest.raises(PromptError, match="take classes alone"):
+            own.add_point((3, 3, 3))
+        with pytest.raises(PromptError, match="which is 5 classes; take segment_classes"):
+            own.add_class("lung")
+        with pytest.raises(PromptError, match="near names: liver"):
+            own.segment_classes(["livr"])
+
+
+def test_infer_segments_classes_and_names_them(network: Any, tmp_path: Path) -> None:
+    volume = a_volume(np.random.default_rng(7), PROFILES["nv-segment-ct"], 0)
+    image = sitk.GetImageFromArray(volume.image)
+    volume.geometry.apply_to(image)
+    sitk.WriteImage(image, str(tmp_path / "ct.nii.gz"))
+    with session(network, PROFILES["nv-segment-ct"]) as own, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (result,) = infer(own, tmp_path / "ct.nii.gz", tmp_path / "out", classes=["spleen", "kidney"])
+        own.set_image(gstk.read_volume(tmp_path / "ct.nii.gz"))
+        expected = own.segment_classes(["spleen", "kidney"])
+        (wrong,) = infer(own, tmp_path / "ct.nii.gz", tmp_path / "other", classes=["splen"])
+    assert result.error is None
+    assert result.output is not None
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(result.output))), expected)
+    labels = json.loads((tmp_path / "out" / "ct_labels.json").read_text())["labels"]
+    assert {int(k) for k in labels} == {int(k) for k in np.unique(expected)} - {0}
+    assert all(labels[str(one.object_id)]["name"] == one.name for one in result.objects)
+    assert "near names: spleen" in str(wrong.error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+import json
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,8 +18,8 @@ from numpy.typing import NDArray
 from gstk.batch.ray_pool import Workers, map_on_ray
 from gstk.cases.names import distinct_names
 from gstk.cases.npz import Case, SpacingOrder, load_case, save_segs
-from gstk.cases.volumes import VOLUME_SUFFIXES, find_cases, read_volume, write_case_mask
-from gstk.core.files import StrPath, make_folder
+from gstk.cases.volumes import VOLUME_SUFFIXES, case_name, find_cases, read_volume, write_case_mask
+from gstk.core.files import StrPath, atomic_path, make_folder
 from gstk.core.prompts import ObjectPrompts, whole_object_id
 from gstk.errors import GstkError, OutputError, PromptError
 from gstk.session.deadline import Budget
@@ -35,6 +37,7 @@ class _Options(NamedTuple):
     overlay: bool
     intensity_window: str
     assume_window: str | None
+    classes: tuple[str, ...]
     spacing_order: SpacingOrder
     series: str | None
     phase: int | None
@@ -56,13 +59,15 @@ class ObjectResult:
         object_id: its label.
         voxels: size of its mask.
         volume_ml: the same in millilitres.
-        seconds: wall time.
+        seconds: wall time; 0 for one of several classes.
+        name: of a class; empty for other objects.
     """
 
     object_id: int
     voxels: int
     volume_ml: float
     seconds: float
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,60 @@ def segment_case(
     return mask, objects, tuple(notes)
 
 
+def segment_classes(
+    session: Session, case: Case, names: Sequence[str], intensity_window: str, assume_window: str | None
+) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...]]:
+    """Segments classes by name; the case's clicks then correct those of their ids.
+
+    Args:
+        session: of weights with classes.
+        case: its prompts are those of class ids.
+        names: of classes, groups and sets; see `Session.segment_classes`.
+        intensity_window, assume_window: see `Session.set_image`.
+
+    Returns:
+        The label map, uint16 (z,y,x), of class ids; and the classes that are there, in numbers.
+
+    Raises:
+        PromptError: the weights have no such class, or a prompt is of a class that is not asked for.
+    """
+    session.set_image(case.volume, intensity_window=intensity_window, assume_window=assume_window)
+    prompts = {k: said for k, said in case.prompts.items() if said.points or said.box}
+    mask = session.segment_classes(names, as_objects=bool(prompts))
+    table = session.profile.classes
+    if prompts:
+        others = sorted(set(prompts) - set(table.expand(names)))
+        if others:
+            raise PromptError(f"got a click on object {others[0]}, expected the id of a class that is asked for")
+        session.set_all(prompts)
+        mask = session.mask
+    sizes = np.bincount(mask.ravel())
+    voxel_ml = case.geometry.volume_mm3 / 1000
+    found = [
+        ObjectResult(int(k), int(sizes[k]), float(sizes[k] * voxel_ml), 0.0, table.name_of(int(k)))
+        for k in np.flatnonzero(sizes)
+        if k
+    ]
+    return mask, tuple(found)
+
+
+def write_class_names(path: Path, objects: Sequence[ObjectResult]) -> None:
+    """Names the labels of a label map: JSON with an entry an id, its name, voxels and a colour for viewers (0-255)."""
+    entries = {
+        str(one.object_id): {"name": one.name, "voxels": one.voxels, "color_rgb": _color(one.object_id)}
+        for one in objects
+    }
+    with atomic_path(path) as partial_file:
+        partial_file.write_text(json.dumps({"labels": entries}, indent=1) + "\n", encoding="utf-8")
+
+
+def _color(class_id: int) -> list[int]:
+    """A colour that stays the same for a class, and differs from that of its neighbours in the list."""
+    hue = (class_id * 0.61803398875) % 1
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.55 + 0.35 * (class_id % 2), 0.95)
+    return [round(255 * value) for value in (red, green, blue)]
+
+
 def infer(
     session: Session | Callable[[], Session],
     sources: StrPath | Iterable[StrPath],
@@ -149,6 +208,7 @@ def infer(
     overlay: bool = False,
     intensity_window: str = "auto",
     assume_window: str | None = None,
+    classes: Sequence[str] = (),
     spacing_order: SpacingOrder = "zyx",
     series: str | None = None,
     phase: int | None = None,
@@ -169,6 +229,8 @@ def infer(
         prompts: by object id, for every source; they replace those of an .npz case for the same object.
         overlay: also write `<name>_overlay.png`.
         intensity_window: intensities of volumes that are not .npz, where the network takes the challenge's 0 to 255.
+        classes: names of classes, groups or sets to segment, where the weights have classes; `prompts` then correct the
+            class of their id. Beside the mask a JSON file names the labels.
         assume_window: the window that made 0 to 255 of HU, where the network takes HU; see `Session.set_image`.
         spacing_order: axis order of the `spacing` of .npz cases.
         series, phase: which image of each DICOM folder, as in `gstk.cases.volumes.read_volume`.
@@ -209,7 +271,16 @@ def infer(
             stacklevel=2,
         )
     options = _Options(
-        dict(prompts or {}), overlay, intensity_window, assume_window, spacing_order, series, phase, budget, started_s
+        dict(prompts or {}),
+        overlay,
+        intensity_window,
+        assume_window,
+        tuple(classes),
+        spacing_order,
+        series,
+        phase,
+        budget,
+        started_s,
     )
     tasks = [_Task(*task) for task in zip(paths, outputs, pictures, strict=True)]
     if workers is not None:  # their working folder is another
@@ -295,7 +366,11 @@ def _infer_one(session: Session, options: _Options, task: _Task) -> InferResult:
             within_s = options.budget.left_s(len(case.prompts), spent_s)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            mask, objects, said = segment_case(session, case, within_s, window, options.assume_window)
+            said: tuple[str, ...] = ()
+            if options.classes:
+                mask, objects = segment_classes(session, case, options.classes, window, options.assume_window)
+            else:
+                mask, objects, said = segment_case(session, case, within_s, window, options.assume_window)
         notes += [*(str(w.message) for w in caught), *said]
         if output.suffix == ".npz":
             save_segs(output, mask)
@@ -303,11 +378,15 @@ def _infer_one(session: Session, options: _Options, task: _Task) -> InferResult:
             regular = write_case_mask(output, mask, case)
             if regular is not None:
                 notes.append(f"the mask on the regular grid, for viewers, is {regular}")
+        if options.classes:
+            write_class_names(output.with_name(f"{case_name(output)}_labels.json"), objects)
         picture = None
         if options.overlay:
             from gstk.cases.overlay import save_overlay
+            from gstk.cases.prepare import window_image
 
-            picture = save_overlay(picture_path, case.image, case.geometry, mask, case.prompts)
+            shown, _ = window_image(case, window)
+            picture = save_overlay(picture_path, shown, case.geometry, mask, case.prompts)
     except (GstkError, MemoryError) as error:
         reason = str(error) or "it does not fit into memory"
         return InferResult(path, seconds=time.perf_counter() - began, warnings=tuple(notes), error=reason)

@@ -76,6 +76,15 @@ def infer_command(
             "brain, bone, percentile, or width,level in HU."
         ),
     ] = "auto",
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Segment classes by name, where the weights have them: names, ids, groups such as lung, or "
+            "everything. Clicks with a class's id then correct it: --point 3:z,y,x.",
+            show_default=False,
+        ),
+    ] = None,
     assume_window: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +112,10 @@ def infer_command(
     from gstk.engines.options import parse_assignments
     from gstk.session.deadline import Budget, process_age_s
 
+    if classes is not None and budget is not None:
+        raise typer.BadParameter(
+            "takes no --budget: windows over the whole volume are all needed", param_hint="--classes"
+        )
     cluster = ray_workers(ray, workers, worker_cpus, worker_gpus)
     if cluster is not None and threads is None and not worker_gpus:
         threads = max(1, int(cluster.cpus))
@@ -129,6 +142,7 @@ def infer_command(
             overwrite=overwrite,
             intensity_window=window,
             assume_window=assume_window,
+            classes=[name.strip() for name in (classes or "").split(",") if name.strip()],
             spacing_order=spacing_order.order,
             series=series,
             phase=phase,
@@ -191,7 +205,8 @@ class _Report:
         for heading in ("object", "voxels", "millilitres", "seconds"):
             table.add_column(heading, justify="right")
         for entry in result.objects:
-            table.add_row(str(entry.object_id), f"{entry.voxels:,}", f"{entry.volume_ml:.2f}", f"{entry.seconds:.2f}")
+            called = f"{entry.object_id} {entry.name}".strip()
+            table.add_row(called, f"{entry.voxels:,}", f"{entry.volume_ml:.2f}", f"{entry.seconds:.2f}")
         print_table(table)
         report = result.report
         if self._budget is not None and report is not None and report.budget_s is not None:

@@ -156,7 +156,7 @@ class TrainingGrid:
         index = [np.arange(a, b) for a, b in zip(self.low, self.high, strict=True)]
         return intensity_range(self._interpolate(volume, index), percentiles)
 
-    def nearest(self, window: Window, values: NDArray[np.float32]) -> tuple[Region, NDArray[np.float32]]:
+    def nearest(self, window: Window, values: NDArray[Any]) -> tuple[Region, NDArray[Any]]:
         """Values of a window on the volume's voxels, each from the nearest voxel of the grid (MONAI's `Invertd`).
 
         Returns:

@@ -108,6 +108,12 @@ class ClassSegmenter:
     def segment(
         self, class_ids: Sequence[int], on_progress: Callable[[int, int], None] = lambda done, total: None
     ) -> NDArray[np.uint16]:
+        """As `segment_grid`, on the voxels of the volume: uint16 (z,y,x)."""
+        return self.project(self.segment_grid(class_ids, on_progress))
+
+    def segment_grid(
+        self, class_ids: Sequence[int], on_progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> NDArray[np.uint16]:
         """The label map of some classes: the one of the largest logit where any is above 0.
 
         Args:
@@ -115,14 +121,18 @@ class ClassSegmenter:
             on_progress: called after each window with how many are done, and of how many.
 
         Returns:
-            uint16 (z,y,x) of the volume: class ids, 0 elsewhere.
+            uint16 (z,y,x) of the training grid, of what counts of it: class ids, 0 elsewhere.
         """
         vectors, ids = self._vectors[list(class_ids)], np.array(class_ids, np.uint16)
         labels = np.zeros(self._shape, np.uint16)
         for cell, features in self._cells(on_progress):
             labels[self._slices(cell)] = _label(features, vectors, ids)
+        return np.ascontiguousarray(self.image.axes.to_volume(labels))
+
+    def project(self, labels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """A label map of the grid on the voxels of the volume, uint16 (z,y,x)."""
         whole = self._grid.window(self._grid.low, self._grid.shape)
-        region, values = self._grid.nearest(whole, self.image.axes.to_volume(labels))
+        region, values = self._grid.nearest(whole, labels)
         mask = np.zeros(self._grid.volume_shape, np.uint16)
         mask[region] = values
         return mask

@@ -14,6 +14,7 @@ from gstk.core.click_rule import component_centre
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.window import Window, frame
 from gstk.engines.base import Embedding
+from gstk.session.class_correction import correct_class
 from gstk.session.click_update import (
     ClickScope,
     apply_click,
@@ -130,6 +131,8 @@ class ObjectSegmenter:
             TimeUp: there is not even a first answer of the network.
         """
         prompts, geometry = state.prompts, image.geometry
+        if state.class_id is not None and click is not None:
+            return self._correct_class(image, state, click, clock)
         if not can_start(prompts):
             return ObjectState(prompts)  # nothing says where the object is
         points = network_points(prompts)
@@ -170,6 +173,26 @@ class ObjectSegmenter:
             region, values = answer_thin_box(prompts.box, geometry, region, values)
         self.costs.resampling.measured(values.size, time.perf_counter() - began)
         return ObjectState(prompts, window, region, values)
+
+    def _correct_class(self, image: ImageState, state: ObjectState, click: Point, clock: Clock) -> ObjectState:
+        """An object of a class after a click, by MONAI's rule; see `class_correction`.
+
+        Raises:
+            TimeUp: there is no answer of the network.
+        """
+        window = image.source.training_window(click.zyx)
+        assert window is not None  # a profile with classes has a grid
+        assert state.grid_mask is not None
+        coords, labels = network_points(state.prompts)
+        held = window.holds(coords)
+        coords, labels = coords[held], labels[held]
+        special = 2 if state.class_id in image.source.profile.classes.special else 0
+        logits = self._decode_window(image, window, (coords, labels + special), clock.deadline)
+        mask, region, values = correct_class(
+            image.source, window, logits, state.grid_mask, state.region, state.logits, coords, labels == 1
+        )
+        enforce_clicks(values, region, state.prompts)
+        return replace(state, window=window, region=region, logits=values, grid_mask=mask, is_fallback=False)
 
     def _affordable_window(self, image: ImageState, window: Window, clock: Clock) -> Window:
         """The window, or one of the same field of view and fewer voxels that there is time for."""
@@ -301,6 +324,8 @@ def _prepared_window(image: ImageState, prompts: ObjectPrompts) -> Window | None
 
 def _inner_points(state: ObjectState, prompts: ObjectPrompts) -> tuple[Point, ...]:
     """A point inside a given mask that the network is told where only background clicks correct it; else none."""
+    if state.class_id is not None:
+        return ()  # MONAI's rule tells the network the clicks alone
     if state.given is None or can_start(prompts) or state.logits is None or state.region is None:
         return ()
     mask = state.logits > 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gstk.calibration import memory
 from gstk.calibration.model import LatencyModel
 from gstk.core.geometry import Geometry
 from gstk.core.intensities import IntensityWindow
@@ -25,13 +26,14 @@ from gstk.core.window import Window, WindowPolicy
 from gstk.engines.base import Engine
 from gstk.errors import GeometryError, GstkError, PromptError
 from gstk.session.call_report import CallReport
+from gstk.session.class_segmenter import ClassSegmenter
 from gstk.session.costs import Costs
 from gstk.session.deadline import Budget, Deadline
 from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES
 from gstk.session.planner import Plan, can_start
 from gstk.session.scheduler import Scheduler
 from gstk.session.segmenter import ObjectSegmenter
-from gstk.session.state import ImageState, ObjectState, given_mask
+from gstk.session.state import ImageState, ObjectState, class_mask, given_mask
 from gstk.session.strokes import lasso_points, plane_box_points, scribble_points
 from gstk.session.timed_engine import TimedEngine
 
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
     from gstk.session.extras import Extra
 
 __all__ = ["CallReport", "Region", "Session"]
+
+
+CLASS_CACHE_SHARE = 0.4
+"""Share of the free memory that the features of classes may take."""
 
 
 class Session:
@@ -253,6 +259,66 @@ class Session:
                 raise PromptError(f"got a mask {np.shape(mask)}, expected the image's {image.geometry.shape}")
             return image.commit({whole_object_id(object_id): given_mask(np.asarray(mask) != 0, image)})
 
+    def add_class(
+        self,
+        name: str | int,
+        object_id: int | None = None,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Region:
+        """Segments a class by its name; clicks on the object then correct it where they touch it, `undo` takes it back.
+
+        The first class looks at the whole volume, window by window; the next ones on the same image take a fraction
+        of its time where memory holds the features.
+
+        Args:
+            name: of a class, or its id; not of a group or set.
+            object_id: of the object that it becomes; None is the class's id.
+            on_progress: called after each window with how many are done, and of how many.
+
+        Returns:
+            The slices (z,y,x) of the volume outside which the mask did not change.
+
+        Raises:
+            PromptError: the network has no such class.
+            EngineError: the bundle or backend has no class prompts.
+            Interrupted: by `cancel`; nothing has changed.
+        """
+        with self._lock:
+            ids = self._class_ids([name])
+            if len(ids) != 1:
+                raise PromptError(f"got {name!r}, which is {len(ids)} classes; take segment_classes")
+            key = ids[0] if object_id is None else object_id
+            self._object(key)  # checks the id
+            labels, on_grid = self._segment_classes(ids, on_progress)
+            image = self._current()
+            return image.commit({key: class_mask(labels == ids[0], on_grid == ids[0], image, ids[0])})
+
+    def segment_classes(
+        self,
+        names: Sequence[str | int],
+        as_objects: bool = False,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> NDArray[np.uint16]:
+        """Segments classes by name over the whole volume; each voxel is of the class of the largest logit.
+
+        Args:
+            names: of classes, groups such as "lung" and sets such as "everything", or their ids.
+            as_objects: whether each class becomes an object under its id, for clicks to correct; takes memory for each.
+            on_progress: called after each window with how many are done, and of how many.
+
+        Returns:
+            uint16 (z,y,x): class ids, 0 elsewhere, a fresh array.
+
+        Raises: as `add_class`.
+        """
+        with self._lock:
+            ids = self._class_ids(names)
+            labels, on_grid = self._segment_classes(ids, on_progress)
+            if as_objects:
+                image = self._current()
+                image.commit({k: class_mask(labels == k, on_grid == k, image, k) for k in ids})
+            return labels
+
     def set_prompts(self, prompts: ObjectPrompts, object_id: int = 1) -> Region:
         """Replaces all prompts of an object in one step; returns and raises as `add_point`."""
         return self.set_all({object_id: prompts})
@@ -407,7 +473,37 @@ class Session:
             raise PromptError(f"got a click at {zyx!r:.80}, expected (z, y, x) inside the image of {geometry.shape}")
         return voxel
 
+    def _class_ids(self, names: Sequence[str | int]) -> tuple[int, ...]:
+        if "classes" not in self.profile.branches:
+            raise PromptError(
+                f"got a class for the profile {self.profile.name}, whose weights know no classes; give a point or a box"
+            )
+        return self.profile.classes.expand(names)
+
+    def _segment_classes(
+        self, class_ids: Sequence[int], on_progress: Callable[[int, int], None]
+    ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """Label maps (z,y,x) of the volume and of the training grid."""
+        image, engine = self._current(), self._segmenter.engine
+        began = time.perf_counter()
+        if image.classes is None:
+            image.classes = ClassSegmenter(
+                lambda window: engine.class_features(window, Deadline()),
+                engine.engine.class_vectors(),
+                image.source,
+                int(CLASS_CACHE_SHARE * memory.free_bytes()),
+            )
+        with engine.cancellable():
+            on_grid = image.classes.segment_grid(class_ids, on_progress)
+            labels = image.classes.project(on_grid)
+        self.report = CallReport(spent_s=time.perf_counter() - began)
+        return labels, on_grid
+
     def _check(self, prompts: Mapping[int, ObjectPrompts]) -> None:
+        if "points" not in self.profile.branches and any(own.points or own.box for own in prompts.values()):
+            raise PromptError(
+                f"got a point or box for the profile {self.profile.name}, whose weights take classes alone; give those"
+            )
         geometry = self._current().geometry
         for own in prompts.values():
             corners = own.box.corners() if own.box else ()

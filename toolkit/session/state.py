@@ -15,10 +15,11 @@ from gstk.core.prompts import ObjectPrompts
 from gstk.core.regions import Region, bounds, union
 from gstk.core.window import Window, WindowPolicy, frame
 from gstk.engines.base import Embedding
+from gstk.session.class_correction import GridMask
 from gstk.session.class_segmenter import ClassSegmenter
 from gstk.session.label_fusion import ObjectLogits, label_map
 
-__all__ = ["ImageState", "ObjectState", "given_mask", "resume_from_mask"]
+__all__ = ["ImageState", "ObjectState", "class_mask", "given_mask", "resume_from_mask"]
 
 _HISTORY_BYTES = 2**29
 """Memory for masks to go back to; older ones are computed again when somebody does."""
@@ -34,6 +35,8 @@ class ObjectState:
         region, logits: float32 at the volume's voxels of the region, above 0 inside the object; None before the first
             mask, and where the history had no memory for it.
         is_fallback: the mask is not the network's answer to all prompts.
+        class_id: the class that the object came from; None where it came from none.
+        grid_mask: of an object of a class, its mask on the training grid.
         given: the object as it began, with a mask from outside; None where it began with prompts.
         compromises: what was skipped to have this mask in time.
     """
@@ -45,6 +48,8 @@ class ObjectState:
     is_fallback: bool = False
     given: ObjectState | None = None
     compromises: tuple[str, ...] = ()
+    class_id: int | None = None
+    grid_mask: GridMask | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -179,6 +184,14 @@ def given_mask(mask: NDArray[np.bool_], image: ImageState) -> ObjectState:
     low, high = _faces(region)
     window = frame(image.geometry, low, high, image.policy)
     state = ObjectState(ObjectPrompts(), window, region, _as_logits(mask[region]))
+    return replace(state, given=state)
+
+
+def class_mask(mask: NDArray[np.bool_], on_grid: NDArray[np.bool_], image: ImageState, class_id: int) -> ObjectState:
+    """An object that begins with the mask of a class, bool (z,y,x) of the volume and of the training grid."""
+    assert image.source.grid is not None  # as every profile with classes has
+    grid_mask = GridMask.cropped(image.source.grid.low, on_grid)
+    state = replace(given_mask(mask, image), class_id=class_id, grid_mask=grid_mask, given=None)
     return replace(state, given=state)
 
 

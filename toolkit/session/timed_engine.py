@@ -59,6 +59,10 @@ class TimedEngine:
         self.costs.ran("decode", embedding.roi_shape, time.perf_counter() - began, *labels.shape)
         return logits
 
+    def class_features(self, image: NDArray[np.float32], deadline: Deadline) -> NDArray[np.float32]:
+        """`Engine.class_features`; raises as `encode`."""
+        return self._run(lambda: self.engine.class_features(image), deadline)
+
     def ahead(self, call: Callable[[], _Result]) -> Future[_Result]:
         """Runs a call in the background, after those that run there already."""
         if self._worker is None:
