@@ -376,3 +376,16 @@ def test_spacing_in_the_other_order_is_noticed_and_taken(tmp_path: Path) -> None
         warnings.simplefilter("error")
         assert read_volume(a, "xyz").spacing_mm == read_volume(b).spacing_mm == (5, 0.8, 0.8)
         assert read_volume(c).spacing_mm == (1, 1, 1)
+
+
+def test_a_first_click_sees_as_much_as_the_largest_window_shows() -> None:
+    """64³ voxels at twice the finest spacing show 128 of the volume; on 32³ voxels that is a step of 4."""
+    labels = np.zeros((160, 160, 160), np.uint8)
+    labels[72:88, 72:88, 72:88] = 1
+    volume = Volume(labels * 200, labels, (1.0, 1.0, 1.0))
+    recipe = replace(ZOOM, session_share=1.0, session_voxels=(32**3, 64**3), zoom_sides=(16, 32), patches_per_case=40)
+    patches = cut_patches(volume, recipe, RNG(3))
+    steps = [(16**3 / np.count_nonzero(patch.labels)) ** (1 / 3) for patch in patches]
+    assert sum(step > 2.1 for step in steps) > 5, "coarser than any window at twice the spacing"
+    for patch, step in zip(patches, steps, strict=True):
+        assert step * max(patch.image.shape) < 128 * 1.2

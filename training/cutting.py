@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,10 @@ MIN_OBJECT_VOXELS = 20
 """Below this a window shows too little of an object to learn from."""
 FIRST_SHARE, MASK_SHARE = 0.5, 0.2
 """Of the windows of a session: those around a first click, and around a mask that is not right; the rest have a box."""
+WIDE_SHARE = 0.6
+"""Of the windows around a first click: those that show what the largest would, on fewer voxels."""
+LEAST_SEEN_VOXELS = 8
+"""Of an object in a session's window, which often begins far wider than a small object."""
 SKEW = 1.5
 """Exponent on the even number that says where between the least and the most voxels a window of a session lies."""
 
@@ -118,16 +123,18 @@ def _zoom(
     rng: np.random.Generator,
     growth: float,
 ) -> Patch | None:
+    least = MIN_OBJECT_VOXELS
     if recipe.session_share and rng.random() < recipe.session_share:
+        least = LEAST_SEEN_VOXELS
         start, step, shape = _session_window(volume, target, box, recipe, rng)
     else:
         shape = _zoom_shape(recipe, rng, growth)
         start, step = _zoom_window(volume, target, box, shape, recipe, rng)
     labels = _nearest(volume.labels, start, step, shape)
-    if np.count_nonzero(labels == target) < MIN_OBJECT_VOXELS:
+    if np.count_nonzero(labels == target) < least:
         return None
     image = Window(start, step, shape).sample(volume.image, *values)
-    return Patch(image, labels, _classes(labels, target, MIN_OBJECT_VOXELS, recipe, rng))
+    return Patch(image, labels, _classes(labels, target, least, recipe, rng))
 
 
 def _classes(
@@ -195,7 +202,9 @@ def _session_window(
     if kind < FIRST_SHARE:  # a click anywhere on it: nothing says how large it is
         voxel = _voxel_of(volume.labels, target, box, rng)
         click = Point((int(voxel[0]), int(voxel[1]), int(voxel[2])), True)
-        low, high = initial_extent(geometry, ObjectPrompts((click,)), policy)
+        # As much as the largest window shows, on fewer voxels: objects are as small in it as a session has them.
+        shown = replace(policy, max_voxels=recipe.session_voxels[1]) if rng.random() < WIDE_SHARE else policy
+        low, high = initial_extent(geometry, ObjectPrompts((click,)), shown)
     elif kind < FIRST_SHARE + MASK_SHARE:  # a mask that missed its end, or ran over it
         longest = float((high - low).max())
         low = low + rng.uniform(-0.5, 0.2, 3) * longest * (rng.random(3) < 0.5)
