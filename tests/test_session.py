@@ -276,6 +276,18 @@ def test_the_tiny_bundle_sees_the_image() -> None:
     assert np.mean(seen) > np.mean(blind) + 0.15
 
 
+def test_prompts_that_are_there_already_leave_redo_as_it_is(session: Session) -> None:
+    image, _, _ = two_balls()
+    session.set_image(image)
+    session.add_point((20, 20, 20))
+    session.add_point((20, 44, 40), object_id=2)
+    expected = session.mask.copy()
+    session.undo()
+    session.set_prompts(ObjectPrompts((Point((20, 20, 20), True),)), 1)
+    session.redo()
+    np.testing.assert_array_equal(session.mask, expected)
+
+
 def test_redo_does_again_what_was_undone_until_something_new_is_said(session: Session) -> None:
     image, _, _ = two_balls()
     session.set_image(image)

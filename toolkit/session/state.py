@@ -109,7 +109,8 @@ class ImageState:
         Returns:
             The region outside which no mask changed.
         """
-        self.undone.clear()
+        if states:  # the prompts that an object has already change nothing
+            self.undone.clear()
         return _around([region for k, state in states.items() for region in self._replace(k, state)])
 
     def take_back(self, before: ObjectState) -> Region:
