@@ -10,7 +10,7 @@ import SimpleITK
 from flood import POLICY, FloodEngine
 from numpy.typing import NDArray
 
-from gstk.batch.infer import InferResult, infer, parse_point_option
+from gstk.batch.infer import InferResult, PlacedPoint, infer, parse_point_option
 from gstk.cases.npz import Case, save_case
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point
@@ -202,3 +202,68 @@ def test_options_that_do_not_apply_to_a_file_are_said(session: Session, tmp_path
         )
         assert sum(wrong in warning for warning in result.warnings) == 1
         assert not any(right in warning and "not applied" in warning for warning in result.warnings)
+
+
+def write_scan(path: Path) -> Path:
+    """The volume with axes that run to the right, to the front and to the head, off the origin."""
+    made = SimpleITK.GetImageFromArray(volume())
+    made.SetSpacing((1.0, 1.0, 2.0))
+    made.SetOrigin((100, 200, -300))
+    made.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    SimpleITK.WriteImage(made, str(path))
+    return path
+
+
+def test_places_in_mm_are_the_voxels_that_nibabel_finds_there(session: Session, tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    z, y, x = FIRST.zyx
+    right, front, head = (nibabel.load(scan).affine @ [x, y, z, 1])[:3]
+    places = {1: [PlacedPoint((-right + 0.3, -front - 0.3, head + 0.4))]}
+    by_place = only(infer(session, scan, tmp_path / "mm", points_mm=places))
+    by_voxel = only(infer(session, scan, tmp_path / "voxels", prompts={1: ObjectPrompts((FIRST,))}))
+    assert by_place.error is by_voxel.error is None
+    masks = [SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(r.output))) for r in (by_place, by_voxel)]
+    assert masks[0].any()
+    np.testing.assert_array_equal(*masks)
+    outside = only(infer(session, scan, tmp_path / "no", points_mm={1: [PlacedPoint((0.0, 0.0, 5000.0))]}))
+    assert outside.error is not None
+    assert "RAS" in outside.error
+    assert "gstk inspect" in outside.error
+
+
+def test_an_earlier_mask_is_changed_only_near_clicks(session: Session, tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    both = {1: ObjectPrompts((FIRST, SECOND)), 2: ObjectPrompts((Point((1, 1, 1)),))}
+    before = only(infer(session, scan, tmp_path / "one", prompts=both))
+    assert before.output is not None
+    given = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(before.output)))
+    off = {1: ObjectPrompts((Point(SECOND.zyx, False),))}  # a background click alone is enough here
+    after = only(infer(session, scan, tmp_path / "two", prompts=off, start_mask=before.output))
+    assert after.error is None
+    mask = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(after.output)))
+    assert mask[SECOND.zyx] != 1
+    assert ((mask == 1) & (given == 1))[5:15, 8:20, 8:20].sum() > 0.9 * (given == 1)[5:15, 8:20, 8:20].sum()
+    np.testing.assert_array_equal(mask == 2, given == 2)  # nothing was said of it
+    far = {1: ObjectPrompts((Point((28, 2, 48), False),))}
+    same = only(infer(session, scan, tmp_path / "three", prompts=far, start_mask=before.output))
+    assert any("changed nothing of object 1" in note and "mm from its border" in note for note in same.warnings)
+    other = tmp_path / "other.nii.gz"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(given[1:]), str(other))
+    refused = only(infer(session, scan, tmp_path / "four", prompts=off, start_mask=other))
+    assert refused.error is not None
+    with pytest.raises(CaseError, match="one case"):
+        infer(session, [scan, write_scan(tmp_path / "b.nii.gz")], tmp_path / "five", prompts=off, start_mask=other)
+
+
+def test_places_on_the_command_line_are_ras_unless_said_otherwise() -> None:
+    from gstk.cli.infer import read_places
+
+    assert read_places(["10,20,30"], ["2:1,2,3"], lps=False) == {
+        1: [PlacedPoint((-10, -20, 30), True)],
+        2: [PlacedPoint((-1, -2, 3), False)],
+    }
+    assert read_places(["10,20,30"], [], lps=True) == {1: [PlacedPoint((10, 20, 30), True)]}
+    for text in ("1,2", "nan,1,2", "a,b,c"):
+        with pytest.raises(PromptError, match="got"):
+            read_places([text], [], lps=False)

@@ -18,22 +18,33 @@ from numpy.typing import NDArray
 from gstk.batch.ray_pool import Workers, map_on_ray
 from gstk.cases.names import distinct_names
 from gstk.cases.npz import Case, SpacingOrder, load_case, save_segs
+from gstk.cases.prepare import read_labels
 from gstk.cases.volumes import VOLUME_SUFFIXES, case_name, find_cases, read_volume, write_case_mask
 from gstk.core.files import StrPath, atomic_path, make_folder
-from gstk.core.prompts import ObjectPrompts, whole_object_id
-from gstk.errors import GstkError, OutputError, PromptError
+from gstk.core.prompts import ObjectPrompts, Point, whole_object_id
+from gstk.errors import CaseError, GstkError, OutputError, PromptError
+from gstk.session.advice import no_change
 from gstk.session.deadline import Budget
 from gstk.session.planner import can_start
 from gstk.session.session import CallReport, Session
 
-__all__ = ["InferResult", "ObjectResult", "infer", "parse_point_option", "read_case", "segment_case"]
+__all__ = ["InferResult", "ObjectResult", "PlacedPoint", "infer", "parse_point_option", "read_case", "segment_case"]
 
 _WRITE_S = 3e-8
 """Seconds a voxel to write a label map."""
 
 
+class PlacedPoint(NamedTuple):
+    """A click at a place in the patient, LPS mm (x, y, z)."""
+
+    lps_mm: tuple[float, float, float]
+    foreground: bool = True
+
+
 class _Options(NamedTuple):
     prompts: dict[int, ObjectPrompts]
+    points_mm: dict[int, tuple[PlacedPoint, ...]]
+    start_mask: StrPath | None
     overlay: bool
     intensity_window: str
     assume_window: str | None
@@ -102,6 +113,7 @@ def segment_case(
     within_s: float | None = None,
     intensity_window: str = "auto",
     assume_window: str | None = None,
+    start_mask: NDArray[np.integer] | None = None,
 ) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...], tuple[str, ...]]:
     """Segments every object of a case that has prompts.
 
@@ -110,6 +122,7 @@ def segment_case(
         case: with its previous mask, if any, which is gone on from where there is no time to do all clicks again.
         within_s: seconds for all of it; None is the session's own budget.
         intensity_window, assume_window: see `Session.set_image`.
+        start_mask: integer (z,y,x), object ids of an earlier result, which clicks then change only near them.
 
     Returns:
         The label map, uint16 (z,y,x); the objects in numbers; and a warning for each class without prompts, which
@@ -121,27 +134,35 @@ def segment_case(
     began = time.perf_counter()
     if not any(said.points or said.box for said in case.prompts.values()):
         raise PromptError(f"{case.name} has no clicks and no boxes; click on an object with --point, or give a --box")
-    if not any(can_start(said) for said in case.prompts.values()):
+    begun = [] if start_mask is None else [int(k) for k in np.unique(start_mask) if k]
+    if not any(can_start(said) or k in begun for k, said in case.prompts.items()):
         raise PromptError(
             f"{case.name} has background clicks only, which say where the object is not; click on it with --point, or "
             "give a --box"
         )
     session.set_image(case.volume, intensity_window=intensity_window, assume_window=assume_window)
     notes = []
+    for object_id in begun:
+        session.set_mask(np.asarray(start_mask) == object_id, object_id)
     for object_id, said in sorted(case.prompts.items()):
-        if not can_start(said):
+        if not can_start(said) and object_id not in begun:
             what = "background clicks only" if said.points else "no prompt"
             notes.append(f"class {object_id} has {what}: its mask is empty")
     if within_s is not None:
         within_s = max(within_s / 2, within_s - (time.perf_counter() - began))
     session.set_all(case.prompts, case.prev_mask, within_s)
     mask = session.mask
-    sizes = np.bincount(mask.ravel(), minlength=max(case.prompts) + 1)
+    for object_id in begun:
+        said = case.prompts.get(object_id, ObjectPrompts())
+        if said.points and np.array_equal(mask == object_id, start_mask == object_id):
+            last = said.points[-1]
+            why = no_change(mask == object_id, last.zyx, last.foreground, case.geometry)
+            notes.append(f"the clicks changed nothing of object {object_id}. {why}")
+    ids = sorted({*case.prompts, *begun})
+    sizes = np.bincount(mask.ravel(), minlength=max(ids) + 1)
     voxel_ml = case.geometry.volume_mm3 / 1000
     seconds = session.report.object_s
-    objects = tuple(
-        ObjectResult(k, int(sizes[k]), float(sizes[k] * voxel_ml), seconds.get(k, 0.0)) for k in sorted(case.prompts)
-    )
+    objects = tuple(ObjectResult(k, int(sizes[k]), float(sizes[k] * voxel_ml), seconds.get(k, 0.0)) for k in ids)
     return mask, objects, tuple(notes)
 
 
@@ -205,6 +226,8 @@ def infer(
     out_dir: StrPath,
     *,
     prompts: Mapping[int, ObjectPrompts] | None = None,
+    points_mm: Mapping[int, Sequence[PlacedPoint]] | None = None,
+    start_mask: StrPath | None = None,
     overlay: bool = False,
     intensity_window: str = "auto",
     assume_window: str | None = None,
@@ -227,6 +250,9 @@ def infer(
             and geometry (DICOM: .nii.gz), under the case's name; where two have the same name, all of them come with
             their folders (`gstk.cases.names.distinct_names`).
         prompts: by object id, for every source; they replace those of an .npz case for the same object.
+        points_mm: further clicks by object id, at places in the patient; they follow those in voxels.
+        start_mask: an earlier result on the grid of the one source: its objects are begun with, and clicks change them
+            only near them.
         overlay: also write `<name>_overlay.png`.
         intensity_window: intensities of volumes that are not .npz, where the network takes the challenge's 0 to 255.
         classes: names of classes, groups or sets to segment, where the weights have classes; `prompts` then correct the
@@ -264,6 +290,10 @@ def infer(
     if there and not overwrite:
         which = f"{there[0]} exists" if len(there) == 1 else f"{there[0]} and {len(there) - 1} more exist"
         raise OutputError(f"{which} already; give --overwrite to replace, or another --out folder")
+    if start_mask is not None and classes:
+        raise CaseError("got a mask to begin with and classes, expected one of the two")
+    if start_mask is not None and len(paths) > 1:
+        raise CaseError(f"got one mask to begin with for {len(paths)} cases, expected one case")
     if prompts and len(paths) > 1:
         warnings.warn(
             f"the same clicks and boxes are given to all {len(paths)} cases; they are voxel indices, and an object "
@@ -272,6 +302,8 @@ def infer(
         )
     options = _Options(
         dict(prompts or {}),
+        {k: tuple(v) for k, v in (points_mm or {}).items()},
+        None if start_mask is None else Path(start_mask).absolute(),
         overlay,
         intensity_window,
         assume_window,
@@ -293,8 +325,12 @@ def infer(
     return [results[task.source] for task in tasks]
 
 
-def parse_point_option(text: str, numbers: int = 3) -> tuple[int, tuple[float, ...]]:
+def parse_point_option(text: str, numbers: int = 3, form: str = "z,y,x") -> tuple[int, tuple[float, ...]]:
     """Reads `[ID:]a,b,c`, the form of the command line's clicks and boxes.
+
+    Args:
+        numbers: 3 for a click, 6 for a box.
+        form: names of a click's numbers, for the message.
 
     Returns:
         The object id (1 where none is given) and the numbers.
@@ -309,7 +345,7 @@ def parse_point_option(text: str, numbers: int = 3) -> tuple[int, tuple[float, .
     except ValueError:
         values = ()
     if len(values) != numbers:
-        form, example = ("z,y,x", "40,128,96") if numbers == 3 else ("z0,y0,x0,z1,y1,x1", "30,100,80,50,150,120")
+        form, example = (form, "40,128,96") if numbers == 3 else ("z0,y0,x0,z1,y1,x1", "30,100,80,50,150,120")
         raise PromptError(f"got {text!r}, expected {form} or ID:{form}, as in {example} or 2:{example}")
     return object_id, values
 
@@ -359,7 +395,8 @@ def _infer_one(session: Session, options: _Options, task: _Task) -> InferResult:
         # An .npz case was windowed when it was made.
         window = "auto" if path.suffix.lower() == ".npz" else options.intensity_window
         given = options.prompts if case.slices is None else case.slices.to_regular(options.prompts)
-        case = replace(case, prompts={**case.prompts, **given})
+        case = replace(case, prompts=_with_places({**case.prompts, **given}, options.points_mm, case))
+        start = None if options.start_mask is None else read_labels(options.start_mask, case)
         within_s = None
         if options.budget is not None:
             spent_s = options.started_s + time.perf_counter() - began + _WRITE_S * case.image.size
@@ -370,7 +407,7 @@ def _infer_one(session: Session, options: _Options, task: _Task) -> InferResult:
             if options.classes:
                 mask, objects = segment_classes(session, case, options.classes, window, options.assume_window)
             else:
-                mask, objects, said = segment_case(session, case, within_s, window, options.assume_window)
+                mask, objects, said = segment_case(session, case, within_s, window, options.assume_window, start)
         notes += [*(str(w.message) for w in caught), *said]
         if output.suffix == ".npz":
             save_segs(output, mask)
@@ -392,6 +429,27 @@ def _infer_one(session: Session, options: _Options, task: _Task) -> InferResult:
         return InferResult(path, seconds=time.perf_counter() - began, warnings=tuple(notes), error=reason)
     seconds = time.perf_counter() - began
     return InferResult(path, output, picture, objects, seconds, tuple(notes), session.intensities, session.report)
+
+
+def _with_places(
+    prompts: dict[int, ObjectPrompts], points_mm: Mapping[int, Sequence[PlacedPoint]], case: Case
+) -> dict[int, ObjectPrompts]:
+    """Prompts with the clicks that lie at places in the patient."""
+    found = dict(prompts)
+    for object_id, places in points_mm.items():
+        before = found.get(object_id, ObjectPrompts())
+        points = list(before.points)
+        for place in places:
+            voxel = case.geometry.nearest_voxel(case.geometry.mm_to_voxel(place.lps_mm))
+            if voxel is None:
+                x, y, z = place.lps_mm
+                raise PromptError(
+                    f"got a click at RAS {-x:g}, {-y:g}, {z:g} mm, which lies outside of {case.name}; gstk inspect "
+                    "says where the image reaches"
+                )
+            points.append(Point(voxel, place.foreground))
+        found[object_id] = replace(before, points=tuple(points))
+    return found
 
 
 def read_case(

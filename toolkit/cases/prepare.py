@@ -36,6 +36,7 @@ __all__ = [
     "boxes_of",
     "prepare",
     "prepare_case",
+    "read_labels",
     "relabel",
     "rescale",
     "window_image",
@@ -248,7 +249,7 @@ def _build(
 ) -> tuple[Case, str, dict[int, int]]:
     case = read_any(source, spacing_order, series=series, phase=phase)
     image, intensities = window_image(case, intensity_window)
-    label_map = case.labels if labels is None else _read_labels(labels, case)
+    label_map = case.labels if labels is None else read_labels(labels, case)
     if label_map is None or (labels is None and case.prompts):
         return replace(case, image=image), intensities, {}
     label_map, label_ids = relabel(label_map)
@@ -258,7 +259,12 @@ def _build(
     return replace(case, image=image, labels=label_map, prompts=prompts, prev_mask=None), intensities, label_ids
 
 
-def _read_labels(labels: StrPath, case: Case) -> LabelMap:
+def read_labels(labels: StrPath, case: Case) -> LabelMap:
+    """Reads a label map that lies on a case's grid, uint8 or uint16 (z,y,x).
+
+    Raises:
+        CaseError: it cannot be read, holds no label ids, or lies on another grid.
+    """
     other = read_any(labels) if str(labels).lower().endswith(".npz") else read_volume(labels, is_label_map=True)
     what = f"the label map {Path(labels).name}"
     array = other.image if other.labels is None else other.labels

@@ -29,11 +29,11 @@ from gstk.cli.options import (
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from gstk.batch.infer import InferResult
+    from gstk.batch.infer import InferResult, PlacedPoint
     from gstk.core.prompts import ObjectPrompts
     from gstk.session.deadline import Budget
 
-__all__ = ["infer_command", "read_prompts", "say_probe"]
+__all__ = ["infer_command", "read_places", "read_prompts", "say_probe"]
 
 _EXIT_S = 0.2
 """Seconds that a process takes to end."""
@@ -62,7 +62,25 @@ def infer_command(
             show_default=False,
         ),
     ] = None,
+    point_mm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A click on the object, [ID:]x,y,z in mm, RAS as 3D Slicer shows it. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    background_mm: Annotated[
+        list[str] | None,
+        typer.Option(help="A click beside the object, [ID:]x,y,z in mm, RAS. May be repeated.", show_default=False),
+    ] = None,
+    lps: Annotated[bool, typer.Option("--lps", help="Places in mm are LPS, as ITK and DICOM have them.")] = False,
     box: BoxOption = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="An earlier mask of the scan, which clicks change only near them.", show_default=False
+        ),
+    ] = None,
     budget: BudgetOption = None,
     calls: CallsOption = 1,
     overlay: Annotated[
@@ -138,6 +156,8 @@ def infer_command(
             cases,
             out_dir,
             prompts=prompts,
+            points_mm=read_places(point_mm or [], background_mm or [], lps),
+            start_mask=start,
             overlay=overlay,
             overwrite=overwrite,
             intensity_window=window,
@@ -218,6 +238,21 @@ class _Report:
         typer.echo(f"mask       {result.output}")
         if result.overlay:
             typer.echo(f"overlay    {result.overlay}")
+
+
+def read_places(points: list[str], background: list[str], lps: bool) -> "dict[int, list[PlacedPoint]]":
+    """The clicks in mm of the command line's options, by object id."""
+    from gstk.batch.infer import PlacedPoint, parse_point_option
+    from gstk.errors import PromptError
+
+    found: dict[int, list[PlacedPoint]] = {}
+    for texts, foreground in ((points, True), (background, False)):
+        for text in texts:
+            object_id, (x, y, z) = parse_point_option(text, form="x,y,z")
+            if not all(map(math.isfinite, (x, y, z))):
+                raise PromptError(f"got {text!r}, expected three finite numbers of mm")
+            found.setdefault(object_id, []).append(PlacedPoint((x, y, z) if lps else (-x, -y, z), foreground))
+    return found
 
 
 def read_prompts(points: list[str], background: list[str], boxes: list[str]) -> "dict[int, ObjectPrompts]":
