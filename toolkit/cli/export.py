@@ -78,6 +78,15 @@ def export_command(
             show_default=False,
         ),
     ] = None,
+    assume_window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|W,L|hu",
+            help="For profiles that take HU: the CT window that made 0 to 255 of the calibration cases, taken back with "
+            "loss.",
+            show_default=False,
+        ),
+    ] = None,
     clicks: Annotated[int, typer.Option(min=1, help="Number of clicks for each class of a calibration case.")] = 5,
     spacing_order: Annotated[
         SpacingOrderOption, typer.Option(help="Axis order of the calibration cases' spacing.")
@@ -105,7 +114,7 @@ def export_command(
     with LongWork("export", expected_steps(options, len(files)), "steps") as progress:
         quality_gate = None
         if calibration_cases is not None:
-            quality_gate = ClickTrial(files, clicks, spacing_order.value, progress.step)
+            quality_gate = ClickTrial(files, clicks, spacing_order.value, progress.step, assume_window)
         bundle = export_bundle(
             checkpoint,
             output,

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from gstk.cases.npz import SpacingOrder, load_case
 from gstk.core.manifest import RoiRules
+from gstk.core.profile import InputProfile
 from gstk.core.window import WindowPolicy
-from gstk.engines.base import Engine, Sample
+from gstk.engines.base import BundleEngine, Engine, Sample
 from gstk.errors import CaseError
 from gstk.evaluation.protocol import click_by_click
 from gstk.session.session import Session
@@ -36,6 +37,7 @@ class ClickTrial:
         rounds: int = 5,
         spacing_order: SpacingOrder = "zyx",
         on_progress: Callable[[str], None] = lambda _: None,
+        assume_window: str | None = None,
     ) -> None:
         """Reads the cases.
 
@@ -44,6 +46,8 @@ class ClickTrial:
             rounds: clicks on each class.
             spacing_order: of the files.
             on_progress: called with a few words before each case.
+            assume_window: for networks that take HU, the CT window that made the cases' 0 to 255; see
+                `Session.set_image`.
 
         Raises:
             CaseError: a case cannot be read or has no labels, or there is none.
@@ -55,7 +59,7 @@ class ClickTrial:
         if not self._cases:
             raise CaseError("got no cases, expected one or more with labels")
         self.names = [case.name for case in self._cases]
-        self._rounds, self._on_progress = rounds, on_progress
+        self._rounds, self._on_progress, self._assume_window = rounds, on_progress, assume_window
 
     def scores(self, engine: Engine, roi: RoiRules) -> dict[str, list[float]]:
         """Clicks through every case.
@@ -64,14 +68,21 @@ class ClickTrial:
             Case → Dice after each click, a mean over the classes.
         """
         z, y, x = roi.default
-        session = Session(engine, WindowPolicy(z * y * x, roi.multiple, roi.minimum))
+        session = Session(engine, WindowPolicy(z * y * x, roi.multiple, roi.minimum), profile=_profile_of(engine))
         scores = {}
         for number, case in enumerate(self._cases, start=1):
             self._on_progress(
                 f"{engine.name} {engine.precision}: clicks on case {number}/{len(self._cases)}, {case.name}"
             )
             assert case.labels is not None
-            scored = click_by_click(session, case.image, case.geometry.spacing_mm, case.labels, self._rounds)
+            scored = click_by_click(
+                session,
+                case.image,
+                case.geometry.spacing_mm,
+                case.labels,
+                self._rounds,
+                assume_window=self._assume_window,
+            )
             scores[case.name] = scored.means
         return scores
 
@@ -80,6 +91,12 @@ class ClickTrial:
         recorder = _Recorder(engine, roi)
         scores = self.scores(recorder, roi)
         return scores, recorder.samples
+
+
+def _profile_of(engine: Engine) -> InputProfile | None:
+    """The input profile of an engine's bundle; None for an engine without one."""
+    inner = engine._engine if isinstance(engine, _Recorder) else engine
+    return inner.bundle.manifest.profile if isinstance(inner, BundleEngine) else None
 
 
 class _Recorder(Engine):

@@ -196,6 +196,7 @@ def click_by_click(
     rounds: int = 5,
     classes: Sequence[int] | None = None,
     start: Mapping[int, ObjectPrompts] | None = None,
+    assume_window: str | None = None,
 ) -> ClickScores:
     """Clicks through an image with `run_steps` and takes the Dice of each step; for the arguments see there."""
     classes = [int(k) for k in np.unique(truth) if k] if classes is None else list(classes)
@@ -203,7 +204,7 @@ def click_by_click(
     scores: list[list[float]] = []
     prompts: dict[int, ObjectPrompts] = {}
     mask: NDArray[np.integer] = np.zeros(truth.shape, np.uint16)
-    for step in run_steps(SessionSegmenter(session), volume, spacing_mm, truth, rounds, classes, start):
+    for step in run_steps(SessionSegmenter(session, assume_window), volume, spacing_mm, truth, rounds, classes, start):
         prompts, mask = step.prompts, step.mask
         dsc = [dice(mask == k, truth == k) for k in classes]
         if step.number:
