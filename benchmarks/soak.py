@@ -122,8 +122,9 @@ def plot(report: dict[str, Any], file: Path) -> None:
         for backend, phases in report["backends"].items():
             used = phases[phase]["megabytes"]
             axis.plot(np.arange(1, len(used) + 1), used, label=backend, linewidth=1.2)
-        axis.set(title={"random": "random calls"}.get(phase, phase), xlabel="calls", ylim=(0, None))
+        axis.set(title={"random": "random calls"}.get(phase, phase), xlabel="calls")
         axis.grid(alpha=0.3)
+    axes[0].set_ylim(bottom=0)
     axes[0].set_ylabel("resident memory, MB")
     axes[0].legend()
     figure.suptitle(f"gstk, bundle {report['bundle']}: memory of long use")
