@@ -82,8 +82,8 @@ def export_command(
         str | None,
         typer.Option(
             metavar="NAME|W,L|hu",
-            help="For profiles that take HU: the CT window that made 0 to 255 of the calibration cases, taken back with "
-            "loss.",
+            help="For profiles that take HU: the CT window that made 0 to 255 of the calibration cases, taken back "
+            "with loss.",
             show_default=False,
         ),
     ] = None,
