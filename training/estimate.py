@@ -35,6 +35,8 @@ _DRAWN_VOLUMES = 8
 _ENCODER_SHARE = 1.2
 """What encoding takes, forward and backward, over decoding one object in the rounds of a patch."""
 _LEAST_PATCHES = 2
+_FIRST_SIDE = 4
+"""Of the patch that says how long measuring takes, in multiples of the network's; a smaller one is all overhead."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def measure_stage(
 
     Args:
         cases: to train on; empty where volumes are generated.
-        seconds: ends after so long, but not before two patches of the run and one small one to warm up.
+        seconds: ends after about so long, but not before two patches of the run and a small one to warm up.
         on_progress: told what is measured, and how long that will take.
     """
     processes = processes or Processes()
@@ -156,15 +158,20 @@ def measure_stage(
     patches = [patches[i] for i in np.random.default_rng(0).permutation(len(patches))]
     trainer = Trainer(recipe, stage, build_network(recipe.network), cases, Processes(device=processes.device))
     small = min(patches, key=_cost)
-    side = 2 * recipe.network.roi_multiple
-    tiny = Patch(small.image[:side, :side, :side], small.labels[:side, :side, :side], small.classes)
-    trainer.measure(tiny)  # what a first call sets up
-    expected = trainer.measure(tiny) / _cost(tiny) * float(np.mean([_cost(p) for p in patches]))
-    wanted = int(np.clip(seconds / max(expected, 1e-9), _LEAST_PATCHES, len(patches)))
-    on_progress(f"stage {stage}: measuring {wanted} of its patches takes about {expected * wanted:.0f} s")
+    side = _FIRST_SIDE * recipe.network.roi_multiple
+    first = Patch(small.image[:side, :side, :side], small.labels[:side, :side, :side], small.classes)
+    trainer.measure(first)  # what a first call sets up
+    expected = trainer.measure(first) / _cost(first) * float(np.mean([_cost(p) for p in patches]))
+    wanted = int(np.clip(0.5 * seconds / max(expected, 1e-9), _LEAST_PATCHES, len(patches)))
+    shapes = {patch.image.shape for patch in patches[:wanted]}
+    takes = expected * (wanted + len(shapes))
+    on_progress(f"stage {stage}: measuring {wanted} of its patches takes about {takes:.0f} s")
     began, spent, measured = time.perf_counter(), 0.0, 0.0
     done = 0
     for patch in patches[:wanted]:
+        if patch.image.shape in shapes:  # a first call of its shape, which a run has few of
+            trainer.measure(patch)
+            shapes.remove(patch.image.shape)
         spent += trainer.measure(patch)
         measured += _cost(patch)
         done += 1

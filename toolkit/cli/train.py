@@ -135,8 +135,8 @@ def train_command(
     console = Console(stderr=True)
     if dry_run:
         typer.echo(json.dumps(chosen.to_dict(), indent=1))
-    # Threads that wait busily for each other keep processors from others: where other programs ran, a step took 2.5 s of
-    # them in place of 1.0 s. It is read when torch loads.
+    # Threads that wait busily for each other keep processors from others: where other programs ran, a step took 2.5 s
+    # of them in place of 1.0 s. It is read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with needing("train"), console.status("starting"):
         from gstk.training.checkpoint import load_checkpoint
