@@ -140,7 +140,7 @@ def small_export(once_for_all: OnceForAll) -> SmallExport:
                 options=options,
                 on_progress=steps.append,
             )
-        (folder / "steps.txt").write_text("\n".join(steps))
+        (folder / "steps.txt").write_text("\n".join(steps), encoding="utf-8")
 
     folder = once_for_all("small", export)
     return SmallExport(spec, network, folder / "small.pt", Bundle.open(folder / "bundle"))

@@ -420,7 +420,7 @@ def test_bundle_may_be_a_path(small_export: Any) -> None:
 @pytest.mark.parametrize("name", INSTALLED)
 def test_broken_graph_is_one_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "g").write_bytes(b"no graph at all")
-    roi = RoiRules(4, 8, (8, 8, 8))
+    roi = RoiRules(4, 8, (128, 128, 128))
     graphs = {"encoder": {"fp32": "e.onnx"}, "prompt_decoder": {"fp32": "e.onnx"}}
     bundle = write_bundle(tmp_path / "b", Manifest("n", "l", "c", {}, roi, graphs), {"e.onnx": tmp_path / "g"})
     with pytest.raises(EngineError, match=f"{name} failed to load the graphs") as caught:

@@ -123,7 +123,7 @@ def test_manifest_states_what_was_exported(small_export: Any) -> None:
 
 
 def test_an_export_tells_of_as_many_steps_as_were_expected(small_export: Any) -> None:
-    steps = (small_export.checkpoint.parent / "steps.txt").read_text().splitlines()
+    steps = (small_export.checkpoint.parent / "steps.txt").read_text(encoding="utf-8").splitlines()
     assert len(steps) == expected_steps(Options(half_weights=True))
     plain, all_of_it = expected_steps(Options()), expected_steps(Options(fp16=True, int8=True), 3)
     assert all_of_it == plain + 4 * len(INSTALLED) + 2 + 2 * (1 + 3)
