@@ -16,6 +16,7 @@ from gstk.cases.phantom_case import phantom_case
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts
 from gstk.core.window import Window
+from gstk.evaluation.metrics import dice
 from gstk.evaluation.protocol import click_by_click
 from gstk.session import costs
 from gstk.session.deadline import Budget
@@ -39,10 +40,6 @@ def scene(noise: float = 0.03) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     truth = ball(7)
     image = np.where(truth, 0.7, 0.3) + np.random.default_rng(0).normal(0, noise, SHAPE)
     return np.clip(image, 0, 1).astype(np.float32), truth
-
-
-def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
 def on_object(*more: tuple[list[float], bool], box: NDArray[np.float64] | None = None) -> LocalPrompts:

@@ -17,6 +17,8 @@ pytest.importorskip("requests")
 import requests
 from served import Served, serving
 
+from gstk.evaluation.metrics import dice
+
 SHAPE = (30, 40, 44)
 
 
@@ -55,10 +57,6 @@ def unpacked(answer: Any) -> NDArray[np.bool_]:
     assert answer.headers["content-type"] == "application/octet-stream"
     bits = np.unpackbits(np.frombuffer(answer.content, np.uint8))
     return bits[: np.prod(SHAPE)].reshape(SHAPE).astype(bool)
-
-
-def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from nnInteractive.inference.remote.remote_session import (
 from served import Served, serving
 
 from gstk.errors import Interrupted
+from gstk.evaluation.metrics import dice
 from gstk.server.leases import Clocks
 from gstk.server.service import Settings
 
@@ -37,11 +38,6 @@ def balls() -> tuple[NDArray[np.int16], NDArray[np.bool_], NDArray[np.bool_]]:
     first = ((grid - np.array([20, 20, 20])[:, None, None, None]) ** 2).sum(0) <= 64
     second = ((grid - np.array([20, 44, 40])[:, None, None, None]) ** 2).sum(0) <= 25
     return np.where(first | second, 1200, -300).astype(np.int16), first, second
-
-
-def dice(a: NDArray[Any], b: NDArray[Any]) -> float:
-    a, b = a != 0, b != 0
-    return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
 
 
 @pytest.fixture(scope="module")

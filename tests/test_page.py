@@ -30,6 +30,7 @@ from selenium.webdriver.common.keys import Keys
 from served import TOKEN, Served, serving
 
 from gstk.errors import Interrupted
+from gstk.evaluation.metrics import dice
 from gstk.server.service import Settings
 
 SHAPE = (30, 50, 44)
@@ -200,10 +201,6 @@ def oblique() -> tuple[float, ...]:
     a = np.deg2rad(12)
     turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
     return tuple((turn @ np.diag([-1, 1, -1])).ravel())
-
-
-def dice(a: NDArray[Any], b: NDArray[Any]) -> float:
-    return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
 
 
 def test_an_oblique_scan_is_clicked_and_saved_where_it_lies(page: Page, tmp_path: Path, downloads: Path) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.errors import GstkError, PromptError
+from gstk.evaluation.metrics import dice
 from gstk.session.extras.image_guidance import ImageGuidance
 from gstk.session.session import Session
 
@@ -32,10 +33,6 @@ def two_balls(
     first = ((grid - np.array([20, 20, 20])[:, None, None, None]) ** 2).sum(0) <= 64
     second = ((grid - np.array([20, 44, 40])[:, None, None, None]) ** 2).sum(0) <= 25
     return np.where(first | second, 200, 20).astype(np.uint8), first, second
-
-
-def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
 def test_a_click_gives_the_clicked_object(session: Session) -> None:

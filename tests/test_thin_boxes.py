@@ -13,6 +13,7 @@ from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point, PromptWarning
 from gstk.core.window import Window
 from gstk.errors import PromptError
+from gstk.evaluation.metrics import dice
 from gstk.session.thin_boxes import answer_thin_box, is_thin
 
 SHAPE = (30, 64, 64)
@@ -32,10 +33,6 @@ def ellipse(shape: tuple[int, int], low: tuple[int, int], high: tuple[int, int])
 
 def volume_of(mask: np.ndarray) -> np.ndarray:
     return (np.where(mask, 160, 40) + np.random.default_rng(0).normal(0, 6, mask.shape)).astype(np.float32)
-
-
-def dice(first: np.ndarray, second: np.ndarray) -> float:
-    return float(2 * (first & second).sum() / (first.sum() + second.sum()))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
