@@ -548,7 +548,7 @@ def test_scripts_are_well_formed() -> None:
     if node is None:
         pytest.skip("needs node")
     for file in sorted((Path(gstk.server.__file__).parent / "page").glob("*.js")):
-        found = subprocess.run(
-            [node, "--check", "--input-type=module", "-"], input=file.read_text(), capture_output=True, text=True
-        )
+        script = file.read_text(encoding="utf-8")
+        command = [node, "--check", "--input-type=module", "-"]
+        found = subprocess.run(command, input=script, capture_output=True, text=True, encoding="utf-8")
         assert found.returncode == 0, found.stderr

@@ -34,14 +34,16 @@ def quiet_itk() -> Iterator[None]:
 def _c_numbers() -> Iterator[None]:
     """The C locale's numbers, in this thread alone; where the system has no locales of threads, nothing is changed."""
     libc = ctypes.CDLL(None)
-    if not hasattr(libc, "newlocale") or not hasattr(libc, "uselocale"):
+    if not all(hasattr(libc, name) for name in ("newlocale", "uselocale", "duplocale", "freelocale")):
         yield
         return
-    libc.newlocale.restype = libc.uselocale.restype = ctypes.c_void_p
+    libc.newlocale.restype = libc.uselocale.restype = libc.duplocale.restype = ctypes.c_void_p
     libc.newlocale.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p]
-    libc.uselocale.argtypes = libc.freelocale.argtypes = [ctypes.c_void_p]
+    libc.uselocale.argtypes = libc.duplocale.argtypes = libc.freelocale.argtypes = [ctypes.c_void_p]
     libc.freelocale.restype = None
-    plain = libc.newlocale(_LC_NUMERIC_MASK, b"C", None)
+    # All but its numbers stays as it was: of a new locale without a base, texts would be ASCII.
+    base = libc.duplocale(libc.uselocale(None))
+    plain = libc.newlocale(_LC_NUMERIC_MASK, b"C", base) if base else None
     if not plain:
         yield
         return
