@@ -10,11 +10,13 @@ import SimpleITK
 from flood import POLICY, FloodEngine
 from numpy.typing import NDArray
 
-from gstk.batch.infer import InferResult, PlacedPoint, infer, parse_point_option
+from gstk.batch.infer import infer
+from gstk.batch.placed_points import PlacedPoint
+from gstk.batch.results import InferResult
 from gstk.cases.npz import Case, save_case
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point
-from gstk.errors import CaseError, OutputError, PromptError
+from gstk.errors import CaseError, OutputError
 from gstk.session.session import Session
 
 
@@ -170,24 +172,6 @@ def test_a_source_that_does_not_exist_is_refused(session: Session, tmp_path: Pat
         infer(session, tmp_path / "nothing.npz", tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("text", "numbers", "expected"),
-    [
-        ("1,2,3", 3, (1, (1.0, 2.0, 3.0))),
-        ("4:1,2.6,3", 3, (4, (1.0, 2.6, 3.0))),
-        ("2:0,1,2,3,4,5", 6, (2, (0.0, 1.0, 2.0, 3.0, 4.0, 5.0))),
-    ],
-)
-def test_points_and_boxes_are_read(text: str, numbers: int, expected: tuple[int, tuple[float, ...]]) -> None:
-    assert parse_point_option(text, numbers) == expected
-
-
-@pytest.mark.parametrize("text", ["", "1,2", "1,2,3,4", "a,b,c", "0:1,2,3", "-1:1,2,3", "1:2:3,4,5", "x:1,2,3"])
-def test_points_that_are_none_are_refused(text: str) -> None:
-    with pytest.raises(PromptError, match="expected"):
-        parse_point_option(text)
-
-
 def test_options_that_do_not_apply_to_a_file_are_said(session: Session, tmp_path: Path) -> None:
     case = write_case(tmp_path / "a.npz", {1: ObjectPrompts((FIRST,))})
     image = SimpleITK.GetImageFromArray(volume())
@@ -254,16 +238,3 @@ def test_an_earlier_mask_is_changed_only_near_clicks(session: Session, tmp_path:
     assert refused.error is not None
     with pytest.raises(CaseError, match="one case"):
         infer(session, [scan, write_scan(tmp_path / "b.nii.gz")], tmp_path / "five", prompts=off, start_mask=other)
-
-
-def test_places_on_the_command_line_are_ras_unless_said_otherwise() -> None:
-    from gstk.cli.infer import read_places
-
-    assert read_places(["10,20,30"], ["2:1,2,3"], lps=False) == {
-        1: [PlacedPoint((-10, -20, 30), True)],
-        2: [PlacedPoint((-1, -2, 3), False)],
-    }
-    assert read_places(["10,20,30"], [], lps=True) == {1: [PlacedPoint((10, 20, 30), True)]}
-    for text in ("1,2", "nan,1,2", "a,b,c"):
-        with pytest.raises(PromptError, match="got"):
-            read_places([text], [], lps=False)

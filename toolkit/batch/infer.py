@@ -1,44 +1,35 @@
-"""The main job: cases in, masks out, one after the other."""
+"""`gstk.infer`: files of cases in, files of masks out, one after the other or shared by workers."""
 
 from __future__ import annotations
 
-import colorsys
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from gstk.batch.class_names import write_class_names
+from gstk.batch.placed_points import PlacedPoint, add_placed_points
 from gstk.batch.ray_pool import Workers, map_on_ray
+from gstk.batch.results import InferResult
+from gstk.batch.segment_case import segment_case, segment_classes
 from gstk.cases.names import distinct_names
-from gstk.cases.npz import Case, SpacingOrder, load_case, save_segs
+from gstk.cases.npz import SpacingOrder, save_segs
 from gstk.cases.prepare import read_labels
-from gstk.cases.volumes import VOLUME_SUFFIXES, case_name, find_cases, read_volume, write_case_mask
-from gstk.core.files import StrPath, atomic_path, make_folder
-from gstk.core.prompts import ObjectPrompts, Point, whole_object_id
-from gstk.errors import CaseError, GstkError, OutputError, PromptError
-from gstk.session.advice import no_change
+from gstk.cases.reading import read_case
+from gstk.cases.volumes import VOLUME_SUFFIXES, case_name, find_cases, write_case_mask
+from gstk.core.files import StrPath, make_folder
+from gstk.core.prompts import ObjectPrompts
+from gstk.errors import CaseError, GstkError, OutputError
 from gstk.session.deadline import Budget
-from gstk.session.planner import can_start
-from gstk.session.session import CallReport, Session
+from gstk.session.session import Session
 
-__all__ = ["InferResult", "ObjectResult", "PlacedPoint", "infer", "parse_point_option", "read_case", "segment_case"]
+__all__ = ["infer"]
 
 _WRITE_S = 3e-8
 """Seconds a voxel to write a label map."""
-
-
-class PlacedPoint(NamedTuple):
-    """A click at a place in the patient, LPS mm (x, y, z)."""
-
-    lps_mm: tuple[float, float, float]
-    foreground: bool = True
 
 
 class _Options(NamedTuple):
@@ -60,164 +51,6 @@ class _Task(NamedTuple):
     source: Path
     output: Path
     picture: Path
-
-
-@dataclass(frozen=True)
-class ObjectResult:
-    """One object's mask in numbers.
-
-    Attributes:
-        object_id: its label.
-        voxels: size of its mask.
-        volume_ml: the same in millilitres.
-        seconds: wall time; 0 for one of several classes.
-        name: of a class; empty for other objects.
-    """
-
-    object_id: int
-    voxels: int
-    volume_ml: float
-    seconds: float
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class InferResult:
-    """What became of one case.
-
-    Attributes:
-        source: the file or folder that was read.
-        output, overlay: what was written; None where nothing was.
-        objects: one entry an object, in the order of their ids.
-        seconds: wall time of the case, reading and writing included.
-        warnings: what was odd about it.
-        intensities: what was done to the image's, in words.
-        report: what its masks were expected to take and took.
-        error: why it failed, one line; None where it did not.
-    """
-
-    source: Path
-    output: Path | None = None
-    overlay: Path | None = None
-    objects: tuple[ObjectResult, ...] = ()
-    seconds: float = 0.0
-    warnings: tuple[str, ...] = field(default=())
-    intensities: str = ""
-    report: CallReport | None = None
-    error: str | None = None
-
-
-def segment_case(
-    session: Session,
-    case: Case,
-    within_s: float | None = None,
-    intensity_window: str = "auto",
-    assume_window: str | None = None,
-    start_mask: NDArray[np.integer] | None = None,
-) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...], tuple[str, ...]]:
-    """Segments every object of a case that has prompts.
-
-    Args:
-        session: with a latency model where there is a limit.
-        case: with its previous mask, if any, which is gone on from where there is no time to do all clicks again.
-        within_s: seconds for all of it; None is the session's own budget.
-        intensity_window, assume_window: see `Session.set_image`.
-        start_mask: integer (z,y,x), object ids of an earlier result, which clicks then change only near them.
-
-    Returns:
-        The label map, uint16 (z,y,x); the objects in numbers; and a warning for each class without prompts, which
-        stays empty.
-
-    Raises:
-        PromptError: no class has a prompt, or one lies outside the volume.
-    """
-    began = time.perf_counter()
-    if not any(said.points or said.box for said in case.prompts.values()):
-        raise PromptError(f"{case.name} has no clicks and no boxes; click on an object with --point, or give a --box")
-    begun = [] if start_mask is None else [int(k) for k in np.unique(start_mask) if k]
-    if not any(can_start(said) or k in begun for k, said in case.prompts.items()):
-        raise PromptError(
-            f"{case.name} has background clicks only, which say where the object is not; click on it with --point, or "
-            "give a --box"
-        )
-    session.set_image(case.volume, intensity_window=intensity_window, assume_window=assume_window)
-    notes = []
-    for object_id in begun:
-        session.set_mask(np.asarray(start_mask) == object_id, object_id)
-    for object_id, said in sorted(case.prompts.items()):
-        if not can_start(said) and object_id not in begun:
-            what = "background clicks only" if said.points else "no prompt"
-            notes.append(f"class {object_id} has {what}: its mask is empty")
-    if within_s is not None:
-        within_s = max(within_s / 2, within_s - (time.perf_counter() - began))
-    session.set_all(case.prompts, case.prev_mask, within_s)
-    mask = session.mask
-    for object_id in begun:
-        said = case.prompts.get(object_id, ObjectPrompts())
-        if said.points and np.array_equal(mask == object_id, start_mask == object_id):
-            last = said.points[-1]
-            why = no_change(mask == object_id, last.zyx, last.foreground, case.geometry)
-            notes.append(f"the clicks changed nothing of object {object_id}. {why}")
-    ids = sorted({*case.prompts, *begun})
-    sizes = np.bincount(mask.ravel(), minlength=max(ids) + 1)
-    voxel_ml = case.geometry.volume_mm3 / 1000
-    seconds = session.report.object_s
-    objects = tuple(ObjectResult(k, int(sizes[k]), float(sizes[k] * voxel_ml), seconds.get(k, 0.0)) for k in ids)
-    return mask, objects, tuple(notes)
-
-
-def segment_classes(
-    session: Session, case: Case, names: Sequence[str], intensity_window: str, assume_window: str | None
-) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...]]:
-    """Segments classes by name; the case's clicks then correct those of their ids.
-
-    Args:
-        session: of weights with classes.
-        case: its prompts are those of class ids.
-        names: of classes, groups and sets; see `Session.segment_classes`.
-        intensity_window, assume_window: see `Session.set_image`.
-
-    Returns:
-        The label map, uint16 (z,y,x), of class ids; and the classes that are there, in numbers.
-
-    Raises:
-        PromptError: the weights have no such class, or a prompt is of a class that is not asked for.
-    """
-    session.set_image(case.volume, intensity_window=intensity_window, assume_window=assume_window)
-    prompts = {k: said for k, said in case.prompts.items() if said.points or said.box}
-    mask = session.segment_classes(names, as_objects=bool(prompts))
-    table = session.profile.classes
-    if prompts:
-        others = sorted(set(prompts) - set(table.expand(names)))
-        if others:
-            raise PromptError(f"got a click on object {others[0]}, expected the id of a class that is asked for")
-        session.set_all(prompts)
-        mask = session.mask
-    sizes = np.bincount(mask.ravel())
-    voxel_ml = case.geometry.volume_mm3 / 1000
-    found = [
-        ObjectResult(int(k), int(sizes[k]), float(sizes[k] * voxel_ml), 0.0, table.name_of(int(k)))
-        for k in np.flatnonzero(sizes)
-        if k
-    ]
-    return mask, tuple(found)
-
-
-def write_class_names(path: Path, objects: Sequence[ObjectResult]) -> None:
-    """Names the labels of a label map: JSON with an entry an id, its name, voxels and a colour for viewers (0-255)."""
-    entries = {
-        str(one.object_id): {"name": one.name, "voxels": one.voxels, "color_rgb": _color(one.object_id)}
-        for one in objects
-    }
-    with atomic_path(path) as partial_file:
-        partial_file.write_text(json.dumps({"labels": entries}, indent=1) + "\n", encoding="utf-8")
-
-
-def _color(class_id: int) -> list[int]:
-    """A colour that stays the same for a class, and differs from that of its neighbours in the list."""
-    hue = (class_id * 0.61803398875) % 1
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.55 + 0.35 * (class_id % 2), 0.95)
-    return [round(255 * value) for value in (red, green, blue)]
 
 
 def infer(
@@ -325,31 +158,6 @@ def infer(
     return [results[task.source] for task in tasks]
 
 
-def parse_point_option(text: str, numbers: int = 3, form: str = "z,y,x") -> tuple[int, tuple[float, ...]]:
-    """Reads `[ID:]a,b,c`, the form of the command line's clicks and boxes.
-
-    Args:
-        numbers: 3 for a click, 6 for a box.
-        form: names of a click's numbers, for the message.
-
-    Returns:
-        The object id (1 where none is given) and the numbers.
-
-    Raises:
-        PromptError: the text is not of that form.
-    """
-    head, colon, tail = text.rpartition(":")
-    try:
-        object_id = whole_object_id(float(head)) if colon else 1
-        values = tuple(float(v) for v in tail.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != numbers:
-        form, example = (form, "40,128,96") if numbers == 3 else ("z0,y0,x0,z1,y1,x1", "30,100,80,50,150,120")
-        raise PromptError(f"got {text!r}, expected {form} or ID:{form}, as in {example} or 2:{example}")
-    return object_id, values
-
-
 def _ending(path: Path) -> str:
     return next((s for s in (".npz", *VOLUME_SUFFIXES) if path.name.lower().endswith(s)), ".nii.gz")
 
@@ -395,7 +203,7 @@ def _infer_one(session: Session, options: _Options, task: _Task) -> InferResult:
         # An .npz case was windowed when it was made.
         window = "auto" if path.suffix.lower() == ".npz" else options.intensity_window
         given = options.prompts if case.slices is None else case.slices.to_regular(options.prompts)
-        case = replace(case, prompts=_with_places({**case.prompts, **given}, options.points_mm, case))
+        case = replace(case, prompts=add_placed_points({**case.prompts, **given}, options.points_mm, case))
         start = None if options.start_mask is None else read_labels(options.start_mask, case)
         within_s = None
         if options.budget is not None:
@@ -429,41 +237,3 @@ def _infer_one(session: Session, options: _Options, task: _Task) -> InferResult:
         return InferResult(path, seconds=time.perf_counter() - began, warnings=tuple(notes), error=reason)
     seconds = time.perf_counter() - began
     return InferResult(path, output, picture, objects, seconds, tuple(notes), session.intensities, session.report)
-
-
-def _with_places(
-    prompts: dict[int, ObjectPrompts], points_mm: Mapping[int, Sequence[PlacedPoint]], case: Case
-) -> dict[int, ObjectPrompts]:
-    """Prompts with the clicks that lie at places in the patient."""
-    found = dict(prompts)
-    for object_id, places in points_mm.items():
-        before = found.get(object_id, ObjectPrompts())
-        points = list(before.points)
-        for place in places:
-            voxel = case.geometry.nearest_voxel(case.geometry.mm_to_voxel(place.lps_mm))
-            if voxel is None:
-                x, y, z = place.lps_mm
-                raise PromptError(
-                    f"got a click at RAS {-x:g}, {-y:g}, {z:g} mm, which lies outside of {case.name}; gstk inspect "
-                    "says where the image reaches"
-                )
-            points.append(Point(voxel, place.foreground))
-        found[object_id] = replace(before, points=tuple(points))
-    return found
-
-
-def read_case(
-    path: Path, intensity_window: str, spacing_order: SpacingOrder, series: str | None = None, phase: int | None = None
-) -> Case:
-    """A case from an .npz, or from a volume; see `infer` for the arguments."""
-    if path.suffix.lower() == ".npz":
-        if intensity_window != "auto":
-            said = (
-                f"intensity window {intensity_window} is not applied: the intensities of an .npz are taken as they are"
-            )
-            warnings.warn(said, stacklevel=2)
-        return load_case(path, spacing_order)
-    if spacing_order != "zyx":
-        said = f"spacing order {spacing_order} is not applied: the file itself says which axis is which"
-        warnings.warn(said, stacklevel=2)
-    return read_volume(path, series=series, phase=phase)

@@ -1,13 +1,16 @@
-"""`gstk.read_volume`: a file of any format as what a session takes."""
+"""Files of any format, as a session or a command takes them."""
 
 from __future__ import annotations
 
-from gstk.cases.npz import SpacingOrder
-from gstk.cases.volumes import read_any
+import warnings
+from pathlib import Path
+
+from gstk.cases import volumes
+from gstk.cases.npz import Case, SpacingOrder, load_case
 from gstk.core.files import StrPath
 from gstk.core.volume import Volume
 
-__all__ = ["read_volume"]
+__all__ = ["read_case", "read_volume"]
 
 
 def read_volume(
@@ -30,4 +33,32 @@ def read_volume(
     Warns:
         CaseWarning: the file is odd; see `gstk.cases.volumes.read_volume`.
     """
-    return read_any(path, spacing_order, series=series, phase=phase).volume
+    return volumes.read_any(path, spacing_order, series=series, phase=phase).volume
+
+
+def read_case(
+    path: Path, intensity_window: str, spacing_order: SpacingOrder, series: str | None = None, phase: int | None = None
+) -> Case:
+    """Reads a case from an .npz or a volume, and says which options the file has no use for.
+
+    Args:
+        path: see `read_volume`, as for `spacing_order`, `series` and `phase`.
+        intensity_window: that a caller asks for.
+
+    Raises:
+        CaseError, GeometryError, PromptError: see `read_volume`.
+
+    Warns:
+        UserWarning: `intensity_window` or `spacing_order` does not apply to such a file.
+    """
+    if path.suffix.lower() == ".npz":
+        if intensity_window != "auto":
+            said = (
+                f"intensity window {intensity_window} is not applied: the intensities of an .npz are taken as they are"
+            )
+            warnings.warn(said, stacklevel=2)
+        return load_case(path, spacing_order)
+    if spacing_order != "zyx":
+        said = f"spacing order {spacing_order} is not applied: the file itself says which axis is which"
+        warnings.warn(said, stacklevel=2)
+    return volumes.read_volume(path, series=series, phase=phase)

@@ -1,6 +1,5 @@
 """`gstk infer`: masks for cases."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,11 +28,10 @@ from gstk.cli.options import (
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from gstk.batch.infer import InferResult, PlacedPoint
-    from gstk.core.prompts import ObjectPrompts
+    from gstk.batch.results import InferResult
     from gstk.session.deadline import Budget
 
-__all__ = ["infer_command", "read_places", "read_prompts", "say_probe"]
+__all__ = ["infer_command", "say_probe"]
 
 _EXIT_S = 0.2
 """Seconds that a process takes to end."""
@@ -127,6 +125,7 @@ def infer_command(
 
     import gstk
     from gstk.batch.infer import infer
+    from gstk.cli.prompt_options import read_places, read_prompts
     from gstk.engines.options import parse_assignments
     from gstk.session.deadline import Budget, process_age_s
 
@@ -238,49 +237,3 @@ class _Report:
         typer.echo(f"mask       {result.output}")
         if result.overlay:
             typer.echo(f"overlay    {result.overlay}")
-
-
-def read_places(points: list[str], background: list[str], lps: bool) -> "dict[int, list[PlacedPoint]]":
-    """The clicks in mm of the command line's options, by object id."""
-    from gstk.batch.infer import PlacedPoint, parse_point_option
-    from gstk.errors import PromptError
-
-    found: dict[int, list[PlacedPoint]] = {}
-    for texts, foreground in ((points, True), (background, False)):
-        for text in texts:
-            object_id, (x, y, z) = parse_point_option(text, form="x,y,z")
-            if not all(map(math.isfinite, (x, y, z))):
-                raise PromptError(f"got {text!r}, expected three finite numbers of mm")
-            found.setdefault(object_id, []).append(PlacedPoint((x, y, z) if lps else (-x, -y, z), foreground))
-    return found
-
-
-def read_prompts(points: list[str], background: list[str], boxes: list[str]) -> "dict[int, ObjectPrompts]":
-    """The prompts of the command line's options, by object id."""
-    from dataclasses import replace
-
-    from gstk.batch.infer import parse_point_option
-    from gstk.core.prompts import Box, ObjectPrompts, Point, whole_voxel
-    from gstk.errors import PromptError
-
-    found: dict[int, ObjectPrompts] = {}
-    for texts, foreground in ((points, True), (background, False)):
-        for text in texts:
-            object_id, zyx = parse_point_option(text)
-            if any(value != int(value) for value in zyx if math.isfinite(value)):
-                rounded = ",".join(map(str, whole_voxel(zyx)))
-                typer.echo(f"warning: {text} is rounded to the voxel {rounded}; indices are whole numbers", err=True)
-            before = found.get(object_id, ObjectPrompts())
-            point = Point(whole_voxel(zyx), foreground)
-            if replace(point, foreground=not foreground) in before.points:
-                raise PromptError(f"got {point.zyx} on and beside object {object_id}, expected one of the two")
-            found[object_id] = ObjectPrompts((*before.points, point), before.box)
-    for text in boxes:
-        object_id, corners = parse_point_option(text, numbers=6)
-        before = found.get(object_id, ObjectPrompts())
-        if before.box is not None:
-            raise PromptError(
-                f"got two boxes for object {object_id}, expected one; write ID: in front for another object"
-            )
-        found[object_id] = ObjectPrompts(before.points, Box.from_corners((corners[:3], corners[3:])))
-    return found

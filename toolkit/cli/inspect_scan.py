@@ -33,8 +33,8 @@ def inspect_scan(path: Path, sheet: Path | None, overwrite: bool, series: str | 
     """
     from rich.table import Table
 
-    from gstk.batch.infer import read_case
     from gstk.cases.contact_sheet import orientation_words, save_contact_sheet
+    from gstk.cases.reading import read_case
     from gstk.cli.tables import print_table
     from gstk.core.intensities import choose_limits, window_image
     from gstk.errors import OutputError

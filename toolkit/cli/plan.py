@@ -46,9 +46,10 @@ def plan_command(
 ) -> None:
     """Show the windows, time and memory that `gstk infer` would choose for a case, without running the network."""
     import gstk
-    from gstk.batch.infer import read_case
+    from gstk.cases.reading import read_case
     from gstk.cli.budget_words import call_line
-    from gstk.cli.infer import read_prompts, say_probe
+    from gstk.cli.infer import say_probe
+    from gstk.cli.prompt_options import read_prompts
     from gstk.engines.options import parse_assignments
     from gstk.session.deadline import Budget
     from gstk.session.planner import can_start

@@ -1,0 +1,115 @@
+"""One case in, its label map out: by clicks and boxes, from an earlier mask, or by the names of classes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.batch.results import ObjectResult
+from gstk.cases.npz import Case
+from gstk.core.prompts import ObjectPrompts
+from gstk.errors import PromptError
+from gstk.session.advice import no_change
+from gstk.session.planner import can_start
+from gstk.session.session import Session
+
+__all__ = ["segment_case", "segment_classes"]
+
+
+def segment_case(
+    session: Session,
+    case: Case,
+    within_s: float | None = None,
+    intensity_window: str = "auto",
+    assume_window: str | None = None,
+    start_mask: NDArray[np.integer] | None = None,
+) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...], tuple[str, ...]]:
+    """Segments every object of a case that has prompts.
+
+    Args:
+        session: with a latency model where there is a limit.
+        case: with its previous mask, if any, which is gone on from where there is no time to do all clicks again.
+        within_s: seconds for all of it; None is the session's own budget.
+        intensity_window, assume_window: see `Session.set_image`.
+        start_mask: integer (z,y,x), object ids of an earlier result, which clicks then change only near them.
+
+    Returns:
+        The label map, uint16 (z,y,x); the objects in numbers; and a warning for each class without prompts, which
+        stays empty.
+
+    Raises:
+        PromptError: no class has a prompt, or one lies outside the volume.
+    """
+    began = time.perf_counter()
+    if not any(said.points or said.box for said in case.prompts.values()):
+        raise PromptError(f"{case.name} has no clicks and no boxes; click on an object with --point, or give a --box")
+    begun = [] if start_mask is None else [int(k) for k in np.unique(start_mask) if k]
+    if not any(can_start(said) or k in begun for k, said in case.prompts.items()):
+        raise PromptError(
+            f"{case.name} has background clicks only, which say where the object is not; click on it with --point, or "
+            "give a --box"
+        )
+    session.set_image(case.volume, intensity_window=intensity_window, assume_window=assume_window)
+    notes = []
+    for object_id in begun:
+        session.set_mask(np.asarray(start_mask) == object_id, object_id)
+    for object_id, said in sorted(case.prompts.items()):
+        if not can_start(said) and object_id not in begun:
+            what = "background clicks only" if said.points else "no prompt"
+            notes.append(f"class {object_id} has {what}: its mask is empty")
+    if within_s is not None:
+        within_s = max(within_s / 2, within_s - (time.perf_counter() - began))
+    session.set_all(case.prompts, case.prev_mask, within_s)
+    mask = session.mask
+    for object_id in begun:
+        said = case.prompts.get(object_id, ObjectPrompts())
+        if said.points and np.array_equal(mask == object_id, start_mask == object_id):
+            last = said.points[-1]
+            why = no_change(mask == object_id, last.zyx, last.foreground, case.geometry)
+            notes.append(f"the clicks changed nothing of object {object_id}. {why}")
+    ids = sorted({*case.prompts, *begun})
+    sizes = np.bincount(mask.ravel(), minlength=max(ids) + 1)
+    voxel_ml = case.geometry.volume_mm3 / 1000
+    seconds = session.report.object_s
+    objects = tuple(ObjectResult(k, int(sizes[k]), float(sizes[k] * voxel_ml), seconds.get(k, 0.0)) for k in ids)
+    return mask, objects, tuple(notes)
+
+
+def segment_classes(
+    session: Session, case: Case, names: Sequence[str], intensity_window: str, assume_window: str | None
+) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...]]:
+    """Segments classes by name; the case's clicks then correct those of their ids.
+
+    Args:
+        session: of weights with classes.
+        case: its prompts are those of class ids.
+        names: of classes, groups and sets; see `Session.segment_classes`.
+        intensity_window, assume_window: see `Session.set_image`.
+
+    Returns:
+        The label map, uint16 (z,y,x), of class ids; and the classes that are there, in numbers.
+
+    Raises:
+        PromptError: the weights have no such class, or a prompt is of a class that is not asked for.
+    """
+    session.set_image(case.volume, intensity_window=intensity_window, assume_window=assume_window)
+    prompts = {k: said for k, said in case.prompts.items() if said.points or said.box}
+    mask = session.segment_classes(names, as_objects=bool(prompts))
+    table = session.profile.classes
+    if prompts:
+        others = sorted(set(prompts) - set(table.expand(names)))
+        if others:
+            raise PromptError(f"got a click on object {others[0]}, expected the id of a class that is asked for")
+        session.set_all(prompts)
+        mask = session.mask
+    sizes = np.bincount(mask.ravel())
+    voxel_ml = case.geometry.volume_mm3 / 1000
+    found = [
+        ObjectResult(int(k), int(sizes[k]), float(sizes[k] * voxel_ml), 0.0, table.name_of(int(k)))
+        for k in np.flatnonzero(sizes)
+        if k
+    ]
+    return mask, tuple(found)
