@@ -78,3 +78,12 @@ class SlowEngine(FloodEngine):
     def interrupt(self) -> None:
         if not self.deaf:
             self.ended.set()
+
+
+def two_balls(
+    shape: tuple[int, int, int] = (40, 60, 60),
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:
+    grid = np.indices(shape)
+    first = ((grid - np.array([20, 20, 20])[:, None, None, None]) ** 2).sum(0) <= 64
+    second = ((grid - np.array([20, 44, 40])[:, None, None, None]) ** 2).sum(0) <= 25
+    return np.where(first | second, 200, 20).astype(np.uint8), first, second

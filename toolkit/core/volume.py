@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,27 @@ class Volume:
     units: str | None = None
     has_orientation: bool = True
     name: str = "the image"
+
+    @classmethod
+    def of(cls, image: Volume | NDArray[np.generic], spacing_mm: Sequence[float] | None = None) -> Volume:
+        """A volume as it is, or an array of which nothing but its spacing is known.
+
+        Args:
+            image: a volume, or (z,y,x) of any real dtype, finite.
+            spacing_mm: (z,y,x) of an array; None is 1 each. A volume knows its own.
+
+        Raises:
+            GstkError: a spacing stands beside a volume, or is not > 0; the array is not as `Volume` wants it.
+        """
+        if isinstance(image, Volume):
+            if spacing_mm is not None:
+                raise GstkError("got a spacing beside a Volume, which knows its own; leave it out")
+            return image
+        image_zyx = np.asarray(image)
+        if image_zyx.ndim != 3 or image_zyx.size == 0:
+            raise GstkError(f"got an image {image_zyx.shape}, expected three axes (z, y, x) that are not empty")
+        sides = (1.0, 1.0, 1.0) if spacing_mm is None else spacing_mm
+        return cls(image_zyx, Geometry(image_zyx.shape, sides), has_orientation=False)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         image = self.image

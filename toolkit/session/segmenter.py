@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gstk.calibration import memory
 from gstk.core.click_rule import component_centre
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.window import Window, frame
 from gstk.engines.base import Embedding
 from gstk.session.class_correction import correct_class
+from gstk.session.class_segmenter import ClassSegmenter
 from gstk.session.click_update import (
     ClickScope,
     apply_click,
@@ -38,6 +40,9 @@ __all__ = ["MORE_POINTS", "ObjectSegmenter"]
 
 MAX_ADAPTATIONS = 2
 """Times that one prompt may move to a window that suits the mask better."""
+
+CLASS_CACHE_SHARE = 0.4
+"""Share of the free memory that the features of classes may take."""
 
 ALL_AT_ONCE = "one click after the other: all were taken at once"
 FINER_WINDOW = "a finer window"
@@ -123,6 +128,25 @@ class ObjectSegmenter:
             clock.skip(f"{unanswered}: the mask is made from the prompts alone")
             state = _fallback(image, state, prompts, answered)
         return replace(state, prompts=prompts, given=given, compromises=clock.compromises)
+
+    def restore(self, image: ImageState, state: ObjectState) -> ObjectState:
+        """A state from the history with its mask, which is computed again where the history had no memory for it."""
+        if state.region is not None or (state.given is None and not can_start(state.prompts)):
+            return state
+        with self.engine.cancellable():
+            return self.update(image, state.begun_anew(state.prompts), state.prompts, None, Deadline())
+
+    def classes(self, image: ImageState) -> ClassSegmenter:
+        """What segments the classes of an image; it keeps their features as long as the image."""
+        if image.classes is None:
+            engine = self.engine
+            image.classes = ClassSegmenter(
+                lambda window: engine.class_features(window, Deadline()),
+                engine.engine.class_vectors(),
+                image.source,
+                int(CLASS_CACHE_SHARE * memory.free_bytes()),
+            )
+        return image.classes
 
     def _answer(self, image: ImageState, state: ObjectState, click: Point | None, clock: Clock) -> ObjectState:
         """The object's mask from its prompts; where there was one before, `click` changes only what is near it.

@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.calibration import memory
 from gstk.calibration.model import LatencyModel
 from gstk.core.geometry import Geometry
 from gstk.core.intensities import IntensityWindow
 from gstk.core.network_image import NetworkImage
 from gstk.core.profile import InputProfile, find_profile
-from gstk.core.prompts import Box, ObjectPrompts, Point, PromptWarning, whole_object_id
+from gstk.core.prompts import ObjectPrompts, whole_object_id
 from gstk.core.regions import Region
 from gstk.core.volume import Volume
 from gstk.core.window import Window, WindowPolicy
 from gstk.engines.base import Engine
-from gstk.errors import GeometryError, GstkError, PromptError
+from gstk.errors import GstkError, PromptError
 from gstk.session.call_report import CallReport
-from gstk.session.class_segmenter import ClassSegmenter
 from gstk.session.costs import Costs
-from gstk.session.deadline import Budget, Deadline
+from gstk.session.deadline import Budget
 from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES
-from gstk.session.planner import Plan, can_start
+from gstk.session.planner import Plan
+from gstk.session.prompt_checks import changed_prompts, check_prompts, expand_classes, image_voxel, warn_of_empty_masks
+from gstk.session.prompt_methods import PromptMethods
 from gstk.session.scheduler import Scheduler
 from gstk.session.segmenter import ObjectSegmenter
 from gstk.session.state import ImageState, ObjectState, class_mask, given_mask
-from gstk.session.strokes import lasso_points, plane_box_points, scribble_points
 from gstk.session.timed_engine import TimedEngine
 
 if TYPE_CHECKING:
@@ -43,11 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["CallReport", "Region", "Session"]
 
 
-CLASS_CACHE_SHARE = 0.4
-"""Share of the free memory that the features of classes may take."""
-
-
-class Session:
+class Session(PromptMethods):
     """Segments the objects of one image at a time, click by click. Safe to call from several threads, one at a time.
 
     Use `gstk.open` to make one. Voxel indices are (z,y,x) of the image as given; object ids are 1 to 65535.
@@ -144,99 +137,15 @@ class Session:
         Warns:
             VolumeWarning: the volume is probably not what the network was trained on.
         """
-        if not isinstance(volume, Volume):
-            image_zyx = np.asarray(volume)
-            if image_zyx.ndim != 3 or image_zyx.size == 0:
-                raise GstkError(f"got an image {image_zyx.shape}, expected three axes (z, y, x) that are not empty")
-            sides = (1.0, 1.0, 1.0) if spacing_mm is None else spacing_mm
-            geometry = Geometry(image_zyx.shape, sides)  # type: ignore[arg-type]
-            volume = Volume(image_zyx, geometry, has_orientation=False)
-        elif spacing_mm is not None:
-            raise GstkError("got a spacing beside a Volume, which knows its own; leave it out")
-        geometry = volume.geometry
-        source = NetworkImage.prepare(volume, self.profile, intensity_window, assume_window)
+        source = NetworkImage.prepare(Volume.of(volume, spacing_mm), self.profile, intensity_window, assume_window)
         with self._lock:
             self._segmenter.forget(self._image)
             self._image = None
             self.intensities = source.words
-            image = self._image = ImageState(source, _policy_for(source, self._scheduler.policy))
+            image = self._image = ImageState.of(source, self._scheduler.policy)
             if look_at is not None:
-                centre = [(n - 1) / 2 for n in geometry.shape] if look_at == "centre" else look_at
-                self._segmenter.look_ahead(image, self._voxel(centre))
-
-    def add_point(self, zyx: Sequence[float], foreground: bool = True, object_id: int = 1) -> Region:
-        """Adds a click and updates the mask.
-
-        Args:
-            zyx: voxel index, rounded to the nearest voxel.
-            foreground: whether the object is there.
-
-        Returns:
-            The slices (z,y,x) of the volume outside which the mask did not change.
-
-        Raises:
-            PromptError: the point lies outside the image.
-            Interrupted: by `cancel`; nothing has changed.
-        """
-        with self._lock:
-            voxel = self._voxel(zyx)
-            before = self._object(object_id).prompts
-            return self.set_prompts(replace(before, points=(*before.points, Point(voxel, foreground))), object_id)
-
-    def add_box(self, box: Box | Sequence[Sequence[float]], object_id: int = 1) -> Region:
-        """Sets the object's box and updates the mask.
-
-        Args:
-            box: a `gstk.core.prompts.Box`, or its two corner voxels ((z,y,x), (z,y,x)), both inside it.
-
-        Returns, raises: as `add_point`.
-        """
-        with self._lock:
-            if not isinstance(box, Box):
-                box = Box.from_corners(box)
-            return self.set_prompts(replace(self._object(object_id).prompts, box=box), object_id)
-
-    def add_plane_box(self, corners: Sequence[Sequence[int]], foreground: bool = True, object_id: int = 1) -> Region:
-        """Adds a box that was drawn on one slice, along any axis: it says nothing of how deep the object is.
-
-        Args:
-            corners: its first and last voxel ((z,y,x), (z,y,x)), both inside the box.
-            foreground: whether the object fills it on that slice; if not, its middle is background.
-
-        Returns, raises: as `add_point`.
-        """
-        (z0, y0, x0), (z1, y1, x1) = corners
-        low, high = (int(z0), int(y0), int(x0)), (int(z1), int(y1), int(x1))
-        return self._add_drawn(lambda geometry: plane_box_points(low, high, geometry, foreground), object_id)
-
-    def add_scribble(self, scribble: NDArray[np.generic], foreground: bool = True, object_id: int = 1) -> Region:
-        """Adds a line that was drawn along the object, or along what is not the object.
-
-        Args:
-            scribble: (z,y,x), of the image's shape; everything but 0 was drawn on.
-
-        Returns, raises: as `add_point`.
-        """
-        return self._add_drawn(
-            lambda geometry: scribble_points(np.asarray(scribble) != 0, geometry, foreground), object_id
-        )
-
-    def add_lasso(self, lasso: NDArray[np.generic], foreground: bool = True, object_id: int = 1) -> Region:
-        """Adds what was encircled on a slice.
-
-        Args:
-            lasso: (z,y,x), of the image's shape; everything but 0 is the outline, or what it encloses.
-
-        Returns, raises: as `add_point`.
-        """
-        return self._add_drawn(lambda geometry: lasso_points(np.asarray(lasso) != 0, geometry, foreground), object_id)
-
-    def _add_drawn(self, lower: Callable[[Geometry], tuple[Point, ...]], object_id: int) -> Region:
-        """Adds a drawing as the clicks that it stands for, in one step."""
-        with self._lock:
-            before = self._object(object_id).prompts
-            points = lower(self._current().geometry)
-            return self.set_prompts(replace(before, points=(*before.points, *points)), object_id)
+                centre = [(n - 1) / 2 for n in image.geometry.shape] if look_at == "centre" else look_at
+                self._segmenter.look_ahead(image, image_voxel(centre, image.geometry))
 
     def set_mask(self, mask: NDArray[np.generic], object_id: int = 1) -> Region:
         """Starts an object from a mask, such as an earlier result; later clicks change it only near them.
@@ -284,7 +193,7 @@ class Session:
             Interrupted: by `cancel`; nothing has changed.
         """
         with self._lock:
-            ids = self._class_ids([name])
+            ids = expand_classes([name], self.profile)
             if len(ids) != 1:
                 raise PromptError(f"got {name!r}, which is {len(ids)} classes; take segment_classes")
             key = ids[0] if object_id is None else object_id
@@ -312,16 +221,12 @@ class Session:
         Raises: as `add_class`.
         """
         with self._lock:
-            ids = self._class_ids(names)
+            ids = expand_classes(names, self.profile)
             labels, on_grid = self._segment_classes(ids, on_progress)
             if as_objects:
                 image = self._current()
                 image.commit({k: class_mask(labels == k, on_grid == k, image, k) for k in ids})
             return labels
-
-    def set_prompts(self, prompts: ObjectPrompts, object_id: int = 1) -> Region:
-        """Replaces all prompts of an object in one step; returns and raises as `add_point`."""
-        return self.set_all({object_id: prompts})
 
     def set_all(
         self,
@@ -344,7 +249,7 @@ class Session:
         """
         with self._lock:
             image = self._current()
-            prompts = self._changed_prompts(prompts)
+            prompts = changed_prompts(prompts, image, self.profile)
             if previous is not None and previous.shape != image.geometry.shape:
                 raise PromptError(f"got a previous mask {previous.shape}, expected {image.geometry.shape}")
             if within_s is None and self._budget is not None:
@@ -355,7 +260,7 @@ class Session:
                 schedule = self._scheduler.schedule(image, prompts, previous, within_s)
                 updated, object_s = self._scheduler.run(image, schedule, deadline)
                 changed = image.commit(updated)
-            _warn_of_empty_masks(updated)
+            warn_of_empty_masks(updated)
             compromises = [*schedule.compromises, *(c for state in updated.values() for c in state.compromises)]
             self.report = CallReport(
                 within_s,
@@ -372,7 +277,7 @@ class Session:
         """The first windows of `set_all`, and what they are expected to take; nothing runs."""
         with self._lock:
             image = self._current()
-            self._check(prompts)
+            check_prompts(prompts, image, self.profile)
             return self._scheduler.plan(image, prompts, within_s)
 
     def undo(self) -> Region:
@@ -387,12 +292,7 @@ class Session:
             if not image.history:
                 raise PromptError("nothing to undo")
             _, before = image.history[-1]
-            if before.region is None and (before.given is not None or can_start(before.prompts)):
-                # Its mask was dropped from the history for want of memory.
-                start = before.begun_anew(before.prompts)
-                with self._segmenter.engine.cancellable():
-                    before = self._segmenter.update(image, start, before.prompts, None, Deadline())
-            return image.take_back(before)
+            return image.take_back(self._segmenter.restore(image, before))
 
     def redo(self) -> Region:
         """Does again what `undo` took back last, unless there was a new prompt, mask or reset since.
@@ -455,6 +355,11 @@ class Session:
     ) -> None:
         self.close()
 
+    def _change_prompts(self, change: Callable[[Geometry, ObjectPrompts], ObjectPrompts], object_id: int) -> Region:
+        with self._lock:
+            before = self._object(object_id).prompts
+            return self.set_all({object_id: change(self._current().geometry, before)})
+
     def _current(self) -> ImageState:
         if self._image is None:
             raise GstkError("got a call on a session without an image, expected set_image first")
@@ -463,55 +368,17 @@ class Session:
     def _object(self, object_id: int) -> ObjectState:
         return self._current().objects.get(whole_object_id(object_id), ObjectState())
 
-    def _voxel(self, zyx: Sequence[float]) -> tuple[int, int, int]:
-        geometry = self._current().geometry
-        try:
-            voxel = geometry.nearest_voxel(zyx)
-        except GeometryError:
-            voxel = None
-        if voxel is None:
-            raise PromptError(f"got a click at {zyx!r:.80}, expected (z, y, x) inside the image of {geometry.shape}")
-        return voxel
-
-    def _class_ids(self, names: Sequence[str | int]) -> tuple[int, ...]:
-        if "classes" not in self.profile.branches:
-            raise PromptError(
-                f"got a class for the profile {self.profile.name}, whose weights know no classes; give a point or a box"
-            )
-        return self.profile.classes.expand(names)
-
     def _segment_classes(
         self, class_ids: Sequence[int], on_progress: Callable[[int, int], None]
     ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """Label maps (z,y,x) of the volume and of the training grid."""
-        image, engine = self._current(), self._segmenter.engine
         began = time.perf_counter()
-        if image.classes is None:
-            image.classes = ClassSegmenter(
-                lambda window: engine.class_features(window, Deadline()),
-                engine.engine.class_vectors(),
-                image.source,
-                int(CLASS_CACHE_SHARE * memory.free_bytes()),
-            )
-        with engine.cancellable():
-            on_grid = image.classes.segment_grid(class_ids, on_progress)
-            labels = image.classes.project(on_grid)
+        classes = self._segmenter.classes(self._current())
+        with self._segmenter.engine.cancellable():
+            on_grid = classes.segment_grid(class_ids, on_progress)
+            labels = classes.project(on_grid)
         self.report = CallReport(spent_s=time.perf_counter() - began)
         return labels, on_grid
-
-    def _check(self, prompts: Mapping[int, ObjectPrompts]) -> None:
-        if "points" not in self.profile.branches and any(own.points or own.box for own in prompts.values()):
-            raise PromptError(
-                f"got a point or box for the profile {self.profile.name}, whose weights take classes alone; give those"
-            )
-        geometry = self._current().geometry
-        for own in prompts.values():
-            corners = own.box.corners() if own.box else ()
-            if not all(geometry.contains(corner) for corner in corners):
-                raise PromptError(f"got a box of corners {corners}, expected it inside the image of {geometry.shape}")
-            for point in own.points:
-                if not geometry.contains(point.zyx):
-                    raise PromptError(f"got a click at {point.zyx}, expected it inside the image of {geometry.shape}")
 
     @property
     def model(self) -> LatencyModel | None:
@@ -527,28 +394,3 @@ class Session:
     def decodes(self) -> int:
         """Runs of the prompt decoder so far."""
         return self._segmenter.decodes
-
-    def _changed_prompts(self, prompts: Mapping[int, ObjectPrompts]) -> dict[int, ObjectPrompts]:
-        """Those of the prompts that are not as they were, checked."""
-        self._check(prompts)
-        whole = {whole_object_id(k): own.rounded() for k, own in prompts.items()}
-        changed = {k: own for k, own in whole.items() if own != self._object(k).prompts}
-        for k, own in changed.items():
-            if own.box is not None and self._object(k).given is not None:
-                raise PromptError(f"got a box for object {k}, which began with a mask; reset it first, or click")
-        return changed
-
-
-def _warn_of_empty_masks(updated: Mapping[int, ObjectState]) -> None:
-    for object_id, state in sorted(updated.items()):
-        if can_start(state.prompts) and (state.logits is None or not (state.logits > 0).any()):
-            said = f"the mask of object {object_id} is empty: the network found nothing at its prompts"
-            warnings.warn(said, PromptWarning, stacklevel=4)
-
-
-def _policy_for(image: NetworkImage, policy: WindowPolicy) -> WindowPolicy:
-    """The policy of windows on an image: where the network has a resolution, begin with the training's windows."""
-    if image.grid is None:
-        return policy
-    finest_mm = min(t * s for t, s in zip(image.grid.step, image.geometry.spacing_mm, strict=True))
-    return replace(policy, training_window=image.training_window, min_mm=finest_mm)

@@ -98,6 +98,14 @@ class ImageState:
     ahead: tuple[Window, Future[Embedding]] | None = None
     classes: ClassSegmenter | None = None
 
+    @classmethod
+    def of(cls, source: NetworkImage, policy: WindowPolicy) -> ImageState:
+        """An image without objects; where the network has a resolution, windows begin with the training's."""
+        if source.grid is not None:
+            finest_mm = min(t * s for t, s in zip(source.grid.step, source.geometry.spacing_mm, strict=True))
+            policy = replace(policy, training_window=source.training_window, min_mm=finest_mm)
+        return cls(source, policy)
+
     @property
     def geometry(self) -> Geometry:
         """The volume's."""
