@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -231,6 +232,37 @@ def test_a_run_goes_on_with_what_may_change_and_says_so(cases: list[Path], tmp_p
         "stage1.steps is 6, it was 4",
         "the cases of train are not those that the run began with",
     ]
+
+
+def test_a_run_goes_on_with_the_rates_that_it_is_given() -> None:
+    """The optimiser's state holds rates, too: those that it was saved with."""
+    trainer = Trainer(PHANTOMS, 1, build_network(PHANTOMS.network), [])
+    steps = trainer.run()
+    next(steps)
+    next(steps)
+    state = copy.deepcopy(trainer.state())
+    slow = replace(
+        PHANTOMS,
+        loop=replace(PHANTOMS.loop, convolution_rate=1e-9),
+        stage1=replace(PHANTOMS.stage1, learning_rate=1e-9),
+    )
+    for recipe, still in ((slow, True), (PHANTOMS, False)):
+        other = Trainer(recipe, 1, build_network(PHANTOMS.network), [])
+        other.load_state(copy.deepcopy(state))
+        next(other.run())
+        for kind in (5, 2):  # convolutions, and what has a rate of its own
+            before = [w for w in state["weights"].values() if w.ndim == kind]
+            after = [other.network.state_dict()[k] for k, w in state["weights"].items() if w.ndim == kind]
+            moved = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
+            assert (moved < 1e-6) == still, f"{kind} axes moved by {moved}"
+
+
+def test_what_a_checkpoint_holds_cannot_be_turned_off(cases: list[Path], tmp_path: Path) -> None:
+    train(SMALL, tmp_path, cases, stages=[1])
+    for field in ("convolution_rate", "ema_decay", "object_weight"):
+        off = replace(SMALL, loop=replace(SMALL.loop, **{field: 0.0}))
+        with pytest.raises(TrainingError, match=f"another loop.{field} than"):
+            train(off, tmp_path, cases, stages=[1], resume=True)
 
 
 def test_a_killed_run_begins_again_with_the_weights_that_it_was_given(cases: list[Path], tmp_path: Path) -> None:

@@ -115,14 +115,8 @@ class Trainer:
             torch.manual_seed(recipe.seed)
             self._reader = ObjectReader(recipe.network.width).to(self.device)
             self.parameters += self._reader.parameters()
-        rate = self._chosen.learning_rate
         self._fixed = FixedNorms(self.parameters) if self._loop.convolution_rate else None
-        self._optimiser = torch.optim.AdamW(
-            self._fixed.groups(self._loop.convolution_rate, rate)
-            if self._fixed
-            else [{"params": self.parameters, "top": rate}],
-            weight_decay=self._loop.weight_decay,
-        )
+        self._optimiser = torch.optim.AdamW(self._groups())
         self._dtype = autocast_dtype(self._loop.precision, self.device)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype == torch.float16)
         self.average = (
@@ -139,6 +133,13 @@ class Trainer:
             self._chosen.special_classes,
             workers=min(4, recipe.data.max_objects) if self.device.type == "cuda" else 1,
         )
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameter groups as the recipe has them, each with its top learning rate as `top`."""
+        rate, decay = self._chosen.learning_rate, {"weight_decay": self._loop.weight_decay}
+        if self._fixed is None:
+            return [{"params": self.parameters, "top": rate} | decay]
+        return [decay | group for group in self._fixed.groups(self._loop.convolution_rate, rate)]
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
         """Does the steps that are left, and says of each what it did.
@@ -292,6 +293,9 @@ class Trainer:
         if self._fixed is not None:
             self._fixed.load_state(state["norms"])
         self._optimiser.load_state_dict(state["optimizer"])
+        # The state has the rates that it was saved with; the recipe's are those to go on with.
+        for group, own in zip(self._optimiser.param_groups, self._groups(), strict=True):
+            group |= {key: own[key] for key in ("top", "weight_decay")}
         self._scaler.load_state_dict(state["scaler"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
 

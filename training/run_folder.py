@@ -28,11 +28,10 @@ _FIXED = (
     "network.",
     "data.source",
     "data.patches_per_case",
-    "loop.convolution_rate",
-    "loop.ema_decay",
-    "loop.object_weight",
 )
 """Fields that a run cannot go on with otherwise: its checkpoints would not fit, or its data begin anew."""
+_SWITCHES = ("loop.convolution_rate", "loop.ema_decay", "loop.object_weight")
+"""Fields whose 0 turns something off that a checkpoint holds: they may change, but not from 0 or to it."""
 _UNSAID = ("name",)
 _AGAIN = "give the folder of the cases again"
 
@@ -140,6 +139,7 @@ class RunFolder:
         old, new = flat_values(self.recipe()), flat_values(recipe)
         changed = [key for key in new if new[key] != old.get(key) and key not in _UNSAID]
         fixed = [key for key in changed if key.startswith(_FIXED)]
+        fixed += [key for key in changed if key in _SWITCHES and not (new[key] and old.get(key))]
         if fixed:
             raise TrainingError(
                 f"got a recipe with another {', '.join(fixed)} than the run in {self.path}; continue with the same, or "
