@@ -41,6 +41,7 @@ from gstk.export.tolerances import REFERENCE
 from gstk.export.vectors import VECTORS_NAME, save_vectors
 from gstk.training.checkpoint import load_checkpoint, load_extra
 from gstk.training.network import TAPS, build_network, class_vectors
+from gstk.training.run_profile import profile_from_json
 from gstk.training.spec import VISTA3DSpec
 
 __all__ = [
@@ -133,7 +134,8 @@ def export_bundle(
         name: of the model; None takes the checkpoint's file name.
         licence: of the weights, such as an SPDX identifier; None records that it is unknown.
         profile: what the network's input is (`gstk.core.profile`). None is right for what gstk itself made: a
-            checkpoint of its training is `challenge`, as its cases are, and a network smaller than VISTA3D's `tiny`.
+            checkpoint of its training carries its profile; without one it is `challenge`, as its cases are, and a
+            network smaller than VISTA3D's `tiny`.
         default_roi: sides of the region it was trained on, in voxels and in the network's axes; None is the profile's
             patch, or 128 each without a profile.
         options: what goes into the bundle; None is the float32 graphs alone.
@@ -158,7 +160,8 @@ def export_bundle(
     on_progress(f"loading {checkpoint.name}")
     spec, state = load_checkpoint(checkpoint)
     extra = load_extra(checkpoint)
-    profile = _fitting_profile(profile, spec, state, default_roi, "training" in extra)
+    carried = profile_from_json(extra["profile"], checkpoint) if "profile" in extra else None
+    profile = _fitting_profile(profile, spec, state, default_roi, "training" in extra, carried)
     rules = roi_rules(spec, profile.patch)
     if spec.in_channels != 1:
         raise ExportError(
@@ -200,8 +203,15 @@ def _fitting_profile(
     state: Mapping[str, torch.Tensor],
     default_roi: Sequence[int] | None,
     trained_here: bool = False,
+    carried: InputProfile | None = None,
 ) -> InputProfile:
-    """The profile to write, with the region that was asked for as its patch."""
+    """The profile to write, with the region that was asked for as its patch; a checkpoint may carry one."""
+    if carried is not None and profile is not None and not profile.has_input_of(carried):
+        raise ExportError(
+            f"got --profile {profile.name} for a checkpoint that was trained on the input of {carried.name}; leave "
+            "--profile out"
+        )
+    profile = profile or carried
     if profile is None and spec == VISTA3DSpec() and trained_here:
         profile = find_profile("challenge")
     if profile is None:

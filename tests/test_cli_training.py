@@ -214,6 +214,7 @@ def test_training_begins_with_a_bundles_weights(folder: Path) -> None:
     trained = load_checkpoint(folder / "run/stage1/model.pt")[1]
     name = "image_encoder.encoder.conv_init.weight"
     assert 0 < float((trained[name] - weights[name]).abs().max()) < 0.1
+    assert json.loads((folder / "run/profile.json").read_text())["name"] == "tiny"
     recorded = json.loads((folder / "run/cases.json").read_text())
     assert [Path(entry["file"]).name for entry in recorded["train"]] == ["a.npz", "b.npz", "c.npz"]
     assert all(len(entry["sha256"]) == 64 for entry in recorded["train"])

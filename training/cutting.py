@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gstk.core.geometry import Geometry
+from gstk.core.network_image import NetworkImage
+from gstk.core.profile import InputProfile
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.resampling import intensity_range, normalise
 from gstk.core.window import Window, WindowPolicy, frame
 from gstk.session.window_selection import initial_extent
+from gstk.training.grid_crop import crop_on_grid, network_image
 from gstk.training.recipe import DataRecipe
 
 __all__ = ["Patch", "Volume", "cut_patches"]
@@ -53,8 +56,8 @@ class Patch(NamedTuple):
     """What one forward pass sees.
 
     Attributes:
-        image: float32 (z,y,x), normalised by the whole volume's percentiles; 0 outside of it.
-        labels: int32 (z,y,x), class ids, 0 background and outside.
+        image: float32, in the network's axes: (z,y,x) where no profile says otherwise. 0 to 1; 0 outside the volume.
+        labels: int32, the same axes, class ids, 0 background and outside.
         classes: ids of the objects to click on, all of them in `labels`, the one that the patch was cut for first.
     """
 
@@ -63,14 +66,24 @@ class Patch(NamedTuple):
     classes: tuple[int, ...]
 
 
-def cut_patches(volume: Volume, recipe: DataRecipe, rng: np.random.Generator, growth: float = 1.0) -> list[Patch]:
+def cut_patches(
+    volume: Volume,
+    recipe: DataRecipe,
+    rng: np.random.Generator,
+    growth: float = 1.0,
+    profile: InputProfile | None = None,
+) -> list[Patch]:
     """Cuts `recipe.patches_per_case` patches, each around an object drawn anew, every object as likely as any.
 
     Args:
         growth: how far the size of `zoom` patches has grown, 0 to 1.
+        profile: of the network. None takes the volume's own axes and voxels, and its percentiles 1 and 99.
 
     Returns:
         The patches; fewer where too many windows showed too little of their object, none without any object.
+
+    Raises:
+        ProfileError: the volume's values are not those of the profile.
     """
     boxes = ndimage.find_objects(volume.labels.astype(np.int32, copy=False))
     counts = np.bincount(volume.labels.ravel(), minlength=len(boxes) + 1)
@@ -78,20 +91,38 @@ def cut_patches(volume: Volume, recipe: DataRecipe, rng: np.random.Generator, gr
     ids = [label for label, box in enumerate(boxes, start=1) if box is not None and counts[label] >= least]
     if not ids:
         return []
-    low, high = intensity_range(volume.image)
+    source = None if profile is None else network_image(volume.image, volume.spacing_mm, profile)
+    if source is None:
+        values = intensity_range(volume.image)
+    else:
+        volume, values = volume._replace(image=source.volume), (source.low, source.high)
     patches: list[Patch] = []
     for _ in range(3 * recipe.patches_per_case):
         if len(patches) == recipe.patches_per_case:
             break
         target = ids[rng.integers(len(ids))]
         patch: Patch | None
-        if recipe.cut == "crop":
-            patch = _crop(volume, target, boxes[target - 1], (low, high), recipe, rng)
+        if source is not None and source.grid is not None:
+            patch = _grid_crop(source, volume, target, boxes[target - 1], recipe, rng)
+        elif recipe.cut == "crop":
+            patch = _crop(volume, target, boxes[target - 1], values, recipe, rng)
         else:
-            patch = _zoom(volume, target, boxes[target - 1], (low, high), recipe, rng, growth)
+            patch = _zoom(volume, target, boxes[target - 1], values, recipe, rng, growth)
         if patch is not None:
             patches.append(patch)
     return patches
+
+
+def _grid_crop(
+    source: NetworkImage, volume: Volume, target: int, box: Box, recipe: DataRecipe, rng: np.random.Generator
+) -> Patch | None:
+    """The label-aware crop at the network's resolution; None where the network would not see the object."""
+    first, second, third = (int(n) for n in recipe.patch_size)
+    voxel = _voxel_of(volume.labels, target, box, rng)
+    image, labels = crop_on_grid(source, volume.labels, [int(i) for i in voxel], (first, second, third))
+    if not (labels == target).any():
+        return None
+    return Patch(image, labels, _classes(labels, target, 1, recipe, rng))
 
 
 def _crop(

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from gstk.cases.npz import SpacingOrder, check_image, read_geometry, to_label_map
 from gstk.cases.phantoms import generate_phantom
 from gstk.cases.safe_npz import read_npz
+from gstk.core.profile import InputProfile
 from gstk.errors import CaseError, GstkError
 from gstk.training.augment import augment
 from gstk.training.case_files import groups_of
@@ -83,9 +84,11 @@ def read_volume(path: Path, spacing_order: str = "zyx") -> Volume:
 class Volumes(Dataset[Item]):
     """The items of a stage by their number."""
 
-    def __init__(self, paths: Sequence[Path], recipe: DataRecipe, seed: Sequence[int]) -> None:
+    def __init__(
+        self, paths: Sequence[Path], recipe: DataRecipe, seed: Sequence[int], profile: InputProfile | None = None
+    ) -> None:
         """Takes the cases; see `make_loader`."""
-        self.paths, self.recipe, self.seed = list(paths), recipe, list(seed)
+        self.paths, self.recipe, self.seed, self.profile = list(paths), recipe, list(seed), profile
         self.groups = groups_of(self.paths, recipe.shares) if recipe.shares else []
 
     def __len__(self) -> int:
@@ -114,7 +117,7 @@ class Volumes(Dataset[Item]):
         recipe = self.recipe
         drawn = draw * recipe.patches_per_case
         growth = min(1.0, drawn / recipe.growth_patches) if recipe.growth_patches else 1.0
-        patches = cut_patches(volume, recipe, rng, growth)
+        patches = cut_patches(volume, recipe, rng, growth, self.profile)
         problem = "" if patches or not self.paths else "no object in its labels that is large enough"
         return Item(name, [augment(patch, recipe, rng) for patch in patches], problem)
 
@@ -138,7 +141,12 @@ class _Draws:
 
 
 def make_loader(
-    paths: Sequence[Path], recipe: DataRecipe, seed: Sequence[int], lanes: Sequence[Lane], first_block: int = 0
+    paths: Sequence[Path],
+    recipe: DataRecipe,
+    seed: Sequence[int],
+    lanes: Sequence[Lane],
+    first_block: int = 0,
+    profile: InputProfile | None = None,
 ) -> DataLoader[Item]:
     """Items without end, block after block: in each, one for every lane of this process.
 
@@ -146,10 +154,11 @@ def make_loader(
         paths: the cases; empty where volumes are generated.
         seed: of the run and the stage.
         first_block: where to begin, for a resumed run.
+        profile: of the network; see `gstk.training.cutting.cut_patches`.
     """
     workers = recipe.workers
     return DataLoader(
-        Volumes(paths, recipe, seed),
+        Volumes(paths, recipe, seed, profile),
         batch_size=None,
         sampler=_Draws(lanes, first_block),
         collate_fn=_as_is,

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from monai.networks.nets.vista3d import VISTA3D
 
+from gstk.core.profile import InputProfile
 from gstk.training.cutting import Patch
 from gstk.training.data import Volumes
 from gstk.training.distributed import Processes
@@ -138,6 +139,7 @@ def measure_stage(
     processes: Processes | None = None,
     seconds: float = 45.0,
     on_progress: Callable[[str], None] = lambda line: None,
+    profile: InputProfile | None = None,
 ) -> Measured:
     """Does steps of a stage, with fresh weights, and extrapolates.
 
@@ -145,11 +147,12 @@ def measure_stage(
         cases: to train on; empty where volumes are generated.
         seconds: ends after about so long, but not before two patches of the run and a small one to warm up.
         on_progress: told what is measured, and how long that will take.
+        profile: what the network's input is; see `gstk.training.cutting.cut_patches`.
     """
     processes = processes or Processes()
     data = replace(recipe.data, workers=0)
     steps = stage_steps(recipe, stage, len(cases), processes.count * recipe.loop.accumulate)
-    volumes = Volumes(cases, data, (recipe.seed, stage))
+    volumes = Volumes(cases, data, (recipe.seed, stage), profile)
     last = max(1, math.ceil(steps * recipe.loop.accumulate / data.patches_per_case))
     draws = np.unique(np.linspace(0, last, _DRAWN_VOLUMES, endpoint=False).astype(int))
     patches = [patch for draw in draws for patch in volumes[int(draw)].patches]

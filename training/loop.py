@@ -23,6 +23,7 @@ from monai.networks.nets.vista3d import VISTA3D
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gstk.core.profile import InputProfile
 from gstk.training.auxiliary import ObjectReader
 from gstk.training.cutting import Patch
 from gstk.training.data import SAMPLER_STREAM, Item, Lane, make_loader
@@ -89,7 +90,13 @@ class Trainer:
     """
 
     def __init__(
-        self, recipe: Recipe, stage: int, network: VISTA3D, cases: Sequence[Path], processes: Processes | None = None
+        self,
+        recipe: Recipe,
+        stage: int,
+        network: VISTA3D,
+        cases: Sequence[Path],
+        processes: Processes | None = None,
+        profile: InputProfile | None = None,
     ) -> None:
         """Prepares a stage.
 
@@ -97,8 +104,9 @@ class Trainer:
             network: with the weights to start from; it is moved to the device of `processes`.
             cases: files to train on; empty where the recipe generates volumes.
             processes: those of the run; None is this one alone, on the CPU.
+            profile: what the network's input is; see `gstk.training.cutting.cut_patches`.
         """
-        self.recipe, self.stage, self.cases = recipe, stage, list(cases)
+        self.recipe, self.stage, self.cases, self.profile = recipe, stage, list(cases), profile
         self.processes = processes or Processes()
         self.device = self.processes.device
         self._loop, self._chosen = recipe.loop, recipe.stage(stage)
@@ -151,7 +159,7 @@ class Trainer:
         per_case = self.recipe.data.patches_per_case
         block = self.step // per_case
         seed = (self.recipe.seed, self.stage)
-        loader = iter(make_loader(self.cases, self.recipe.data, seed, lanes, block))
+        loader = iter(make_loader(self.cases, self.recipe.data, seed, lanes, block, self.profile))
         items: list[Item] = []
         while self.step < self.steps:
             began = time.perf_counter()

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from gstk.core.files import atomic_path, make_folder
+from gstk.core.profile import InputProfile
 from gstk.errors import TrainingError
 from gstk.training.recipe import Recipe, flat_values, recipe_from_dict
+from gstk.training.run_profile import profile_from_json
 
 __all__ = ["RunCases", "RunFolder"]
 
-RECIPE, CASES, INIT = "recipe.json", "cases.json", "init.pt"
+RECIPE, CASES, PROFILE, INIT = "recipe.json", "cases.json", "profile.json", "init.pt"
 HASHED_BYTES = 2 * 2**30
 """Files of more than this together are known by their size alone: hashing them would hold up the run."""
 MOST_NAMED = 1000
@@ -80,6 +82,15 @@ class RunFolder:
         except TrainingError as error:
             raise TrainingError(f"{self.path / RECIPE} is no recipe ({error}); use another folder") from None
 
+    def profile(self) -> InputProfile | None:
+        """The input profile of the run; None where it has none, or there is no run.
+
+        Raises:
+            TrainingError: it cannot be read.
+        """
+        path = self.path / PROFILE
+        return profile_from_json(self._read(PROFILE), path) if path.is_file() else None
+
     def cases(self) -> RunCases:
         """What the run trains on.
 
@@ -118,7 +129,7 @@ class RunFolder:
             raise TrainingError(f"got {init} to begin with, which is not there any more; give it with --init")
         return init
 
-    def check(self, recipe: Recipe, cases: RunCases, resume: bool) -> list[str]:
+    def check(self, recipe: Recipe, cases: RunCases, resume: bool, profile: InputProfile | None = None) -> list[str]:
         """Whether a run may begin here, or go on.
 
         Returns:
@@ -136,6 +147,13 @@ class RunFolder:
             return []
         if not (self.path / RECIPE).is_file():
             return []
+        before = self.profile()
+        if before != profile:
+            names = ["none" if p is None else p.name for p in (profile, before)]
+            raise TrainingError(
+                f"got the profile {names[0]} for the run in {self.path}, which began with {names[1]}; leave --profile "
+                "out to continue, or use another folder"
+            )
         old, new = flat_values(self.recipe()), flat_values(recipe)
         changed = [key for key in new if new[key] != old.get(key) and key not in _UNSAID]
         fixed = [key for key in changed if key.startswith(_FIXED)]
@@ -153,8 +171,8 @@ class RunFolder:
                     found.append(f"the cases of {key} are not those that the run began with")
         return found
 
-    def write(self, recipe: Recipe, cases: RunCases) -> None:
-        """Writes the recipe and the list of cases, with hashes."""
+    def write(self, recipe: Recipe, cases: RunCases, profile: InputProfile | None = None) -> None:
+        """Writes the recipe, the list of cases, with hashes, and the profile where there is one."""
         make_folder(self.path)
         lists: dict[str, Any] = {
             "stages": list(cases.stages),
@@ -162,7 +180,8 @@ class RunFolder:
             "train": _identities(cases.train),
             "validation": _identities(cases.validation),
         }
-        for name, values in ((RECIPE, recipe.to_dict()), (CASES, lists)):
+        files = [(RECIPE, recipe.to_dict()), (CASES, lists)]
+        for name, values in files if profile is None else [*files, (PROFILE, profile.to_json())]:
             with atomic_path(self.path / name) as partial:
                 partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 

@@ -4,6 +4,7 @@ A run's folder:
 
     recipe.json                      what was trained
     cases.json                       on what: files with their hashes
+    profile.json                     what its network's input is, where a profile says so
     init.pt                          what it began with, where that is no file of its own
     stage1/model.pt                  the stage's result: the moving average of its weights
     stage1/checkpoints/step-*.pt     to go on from; they hold a model too
@@ -28,6 +29,7 @@ from monai.networks.nets.vista3d import VISTA3D
 from torch import nn
 
 from gstk.core.files import make_folder
+from gstk.core.profile import InputProfile
 from gstk.errors import CheckpointError, TrainingError, TrainingInterrupted
 from gstk.training.case_files import check_cases
 from gstk.training.checkpoint import load_checkpoint, load_extra, load_network, save_checkpoint
@@ -39,6 +41,7 @@ from gstk.training.network import build_network
 from gstk.training.precision import autocast_dtype
 from gstk.training.recipe import Recipe, with_spec
 from gstk.training.run_folder import RunCases, RunFolder
+from gstk.training.run_profile import check_case_units, trained_profile
 from gstk.training.validation import NetworkEngine, Score, validate, validation_phantoms
 
 __all__ = ["Report", "train"]
@@ -83,6 +86,7 @@ def train(
     processes: Processes | None = None,
     report: Report | None = None,
     before: Mapping[str, Any] | None = None,
+    profile: InputProfile | None = None,
 ) -> Path:
     """Trains one stage or both; every process of a run calls it with the same arguments.
 
@@ -98,6 +102,8 @@ def train(
             run began is told to `report`.
 
         before: the record of the training that `init` comes from, where it is a network; a file has its own.
+        profile: what the network's input is; the checkpoints carry it. None takes cases in their own axes and voxels,
+            0 to 255. The recipe has the profile's patch already (`gstk.training.run_profile.with_profile`).
 
     Returns:
         The last stage's `model.pt`. Its record names the recipe, the step, what it took, the cases with their hashes,
@@ -110,6 +116,7 @@ def train(
     """
     processes, report = processes or Processes(), report or Report()
     cases = check_cases(recipe, cases, validation)
+    check_case_units([*cases, *validation], profile)
     if isinstance(init, Path):
         recipe = with_spec(recipe, load_checkpoint(init)[0])
     folder = RunFolder(out_dir)
@@ -119,11 +126,12 @@ def train(
     else:
         begin = folder.began_with(stages) if init is None and resume else init
     listed = RunCases(tuple(cases), tuple(validation), tuple(stages), begin)
-    changes = folder.check(recipe, listed, resume)
+    profile = None if profile is None else trained_profile(profile, recipe)
+    changes = folder.check(recipe, listed, resume, profile)
     if changes and processes.is_first:
         report.changed(changes)
     if processes.is_first:
-        folder.write(recipe, listed)
+        folder.write(recipe, listed, profile)
         if isinstance(init, nn.Module):
             save_checkpoint(folder.init, init, recipe.network, {"training": dict(before or {})})
     model = begin
@@ -136,7 +144,7 @@ def train(
                     model = folder.stage(1) / "model.pt"
                     if not model.is_file():
                         raise TrainingError(f"got stage 2 without {model}, expected stage 1 before it, or --init")
-                run = _Stage(recipe, stage, folder, cases, validation, processes, report)
+                run = _Stage(recipe, stage, folder, cases, validation, processes, report, profile)
                 run.run(model, resume, signals)
             model = finished
     assert model is not None
@@ -155,8 +163,9 @@ class _Stage:
         validation: Sequence[Path],
         processes: Processes,
         report: Report,
+        profile: InputProfile | None,
     ) -> None:
-        self.recipe, self.stage, self.cases = recipe, stage, cases
+        self.recipe, self.stage, self.cases, self.profile = recipe, stage, cases, profile
         self.processes, self.report = processes, report
         self.folder = run.stage(stage)
         self._record: dict[str, Any] = {"recipe": json.dumps(recipe.to_dict()), "stage": stage, **run.record()}
@@ -169,7 +178,7 @@ class _Stage:
         if init is not None and (before := load_extra(init).get("training")):
             self._record["before"] = before
         network = _fresh(self.recipe) if init is None else load_network(init, self.recipe.network)
-        trainer = Trainer(self.recipe, self.stage, network, self.cases, self.processes)
+        trainer = Trainer(self.recipe, self.stage, network, self.cases, self.processes, self.profile)
         found = _checkpoints(self.checkpoints) if resume else []
         if found:
             trainer.load_state(_run_state(found[-1], trainer))
@@ -216,6 +225,8 @@ class _Stage:
         if self.recipe.loop.half_weights:
             model = copy.deepcopy(model).half().float()
         training = {**self._record, "step": trainer.step, "seconds": round(trainer.seconds)}
+        if self.profile is not None:
+            extra = {"profile": self.profile.to_json(), **extra}
         save_checkpoint(path, model, self.recipe.network, {"training": training, **extra})
 
     def _validate(self, trainer: Trainer, log: Any) -> None:
@@ -229,7 +240,7 @@ class _Stage:
             average, multiple, trainer.device, autocast_dtype(self.recipe.loop.precision, trainer.device)
         ) as engine:
             mine = self.scored[self.processes.rank :: self.processes.count]
-            own = validate(engine, self.recipe, mine, PICTURES if self.processes.is_first else 0)
+            own = validate(engine, self.recipe, mine, PICTURES if self.processes.is_first else 0, self.profile)
         average.train(training)
         shares = self.processes.gather(own)
         scores = [score for place in range(len(shares[0])) for share in shares for score in share[place : place + 1]]

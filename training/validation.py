@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gstk.cases.overlay import draw_overlay
 from gstk.cases.phantoms import generate_phantom
 from gstk.core.geometry import Geometry
+from gstk.core.profile import InputProfile
 from gstk.core.window import WindowPolicy
 from gstk.engines.base import Device, Engine
 from gstk.errors import GstkError
@@ -97,17 +98,23 @@ def validation_phantoms(recipe: Recipe) -> list[Volume]:
     return volumes
 
 
-def validate(engine: Engine, recipe: Recipe, cases: Sequence[Path | Volume], pictures: int = 0) -> list[Score]:
+def validate(
+    engine: Engine,
+    recipe: Recipe,
+    cases: Sequence[Path | Volume],
+    pictures: int = 0,
+    profile: InputProfile | None = None,
+) -> list[Score]:
     """Scores each case click by click.
 
     Args:
         cases: files, or volumes.
         pictures: how many of them are drawn.
+        profile: of the network; None is as for gstk's own small networks.
     """
     multiple = recipe.network.roi_multiple
-    session = Session(
-        engine, WindowPolicy(max_voxels=recipe.data.voxels, multiple=multiple, min_side=MINIMUM_SIDES * multiple)
-    )
+    policy = WindowPolicy(max_voxels=recipe.data.voxels, multiple=multiple, min_side=MINIMUM_SIDES * multiple)
+    session = Session(engine, policy, profile=profile)
     scores = []
     for index, case in enumerate(cases):
         name = case.name if isinstance(case, Path) else f"phantom {index}"
@@ -128,7 +135,11 @@ def _score(session: Session, name: str, volume: Volume, recipe: Recipe, picture:
         return Score(name, [], problem="no object in its labels")
     truth = np.where(np.isin(volume.labels, classes), volume.labels, 0)
     image = np.asarray(volume.image)
-    scored = click_by_click(session, image, volume.spacing_mm, truth, recipe.validation.clicks, classes)
+    # The values of a case without a unit were checked before the training began.
+    units = "hu" if session.profile.intensities.source == "hounsfield" else None
+    scored = click_by_click(
+        session, image, volume.spacing_mm, truth, recipe.validation.clicks, classes, assume_window=units
+    )
     drawn = None
     if picture:
         z, y, x = image.shape

@@ -7,8 +7,9 @@ import itertools
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,11 @@ from gstk.core.intensities import (
     CT_WINDOWS,
     IntensityWindow,
     parse_intensity_window,
+    prepare_intensities,
     rescale,
 )
+from gstk.core.orientation import AxisMap
+from gstk.core.profile import InputProfile
 from gstk.core.prompts import Box, ObjectPrompts
 from gstk.errors import CaseError, GstkError
 
@@ -74,6 +78,7 @@ def prepare_case(
     *,
     series: str | None = None,
     phase: int | None = None,
+    profile: InputProfile | None = None,
 ) -> Case:
     """Make a case of one volume; what was chosen for it goes to the `gstk` logger.
 
@@ -86,16 +91,19 @@ def prepare_case(
             in their order, and each class gets a box. Without one, an .npz keeps the labels and prompts it has.
         spacing_order: axis order of an .npz file's `spacing`.
         series, phase: which image of a DICOM folder; see `gstk.cases.volumes.read_volume`.
+        profile: of the network that the case is for. One in HU or the file's units keeps the values, one with names
+            for its classes the ids of the label map, and one in RAS turns the axes, since an .npz does not say how the
+            patient lies: z, y, x run to head, front, right. None is for networks that take 0 to 255.
 
     Returns:
-        A case with a uint8 image (z, y, x) 0..255 and the source's geometry.
+        A case with a uint8 image (z, y, x) 0..255 and the source's geometry, or as the profile has it.
 
     Raises:
         CaseError: a file cannot be read, the image has one value only, the window is unknown, or the label map lies on
             another grid.
         GeometryError, PromptError: see `gstk.cases.npz.load_case`.
     """
-    case, intensities, label_ids = _build(Path(source), intensity_window, labels, spacing_order, series, phase)
+    case, intensities, label_ids = _build(Path(source), intensity_window, labels, spacing_order, series, phase, profile)
     _LOG.info("%s: %s", case.name, intensities)
     if label_ids:
         _LOG.info("%s: labels %s", case.name, ", ".join(f"{old} -> {new}" for old, new in label_ids.items()))
@@ -112,6 +120,7 @@ def prepare(
     *,
     series: str | None = None,
     phase: int | None = None,
+    profile: InputProfile | None = None,
 ) -> list[PrepareResult]:
     """Make a case of every volume found, written to `out_dir`/<name>.npz. One that fails does not stop the others.
 
@@ -124,6 +133,7 @@ def prepare(
         spacing_order: axis order of the `spacing` of .npz sources.
         progress: show a progress bar on stderr.
         series, phase: which image of each DICOM folder; see `gstk.cases.volumes.read_volume`.
+        profile: see `prepare_case`.
 
     Returns:
         One result a source, in the order found.
@@ -149,9 +159,8 @@ def prepare(
             results.append(PrepareResult(path, error=error))
         else:
             make_folder(output.parent)
-            results.append(
-                _prepare_one(path, output, intensity_window, label_of.get(path), spacing_order, series, phase)
-            )
+            build = partial(_build, path, intensity_window, label_of.get(path), spacing_order, series, phase, profile)
+            results.append(_prepare_one(path, output, build))
     return results
 
 
@@ -219,19 +228,11 @@ def boxes_of(labels: LabelMap) -> dict[int, Box]:
     return boxes
 
 
-def _prepare_one(
-    path: Path,
-    output: Path,
-    intensity_window: IntensityWindow,
-    labels: Path | None,
-    spacing_order: SpacingOrder,
-    series: str | None,
-    phase: int | None,
-) -> PrepareResult:
+def _prepare_one(path: Path, output: Path, build: Callable[[], tuple[Case, str, dict[int, int]]]) -> PrepareResult:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            case, intensities, label_ids = _build(path, intensity_window, labels, spacing_order, series, phase)
+            case, intensities, label_ids = build()
             save_case(output, case)
             result = PrepareResult(path, output, intensities, label_ids)
         except GstkError as error:
@@ -246,17 +247,39 @@ def _build(
     spacing_order: SpacingOrder,
     series: str | None = None,
     phase: int | None = None,
+    profile: InputProfile | None = None,
 ) -> tuple[Case, str, dict[int, int]]:
     case = read_any(source, spacing_order, series=series, phase=phase)
-    image, intensities = window_image(case, intensity_window)
+    if profile is None or profile.intensities.source == "case":
+        image, intensities = window_image(case, intensity_window)
+    else:
+        prepared = prepare_intensities(case.volume, profile, intensity_window)
+        image, intensities = prepared.image, prepared.words
     label_map = case.labels if labels is None else read_labels(labels, case)
+    label_ids: dict[int, int] = {}
     if label_map is None or (labels is None and case.prompts):
-        return replace(case, image=image), intensities, {}
-    label_map, label_ids = relabel(label_map)
-    if not label_ids:
-        warnings.warn(f"the label map of {case.name} is empty: the case has no classes", CaseWarning, stacklevel=3)
-    prompts = {label: ObjectPrompts(box=box) for label, box in boxes_of(label_map).items()}
-    return replace(case, image=image, labels=label_map, prompts=prompts, prev_mask=None), intensities, label_ids
+        case = replace(case, image=image)
+    else:
+        if profile is None or not profile.classes.names:
+            label_map, label_ids = relabel(label_map)
+        if not label_map.any():
+            warnings.warn(f"the label map of {case.name} is empty: the case has no classes", CaseWarning, stacklevel=3)
+        prompts = {label: ObjectPrompts(box=box) for label, box in boxes_of(label_map).items()}
+        case = replace(case, image=image, labels=label_map, prompts=prompts, prev_mask=None)
+    if profile is None or profile.orientation == "stored" or not case.volume.has_orientation:
+        return case, intensities, label_ids
+    return _turned(case, profile), f"{intensities}; axes turned to RAS", label_ids
+
+
+def _turned(case: Case, profile: InputProfile) -> Case:
+    """A case with its axes (z,y,x) running to head, front and right; boxes are made anew of the labels."""
+    axes = AxisMap.of(replace(profile, axis_order="zyx"), case.geometry)
+    image = np.ascontiguousarray(axes.to_network(case.image))
+    z, y, x = (case.geometry.spacing_mm[axis] for axis in axes.order)
+    labels = None if case.labels is None else np.ascontiguousarray(axes.to_network(case.labels))
+    prompts = {} if labels is None else {k: ObjectPrompts(box=box) for k, box in boxes_of(labels).items()}
+    geometry = Geometry((image.shape[0], image.shape[1], image.shape[2]), (z, y, x))
+    return Case(case.name, image, geometry, prompts, labels, path=case.path, modality=case.modality)
 
 
 def read_labels(labels: StrPath, case: Case) -> LabelMap:

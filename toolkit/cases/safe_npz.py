@@ -25,7 +25,7 @@ import numpy.typing as npt
 from gstk.core.files import StrPath, is_lfs_pointer
 from gstk.errors import CaseError
 
-__all__ = ["OBJECT_LIMIT_BYTES", "npz_keys", "npz_shape", "read_npz", "unpickle"]
+__all__ = ["OBJECT_LIMIT_BYTES", "npz_header", "npz_keys", "npz_shape", "read_npz", "unpickle"]
 
 OBJECT_LIMIT_BYTES = 8 * 2**20
 """Largest pickle that is read. The prompts of a case with a hundred classes take some 100 kB."""
@@ -60,7 +60,13 @@ def npz_keys(path: StrPath) -> list[str]:
 
 
 def npz_shape(path: StrPath, key: str) -> tuple[int, ...] | None:
-    """Shape of an array in an .npz file, from its header alone; None where the file does not have it.
+    """Shape of an array in an .npz file; see `npz_header`."""
+    header = npz_header(path, key)
+    return None if header is None else header[0]
+
+
+def npz_header(path: StrPath, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+    """Shape and dtype of an array in an .npz file, from its header alone; None where the file does not have it.
 
     Raises:
         CaseError: the file does not exist, is no .npz, or the array's header is damaged.
@@ -72,7 +78,8 @@ def npz_shape(path: StrPath, key: str) -> tuple[int, ...] | None:
         where = f"'{key}' of {file.name}"
         try:
             with archive.open(f"{key}.npy") as stream:
-                return _read_header(stream, where)[0]
+                shape, _, dtype = _read_header(stream, where)
+                return shape, dtype
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
             reason = _printable(str(error)) or type(error).__name__
             raise CaseError(f"cannot read {where}: {reason}; the file is truncated or altered, copy it anew") from error

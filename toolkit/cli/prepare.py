@@ -30,6 +30,15 @@ def prepare_command(
             help="Label map of the source; for several sources a folder with a label map of the same name for each."
         ),
     ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Input profile of the network that the cases are for: one in HU keeps HU, one with named classes the "
+            "label ids, one in RAS turns the axes. Default: 0 to 255.",
+            show_default=False,
+        ),
+    ] = None,
     spacing_order: Annotated[
         SpacingOrderOption, typer.Option(help="Axis order of the spacing in .npz sources.")
     ] = SpacingOrderOption.zyx,
@@ -38,8 +47,19 @@ def prepare_command(
 ) -> None:
     """Make .npz cases from volumes: intensities become 0 to 255, label maps become classes and boxes."""
     from gstk.cases.prepare import prepare
+    from gstk.core.profile import find_profile
 
-    results = prepare(sources, out_dir, window, labels, spacing_order.order, progress=True, series=series, phase=phase)
+    results = prepare(
+        sources,
+        out_dir,
+        window,
+        labels,
+        spacing_order.order,
+        progress=True,
+        series=series,
+        phase=phase,
+        profile=None if profile is None else find_profile(profile),
+    )
     for result in results:
         for warning in result.warnings:
             typer.echo(f"{result.source}: warning: {warning}", err=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import nn
 
+    from gstk.core.profile import InputProfile
     from gstk.training.distributed import Processes
     from gstk.training.recipe import Recipe
 
@@ -65,6 +66,15 @@ def train_command(
             show_default=False,
         ),
     ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Input profile of the initial weights, which intensities, axes, resolution and patch follow: a "
+            "built-in one or a .toml file. Default: that of the bundle or checkpoint of --init, where it has one.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out, on its cases and with its settings.")
     ] = False,
@@ -103,15 +113,24 @@ def train_command(
     from rich.console import Console
 
     # Mistakes come before torch, which takes seconds to load.
+    from gstk.core.profile import find_profile
     from gstk.training.case_files import check_cases, check_spacing, find_cases, read_list
     from gstk.training.recipe import load_recipe, with_settings, with_spec
     from gstk.training.run_folder import RunFolder
+    from gstk.training.run_profile import check_case_units, require_profile, with_profile, without_classes
     from gstk.training.spec import VISTA3DSpec
 
     run = RunFolder(out_dir)
     known = resume and recipe is None
     changes = [*(settings or []), *([f"data.spacing_order={spacing_order.order}"] if spacing_order else [])]
-    chosen = with_settings(run.recipe() if known else load_recipe(recipe or "coreset"), changes)
+    bundle = _bundle(init)
+    used = find_profile(profile) if profile is not None else None
+    if used is None and bundle is not None and not resume:
+        used = without_classes(bundle.manifest.profile)
+    if used is None:
+        used = run.profile()
+    plain = run.recipe() if known else load_recipe(recipe or "coreset")
+    chosen = with_settings(plain if used is None or known else with_profile(plain, used), changes)
     if folder is None and (cases or validation):
         raise typer.BadParameter("a list needs the folder that its paths are in", param_hint="--cases, --validation")
     if measure and not dry_run:
@@ -123,6 +142,7 @@ def train_command(
         listed = [] if folder is None else read_list(cases, folder) if cases else find_cases(folder)
         held_out = read_list(validation, folder) if validation and folder else []
     listed = check_cases(chosen, listed, held_out)
+    check_case_units([*listed, *held_out], used)
     odd_spacing = check_spacing([*listed, *held_out], chosen.data.spacing_order)
     if odd_spacing:
         typer.echo(f"warning: {odd_spacing}", err=True)
@@ -130,37 +150,40 @@ def train_command(
         stages = remembered.stages
     else:
         stages = (1, 2) if stage in (None, StageOption.all) else (int(stage),)
-    bundle = _bundle(init)
 
     console = Console(stderr=True)
-    if dry_run:
-        typer.echo(json.dumps(chosen.to_dict(), indent=1))
     # Threads that wait busily for each other keep processors from others: where other programs ran, a step took 2.5 s
     # of them in place of 1.0 s. It is read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with needing("train"), console.status("starting"):
-        from gstk.training.checkpoint import load_checkpoint
+        from gstk.training.checkpoint import load_checkpoint, load_extra
         from gstk.training.distributed import join_processes
         from gstk.training.train import train
     processes = join_processes(device)
     try:
+        if bundle is not None:
+            chosen = with_spec(chosen, VISTA3DSpec.from_dict(bundle.manifest.architecture))
+        elif init is not None:
+            spec = load_checkpoint(init)[0]
+            if used is None and not resume:
+                used = require_profile(spec, load_extra(init), Path(init))
+                if used is not None:
+                    check_case_units([*listed, *held_out], used)
+                    chosen = with_settings(with_profile(plain, used), changes)
+            chosen = with_spec(chosen, spec)
         if dry_run:
             if processes.is_first:
-                if bundle is not None:
-                    chosen = with_spec(chosen, VISTA3DSpec.from_dict(bundle.manifest.architecture))
-                elif init is not None:
-                    chosen = with_spec(chosen, load_checkpoint(init)[0])
-                _show_plan(console, chosen, stages, listed, processes, measure)
+                typer.echo(json.dumps(chosen.to_dict(), indent=1))
+                _show_plan(console, chosen, stages, listed, processes, measure, used)
             return
         weights: Path | nn.Module | None = None if init is None else Path(init)
         if bundle is not None:
-            chosen = with_spec(chosen, VISTA3DSpec.from_dict(bundle.manifest.architecture))
             with needing("export"), console.status(f"reading the weights of {bundle.manifest.name}"):
                 from gstk.export.weights import network_of_bundle
             weights = network_of_bundle(bundle)
         report = _progress(console, chosen.name)
         before = None if bundle is None else {"bundle": bundle.manifest.name, **bundle.manifest.training}
-        model = train(chosen, out_dir, listed, held_out, stages, weights, resume, processes, report, before)
+        model = train(chosen, out_dir, listed, held_out, stages, weights, resume, processes, report, before, used)
         if processes.is_first:
             typer.echo(str(model))
     except TrainingInterrupted as stopped:
@@ -194,6 +217,7 @@ def _show_plan(
     cases: Sequence[Path],
     processes: Processes,
     measure: bool,
+    profile: InputProfile | None,
 ) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -219,7 +243,12 @@ def _show_plan(
         ]
         if measure:
             measured = measure_stage(
-                recipe, stage, cases, processes, on_progress=lambda line: typer.echo(line, err=True)
+                recipe,
+                stage,
+                cases,
+                processes,
+                on_progress=lambda line: typer.echo(line, err=True),
+                profile=profile,
             )
             cells += [f"{measured.seconds_per_step:.2f}", format_duration(plan.steps * measured.seconds_per_step)]
         table.add_row(*cells)

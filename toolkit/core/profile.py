@@ -97,6 +97,11 @@ class InputProfile:
     branches: tuple[str, ...] = ("points",)
     classes: ClassTable = field(default_factory=ClassTable)
 
+    def has_input_of(self, other: InputProfile) -> bool:
+        """Whether a network takes the same images by both: intensities, axes, resolution and crop."""
+        kept = ("intensities", "orientation", "axis_order", "spacing_mm", "crop_margin")
+        return all(getattr(self, name) == getattr(other, name) for name in kept)
+
     def to_json(self) -> dict[str, Any]:
         """The profile as JSON-ready values, in the layout of its TOML files."""
         given = self.intensities
