@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gstk.core.regions import bounds, connected_components
+from gstk.core.regions import bounds, connected_components, union
 
 masks = arrays.arrays(bool, st.tuples(*[st.integers(1, 6)] * 3), elements=st.booleans())
 
@@ -40,3 +40,15 @@ def test_parts_are_joined_by_corners_and_nothing_else(mask: NDArray[np.bool_]) -
         seen |= numbers
     assert seen == set(range(1, count + 1))
     assert (parts[~mask] == 0).all()
+
+
+@given(masks, masks)
+def test_a_union_holds_both_and_an_empty_region_adds_nothing(
+    first: NDArray[np.bool_], second: NDArray[np.bool_]
+) -> None:
+    shape = [max(a, b) for a, b in zip(first.shape, second.shape, strict=True)]
+    both = np.zeros(shape, bool)
+    for mask in (first, second):
+        both[tuple(slice(n) for n in mask.shape)] |= mask
+    empty = (slice(3, 3), slice(0, 5), slice(0, 5))
+    assert union(union(bounds(first), bounds(second)), empty) == (bounds(both) or (slice(0, 0),) * 3)

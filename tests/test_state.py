@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,7 +32,8 @@ def a_state(rng: np.random.Generator, image: ImageState) -> ObjectState:
     low = rng.integers(0, SHAPE)
     high = rng.integers(low, SHAPE) + 1
     mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = True
-    return given_mask(mask, image)
+    clicks = np.argwhere(mask)[rng.integers(0, mask.sum(), rng.integers(0, 3))]
+    return replace(given_mask(mask, image), prompts=ObjectPrompts(tuple(Point(tuple(map(int, c))) for c in clicks)))
 
 
 def changed_within(before: NDArray[np.uint16], after: NDArray[np.uint16], region: tuple[slice, ...]) -> bool:
@@ -47,10 +50,11 @@ def test_undo_and_redo_walk_through_what_was_committed(seed: int, steps: list[st
     past: list[NDArray[np.uint16]] = []
     future: list[NDArray[np.uint16]] = []
     now = image.merge().copy()
+    image.take_changed()
     for step in steps:
         before = now
         if step == "commit":
-            region = image.commit({int(rng.integers(1, 4)): a_state(rng, image)})
+            region = image.commit({int(rng.integers(1, 6)): a_state(rng, image)})
             past.append(before)
             future.clear()
         elif step == "undo" and past:
@@ -64,8 +68,14 @@ def test_undo_and_redo_walk_through_what_was_committed(seed: int, steps: list[st
             past, future, region = [], [], (slice(0, 6), slice(0, 7), slice(0, 8))
         else:
             continue
+        part = tuple(slice(*sorted(rng.integers(0, n + 1, 2))) for n in SHAPE)
+        in_part = image.merge_in(part)
         now = image.merge().copy()
+        np.testing.assert_array_equal(in_part, now[part])
+        np.testing.assert_array_equal(image.merge_in(part), now[part])
         assert changed_within(before, now, region)
+        assert changed_within(before, now, image.take_changed())
+        assert image.take_changed() == (slice(0, 0),) * 3
         if step == "undo":
             np.testing.assert_array_equal(now, past.pop())
         if step == "redo":
@@ -103,3 +113,19 @@ def test_an_object_goes_on_from_another_sessions_mask() -> None:
     assert state.window is not None
     assert state.window.holds(prompts.clicked()).all()
     assert resume_from_mask(previous, 3, prompts, image) == ObjectState()
+
+
+def test_a_change_that_decides_about_voxels_elsewhere_is_in_the_changed_region() -> None:
+    """A click takes all of a bar from another object, until a third one cuts the bar in two."""
+    image = an_image()
+    everything, bar, cut = np.ones(SHAPE, bool), np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    bar[3, 3, :] = cut[3, 3, 4] = True
+    clicked = replace(given_mask(everything, image), prompts=ObjectPrompts((Point((3, 3, 0)),)))
+    image.commit({1: given_mask(bar, image), 2: clicked})
+    before = image.merge().copy()
+    assert (before[bar] == 2).all()
+    region = image.commit({3: given_mask(cut, image)})
+    after = image.merge().copy()
+    assert after[3, 3].tolist() == [2, 2, 2, 2, 3, 1, 1, 1]
+    assert changed_within(before, after, region)
+    assert changed_within(after, before, image.take_back(image.history[-1][1]))

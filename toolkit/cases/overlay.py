@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from gstk.core.files import StrPath, atomic_path
 from gstk.core.geometry import Geometry
@@ -158,6 +157,7 @@ def _panel(
     high: float,
 ) -> Image:
     from PIL import Image, ImageDraw
+    from scipy import ndimage
 
     rows, columns = (a for a in range(3) if a != axis)
     grey = np.rint(255 * normalise(np.take(volume, centre[axis], axis), low, high)).astype(np.uint8)

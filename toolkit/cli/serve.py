@@ -1,6 +1,7 @@
 """`gstk serve`: clicks over HTTP."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -65,8 +66,8 @@ def serve_command(
         typer.echo(f"sessions {report.max_sessions} at most")
         return
     with needing("serve"):
-        import blosc2  # noqa: F401 - the first upload would find out otherwise
-
+        if find_spec("blosc2") is None:  # imported with the first upload, for that takes long
+            raise ModuleNotFoundError("no blosc2", name="blosc2")
         from gstk.server.run import serve
         from gstk.server.service import Settings
     from gstk.engines.options import parse_assignments

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gstk.core.distribution import Distribution
 from gstk.core.profile import InputProfile
 from gstk.core.resampling import bring_within_reach, intensity_range
 from gstk.core.volume import Volume, VolumeWarning
@@ -151,14 +152,13 @@ def _padding_of(image: NDArray[Any]) -> tuple[bool, bool]:
     Below -1000 HU there is nothing, so a lowest value there may be what fills the corners, of MR as well as of CT. CT
     also has air, lung or fat among its other voxels; MR, padded, has its own values only, from 0 on.
     """
-    low = image.min()
-    if low >= _VACUUM_HU:
+    values = Distribution(image)
+    if values.low >= _VACUUM_HU:
         return True, False
-    inside = image[image != low]
-    if inside.size < _CT_SHARE * image.size:  # too little to tell
+    inside = values.without(values.low)
+    if inside is None or inside.size < _CT_SHARE * values.size:  # too little to tell
         return True, False
-    shares = [np.count_nonzero((inside >= first) & (inside <= last)) / inside.size for first, last in (_AIR, _FAT)]
-    is_ct = max(shares) >= _CT_SHARE
+    is_ct = max(inside.count(first, last) / inside.size for first, last in (_AIR, _FAT)) >= _CT_SHARE
     return is_ct, not is_ct
 
 
@@ -172,9 +172,23 @@ def rescale(image: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     Returns:
         uint8 (z, y, x), 0..255.
     """
+
+    def scale(values: NDArray[Any]) -> NDArray[np.float64]:
+        scaled: NDArray[np.float64] = np.rint(
+            (np.clip(values.astype(np.float64), low, high) - low) / (high - low) * 255
+        )
+        return scaled
+
     scaled = np.empty(image.shape, np.uint8)
-    for index, image_slice in enumerate(image):  # a slice at a time: float64 copies of whole volumes are large
-        scaled[index] = np.rint((np.clip(image_slice.astype(np.float64), low, high) - low) / (high - low) * 255)
+    dtype = image.dtype
+    if dtype.kind in "iu" and dtype.itemsize <= 2 and dtype.isnative:
+        bits = np.dtype(f"u{dtype.itemsize}")
+        table = scale(np.arange(2 ** (8 * bits.itemsize), dtype=bits).view(dtype)).astype(np.uint8)
+        for index, image_slice in enumerate(image):
+            scaled[index] = table[image_slice.view(bits)]
+    else:
+        for index, image_slice in enumerate(image):  # a slice at a time: float64 copies of whole volumes are large
+            scaled[index] = scale(image_slice)
     return scaled
 
 
@@ -214,8 +228,10 @@ def choose_limits(
         return (level - width / 2, level + width / 2), f"CT window {name}W{width:g} L{level:g}{reason}"
     if low == high:
         return None, f"left as they are, all {low:g}"
-    inside = image[image != low] if low == 0 or is_padded else image
-    lower, upper = (float(v) for v in np.percentile(inside, _PERCENTILES))
+    values = Distribution(image)
+    inside = values.without(low) if low == 0 or is_padded else values
+    assert inside is not None  # low is not high
+    lower, upper = inside.percentiles(_PERCENTILES)
     if lower == upper:
         lower, upper = float(low), float(high)
     of_what = "non-zero voxels" if low == 0 else "all voxels"

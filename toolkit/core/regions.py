@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Region", "bounds", "connected_components", "union", "voxel_count"]
+__all__ = ["Region", "bounds", "connected_components", "intersects", "union", "voxel_count"]
 
 Region = tuple[slice, slice, slice]
 """Part of a volume: voxels along z, y and x."""
@@ -25,8 +25,8 @@ def connected_components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], in
     return components, count
 
 
-def bounds(mask: NDArray[np.bool_]) -> Region | None:
-    """The smallest region around a mask (z,y,x); None where it is empty."""
+def bounds(mask: NDArray[np.generic]) -> Region | None:
+    """The smallest region around what is not 0 in a mask (z,y,x); None where nothing is."""
     slices = []
     for others in ((1, 2), (0, 2), (0, 1)):
         occupied = np.flatnonzero(mask.any(axis=others))
@@ -37,6 +37,11 @@ def bounds(mask: NDArray[np.bool_]) -> Region | None:
     return (z, y, x)
 
 
+def intersects(first: Region, second: Region) -> bool:
+    """Whether two regions share a voxel."""
+    return all(max(a.start, b.start) < min(a.stop, b.stop) for a, b in zip(first, second, strict=True))
+
+
 def voxel_count(region: Region) -> int:
     """How many voxels a region has."""
     return math.prod(axis.stop - axis.start for axis in region)
@@ -44,7 +49,7 @@ def voxel_count(region: Region) -> int:
 
 def union(first: Region | None, second: Region | None) -> Region:
     """The smallest region around both; empty where there is neither."""
-    regions = [region for region in (first, second) if region is not None]
+    regions = [region for region in (first, second) if region is not None and voxel_count(region)]
     if not regions:
         return (slice(0, 0), slice(0, 0), slice(0, 0))
     z, y, x = (slice(min(r[axis].start for r in regions), max(r[axis].stop for r in regions)) for axis in range(3))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["axis_weights", "bring_within_reach", "intensity_range", "normalise", "resample", "sample"]
+__all__ = ["axis_weights", "bring_within_reach", "intensity_range", "normalise", "resample", "sample", "value_counts"]
 
 PERCENTILES = (1.0, 99.0)
 """Percentiles of the whole volume that become 0 and 1 (the paper, section 3.2)."""
@@ -20,6 +20,8 @@ _EXACT = 2**53
 _LARGE = 2.0**512
 _SLAB_VOXELS = 2**22
 """Of a large volume, so many are looked at at a time."""
+_COUNTED_VOXELS = 2**18
+"""As `_SLAB_VOXELS`, where they become indices of 8 bytes: these stay in the processor's cache."""
 
 
 def bring_within_reach(volume: NDArray[Any]) -> NDArray[Any]:
@@ -76,14 +78,20 @@ def intensity_range(volume: NDArray[np.generic], percentiles: tuple[float, float
 
 
 def _ranked(volume: NDArray[np.generic], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The values at some ranks of small integers, which are counted: one pass, no copy of the volume."""
+    """The values at some ranks of small integers."""
+    low = float(np.iinfo(volume.dtype).min)  # type: ignore[type-var]
+    return np.searchsorted(np.cumsum(value_counts(volume)), ranks, side="right").astype(np.float64) + low
+
+
+def value_counts(volume: NDArray[np.generic]) -> NDArray[np.int64]:
+    """How often each value of an integer dtype of 8 or 16 bits occurs, from its least on; no copy of the volume."""
     bounds = np.iinfo(volume.dtype)  # type: ignore[type-var]
     counts = np.zeros(int(bounds.max) - int(bounds.min) + 1, np.int64)
     flat = volume.reshape(-1, order="A") if volume.flags.forc else volume.reshape(-1)
-    for first in range(0, flat.size, _SLAB_VOXELS):
-        slab = flat[first : first + _SLAB_VOXELS].astype(np.int64) - int(bounds.min)
+    for first in range(0, flat.size, _COUNTED_VOXELS):
+        slab = np.subtract(flat[first : first + _COUNTED_VOXELS], int(bounds.min), dtype=np.int64)
         counts += np.bincount(slab, minlength=counts.size)
-    return np.searchsorted(np.cumsum(counts), ranks, side="right").astype(np.float64) + float(bounds.min)
+    return counts
 
 
 def sample(

@@ -152,7 +152,7 @@ class _Door:
             expected = workspace.geometry.shape
             if not isinstance(shape, list) or [*shape] != [*expected]:
                 raise BadRequest(f"got a target buffer of shape {shape!r:.80}, expected the image's {list(expected)}")
-            workspace.show(np.zeros(expected, dtype))
+            workspace.show_nothing(dtype)
 
         await self.service.act(request, lease, "target buffer", take)
         return JSONResponse({})
@@ -171,7 +171,7 @@ class _Door:
         def reset() -> None:
             workspace.reset()
             if workspace.shown is not None:
-                workspace.show(np.zeros_like(workspace.shown))
+                workspace.show_nothing(workspace.shown.dtype)
 
         await self.service.act(request, lease, "reset", reset)
         return JSONResponse({})

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from gstk._version import __version__
@@ -29,7 +29,6 @@ from gstk.server.saving import save_labels
 from gstk.server.service import BadRequest, Service, read_json
 from gstk.server.uploads import Upload
 from gstk.server.workspace import Patch, Workspace
-from gstk.session.advice import no_change
 from gstk.session.strokes import lasso_points, plane_box_points, scribble_points
 
 __all__ = ["routes"]
@@ -39,6 +38,7 @@ MOST_CLICKS = 300
 """That an answer lists: they travel in a header."""
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _SHOWN_PERCENTILES = (0.5, 99.5)
+_SENT_BYTES = 2**20
 
 
 @dataclass
@@ -167,7 +167,7 @@ class _Door:
 
             def take() -> None:
                 workspace.set_image(case.volume)
-                workspace.show(np.zeros(case.geometry.shape, np.uint8))
+                workspace.show_nothing(np.dtype(np.uint8))
 
             desk.case = None
             await self.service.act(request, lease, "image", take)
@@ -180,14 +180,22 @@ class _Door:
     async def voxels(self, request: Request) -> Response:
         image = self._case(self.service.lease(request)).image
         voxels = np.ascontiguousarray(image).astype(image.dtype.newbyteorder("<"), copy=False)
-        return Response(voxels.reshape(-1).view(np.uint8).data, media_type="application/octet-stream")
+        data = voxels.reshape(-1).view(np.uint8).data
+
+        async def parts() -> AsyncIterator[bytes]:
+            # Sent whole, the connection would hold a second volume, and a third while it writes.
+            for start in range(0, len(data), _SENT_BYTES):
+                yield bytes(data[start : start + _SENT_BYTES])
+
+        headers = {"Content-Length": str(len(data))}
+        return StreamingResponse(parts(), media_type="application/octet-stream", headers=headers)
 
     async def labels(self, request: Request) -> Response:
         lease = self.service.lease(request)
         workspace = lease.workspace
 
         def whole() -> Patch | None:
-            workspace.show(np.zeros(workspace.geometry.shape, np.uint8))
+            workspace.show_nothing(np.dtype(np.uint8))
             return workspace.patch()
 
         patch = await self.service.act(request, lease, "mask", whole)
@@ -199,13 +207,16 @@ class _Door:
         kind, object_id = body.get("kind"), _object_id(body)
         work = _work(workspace, body)
 
-        def run() -> tuple[Patch | None, bool, float]:
+        def run() -> tuple[Patch | None, bool, float, str | None]:
             started = time.monotonic()
             done = work(object_id)
             spent_s = time.monotonic() - started
-            return workspace.patch(), done, spent_s
+            patch, advice = workspace.patch(), None
+            if kind == "point" and patch is None:
+                advice = workspace.advice(workspace.session.prompts(object_id).points[-1], object_id)
+            return patch, done, spent_s, advice
 
-        patch, done, spent_s = await self.service.act(request, lease, str(kind), run)
+        patch, done, spent_s, advice = await self.service.act(request, lease, str(kind), run)
         asks = kind not in ("undo", "redo", "reset")
         if asks and object_id not in desk.names:
             desk.names[object_id] = SegmentName(f"object {object_id}", object_colour(object_id))
@@ -216,9 +227,8 @@ class _Door:
             "compromises": list(workspace.session.report.compromises) if asks else [],
             "clicks": _clicks(workspace, desk),
         }
-        if kind == "point" and patch is None:
-            voxel, foreground = _voxel(body.get("voxel"), workspace.geometry), bool(body.get("foreground"))
-            said["advice"] = no_change(workspace.session.mask == object_id, voxel, foreground, workspace.geometry)
+        if advice is not None:
+            said["advice"] = advice
         return _patched(patch, said)
 
     async def cancel(self, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import signal
 import socket
@@ -98,6 +99,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_started()
+            self._warming_up = asyncio.create_task(self._service.warm_up())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._service.stop()

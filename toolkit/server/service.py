@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
@@ -95,6 +97,20 @@ class Service:
             settings.clocks,
             settings.name,
         )
+
+    async def warm_up(self) -> None:
+        """Segments something small, so that the first user does not wait for what is loaded at the first click."""
+        volume = np.full((32, 32, 32), -1000, np.int16)  # as CT, which every profile takes
+        volume[8:24, 8:24, 8:24] = 40
+
+        def click() -> None:
+            with warnings.catch_warnings(), self._engine_session.sibling(1) as session:
+                warnings.simplefilter("ignore")
+                session.set_image(volume)
+                session.add_point((16, 16, 16))
+
+        with suppress(GstkError):  # what is wrong with the bundle, the first user is told
+            await self.compute.run(self, "start", click, self._engine_session.cancel)
 
     async def claim(self, is_page: bool = False) -> Lease:
         """A new lease.

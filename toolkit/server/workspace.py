@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from gstk.calibration import memory
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts, Point
-from gstk.core.regions import Region, bounds, union
+from gstk.core.regions import Region, bounds, union, voxel_count
 from gstk.core.volume import Volume, VolumeWarning
 from gstk.errors import CaseError, PromptError
+from gstk.session.advice import no_change
 from gstk.session.session import Session
 
 __all__ = ["Patch", "Workspace", "require_memory"]
 
 CALL_S = 45.0
 """Seconds for a call: clients take a server that is silent for 60 s for dead."""
-_EMPTY = (slice(0, 0), slice(0, 0), slice(0, 0))
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Workspace:
         self.intensities = ""
         self.notes: tuple[str, ...] = ()
         self.shown: NDArray[np.integer] | None = None
-        self._shown_extent: Region = _EMPTY
+        self._stale = union(None, None)
         self.queued: list[Callable[[ObjectPrompts], ObjectPrompts]] = []
 
     def set_image(self, volume: Volume) -> None:
@@ -64,7 +64,7 @@ class Workspace:
             CaseError: there is too little memory, or the image is of one value only.
         """
         require_memory(volume.geometry.shape, volume.image.dtype)
-        self._geometry, self.shown, self._shown_extent = volume.geometry, None, _EMPTY
+        self._geometry, self.shown, self._stale = volume.geometry, None, union(None, None)
         self.queued.clear()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", VolumeWarning)
@@ -91,7 +91,15 @@ class Workspace:
     def show(self, shown: NDArray[np.integer]) -> None:
         """Says what the client has: a mask of the image's shape."""
         self.shown = shown
-        self._shown_extent = bounds(shown != 0) or _EMPTY
+        self._stale = union(self.session.extent, bounds(shown))
+
+    def show_nothing(self, dtype: np.dtype[np.integer]) -> None:
+        """Says that the client has an empty mask."""
+        if self.shown is None or self.shown.dtype != dtype:
+            self.shown = np.zeros(self.geometry.shape, dtype)
+        else:
+            self.shown.fill(0)
+        self._stale = self.session.extent
 
     def add(self, points: Sequence[Point], object_id: int = 1) -> None:
         """Adds clicks to an object, in one step.
@@ -151,18 +159,27 @@ class Workspace:
         self.reset(object_id)
         return had
 
+    def advice(self, point: Point, object_id: int) -> str:
+        """One sentence on a click that changed nothing."""
+        axes = zip(self.session.extent, self.geometry.shape, strict=True)
+        z, y, x = (slice(max(0, axis.start - 1), min(n, axis.stop + 1)) for axis, n in axes)
+        mask = self.session.mask_in((z, y, x)) == object_id
+        return no_change(mask, point.zyx, point.foreground, self.geometry, (z, y, x))
+
     def patch(self) -> Patch | None:
         """What changed since the client heard last, which it then has; None where nothing did."""
         if self.shown is None:
             return None
-        extent = self.session.extent
-        region = union(extent, self._shown_extent) if _holds(self._shown_extent) else extent
-        self._shown_extent = extent
-        new, old = self.session.mask[region], self.shown[region]
+        region = self._stale = union(self._stale, self.session.take_changed())
+        if not voxel_count(region):
+            return None
+        new, old = self.session.mask_in(region), self.shown[region]
         inner = _differing(new, old)
+        if inner is not None:
+            old[inner] = new[inner]
+        self._stale = union(None, None)
         if inner is None:
             return None
-        old[inner] = new[inner]
         box = tuple(slice(i.start + r.start, i.stop + r.start) for i, r in zip(inner, region, strict=True))
         return Patch((box[0], box[1], box[2]), np.ascontiguousarray(old[inner]))
 
@@ -199,7 +216,3 @@ def _differing(new: NDArray[np.integer], old: NDArray[np.integer]) -> Region | N
         start = axes[axis].start
         axes[axis] = slice(start + int(held[0]), start + int(held[-1]) + 1)
     return axes[0], axes[1], axes[2]
-
-
-def _holds(box: Region) -> bool:
-    return all(axis.stop > axis.start for axis in box)

@@ -7,24 +7,31 @@ from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Voxel
+from gstk.core.regions import Region
 
 __all__ = ["no_change"]
 
 
-def no_change(mask: NDArray[np.bool_], voxel: Voxel, foreground: bool, geometry: Geometry) -> str:
+def no_change(
+    mask: NDArray[np.bool_], voxel: Voxel, foreground: bool, geometry: Geometry, region: Region | None = None
+) -> str:
     """One sentence on a click that left a mask as it was.
 
     Args:
-        mask: bool (z,y,x), the object's mask.
+        mask: bool (z,y,x), the object's mask in the region.
         voxel: what was clicked, (z,y,x).
         foreground: whether the click was on the object.
         geometry: the image's.
+        region: outside which the mask is empty, one voxel wider than the mask where the image goes on; None is all.
     """
+    if region is not None:
+        voxel = (voxel[0] - region[0].start, voxel[1] - region[1].start, voxel[2] - region[2].start)
     if not mask.any():
         if foreground:
             return "The network found no object at this click."
         return "Background clicks alone give no mask; click on the object first."
-    if bool(mask[voxel]) == foreground:
+    is_inside = all(0 <= i < n for i, n in zip(voxel, mask.shape, strict=True)) and bool(mask[voxel])
+    if is_inside == foreground:
         other = "inside" if foreground else "outside"
         away_mm = _distance_mm(~mask if foreground else mask, voxel, geometry)
         return f"The click was {other} the mask already, {away_mm:.1f} mm from its border."

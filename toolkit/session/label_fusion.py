@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,9 +42,24 @@ class ObjectLogits(NamedTuple):
         values: NDArray[np.float32] = self.logits[tuple(i + n for i, n in zip(voxels, offsets, strict=True))]
         return values
 
+    def moved(self, origin: Voxel) -> ObjectLogits:
+        """The same with indices from another voxel on."""
+        z, y, x = (slice(a.start - o, a.stop - o) for a, o in zip(self.region, origin, strict=True))
+        clicks = tuple(_moved(click, origin) for click in self.clicks)
+        centre = None if self.box_centre is None else _moved(self.box_centre, origin)
+        return ObjectLogits((z, y, x), self.logits, clicks, centre)
+
+
+def _moved(voxel: Voxel, origin: Voxel) -> Voxel:
+    return voxel[0] - origin[0], voxel[1] - origin[1], voxel[2] - origin[2]
+
+
+def _contains(region: Region, voxel: Voxel) -> bool:
+    return all(axis.start <= i < axis.stop for i, axis in zip(voxel, region, strict=True))
+
 
 def label_map(
-    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], objects: Mapping[int, ObjectLogits]
+    shape: Sequence[int], spacing_mm: tuple[float, float, float], objects: Mapping[int, ObjectLogits]
 ) -> NDArray[np.uint16]:
     """The label map of overlapping objects.
 
@@ -78,6 +93,8 @@ def label_map(
             part[tuple(index[wins] for index in voxels)] = object_id
     for object_id, clicked in sorted(objects.items()):
         for click in clicked.clicks:
+            if not _contains(clicked.region, click):
+                continue
             owner = int(labels[click])
             if owner not in (0, object_id):
                 _give_overlap(labels, spacing_mm, owner, objects[owner], object_id, clicked, click)
@@ -103,7 +120,7 @@ def _give_overlap(
 ) -> None:
     """Gives the clicked object, in place, what both masks contain around a click on it and the other object won."""
     shared = _intersection(owner, clicked)
-    if not all(axis.start <= i < axis.stop for i, axis in zip(click, shared, strict=True)):
+    if not _contains(shared, click):
         return
     part = labels[shared]
     inner = tuple(slice(s.start - r.start, s.stop - r.start) for s, r in zip(shared, clicked.region, strict=True))

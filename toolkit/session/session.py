@@ -321,6 +321,16 @@ class Session(PromptMethods):
         with self._lock:
             return self._current().merge()
 
+    def mask_in(self, region: Region) -> NDArray[np.uint16]:
+        """What `mask` holds in slices (z,y,x) of the volume, a fresh array; of a large volume only that is made."""
+        with self._lock:
+            return self._current().merge_in(region)
+
+    def take_changed(self) -> Region:
+        """Slices (z,y,x) of the volume outside which `mask` did not change since this was last asked."""
+        with self._lock:
+            return self._current().take_changed()
+
     def prompts(self, object_id: int = 1) -> ObjectPrompts:
         """The prompts of an object; empty before its first."""
         with self._lock:

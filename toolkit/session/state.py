@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gstk.core.geometry import Geometry
 from gstk.core.network_image import NetworkImage
 from gstk.core.prompts import ObjectPrompts
-from gstk.core.regions import Region, bounds, union
+from gstk.core.regions import Region, bounds, intersects, union, voxel_count
 from gstk.core.window import Window, WindowPolicy, frame
 from gstk.engines.base import Embedding
 from gstk.session.class_correction import GridMask
@@ -85,6 +85,7 @@ class ImageState:
         history: object ids and their states before each change, the oldest first.
         undone: object ids and the states that `undo` took back, the oldest first.
         labels: the label map of all objects; None where it has to be made.
+        changed: the region outside which no object's mask changed since `take_changed`.
         ahead: a window and its embedding, encoded in the background.
         classes: segments classes; None before the first class prompt.
     """
@@ -95,6 +96,7 @@ class ImageState:
     history: list[tuple[int, ObjectState]] = field(default_factory=list)
     undone: list[tuple[int, ObjectState]] = field(default_factory=list)
     labels: NDArray[np.uint16] | None = None
+    changed: Region | None = None
     ahead: tuple[Window, Future[Embedding]] | None = None
     classes: ClassSegmenter | None = None
 
@@ -119,7 +121,7 @@ class ImageState:
         """
         if states:  # the prompts that an object has already change nothing
             self.undone.clear()
-        return _around([region for k, state in states.items() for region in self._replace(k, state)])
+        return _around([self._replace(k, state) for k, state in states.items()])
 
     def take_back(self, before: ObjectState) -> Region:
         """Puts the object that changed last into the state before, from the history; returns as `commit`."""
@@ -127,45 +129,83 @@ class ImageState:
         after = self.objects.get(object_id, ObjectState())
         self.undone.append((object_id, after))
         self.objects[object_id] = before
-        self.labels = None
-        return _around([before.region, after.region])
+        return self._masks_changed(before.region, after.region)
 
     def do_again(self) -> Region:
         """Puts the object that `take_back` changed last into its state before that; returns as `commit`."""
-        return _around(self._replace(*self.undone.pop()))
+        return self._replace(*self.undone.pop())
 
     def forget(self, object_id: int | None) -> None:
         """Drops an object, or all of them, with their history."""
-        for key in list(self.objects) if object_id is None else [object_id]:
-            self.objects.pop(key, None)
+        keys = list(self.objects) if object_id is None else [object_id]
+        self._masks_changed(*[self.objects.pop(key, ObjectState()).region for key in keys])
         self.history = [entry for entry in self.history if entry[0] in self.objects]
         self.undone.clear()
-        self.labels = None
 
     def merge(self) -> NDArray[np.uint16]:
         """The label map of all objects, uint16 (z,y,x); see `label_map`."""
         if self.labels is None:
-            masks = {}
-            for object_id, state in self.objects.items():
-                if state.region is None or state.logits is None:
-                    continue
-                box = state.prompts.box
-                clicks = tuple(p.zyx for p in state.prompts.points if p.foreground)
-                centre = None if box is None else box.centre()
-                masks[object_id] = ObjectLogits(state.region, state.logits, clicks, centre)
-            self.labels = label_map(self.geometry.shape, self.geometry.spacing_mm, masks)
+            self.labels = label_map(self.geometry.shape, self.geometry.spacing_mm, self._masks())
         return self.labels
+
+    def merge_in(self, region: Region) -> NDArray[np.uint16]:
+        """What `merge` holds in a region, a fresh array; of a large volume only that is made."""
+        if self.labels is not None:
+            return self.labels[region].copy()
+        if not voxel_count(region):
+            return np.zeros([axis.stop - axis.start for axis in region], np.uint16)
+        masks = self._masks(region)
+        around = _around([region, *(mask.region for mask in masks.values())])
+        z, y, x = (axis.start for axis in around)
+        shape = [axis.stop - axis.start for axis in around]
+        labels = label_map(shape, self.geometry.spacing_mm, {k: mask.moved((z, y, x)) for k, mask in masks.items()})
+        return labels[tuple(slice(a.start - o, a.stop - o) for a, o in zip(region, (z, y, x), strict=True))]
+
+    def take_changed(self) -> Region:
+        """The region outside which the label map did not change since the last call."""
+        changed, self.changed = self.changed, None
+        return _around([changed])
+
+    def _masks(self, *near: Region) -> dict[int, ObjectLogits]:
+        """The objects' masks; near regions those that share voxels with one, with one of these, and so on."""
+        masks = {}
+        for object_id, state in self.objects.items():
+            if state.region is None or state.logits is None:
+                continue
+            box = state.prompts.box
+            clicks = tuple(p.zyx for p in state.prompts.points if p.foreground)
+            centre = None if box is None else box.centre()
+            masks[object_id] = ObjectLogits(state.region, state.logits, clicks, centre)
+        if not near:
+            return masks
+        reached, kept = list(near), dict[int, ObjectLogits]()
+        while reached:
+            place = reached.pop()
+            new = {k: mask for k, mask in masks.items() if k not in kept and intersects(mask.region, place)}
+            kept |= new
+            reached += [mask.region for mask in new.values()]
+        return kept
+
+    def _masks_changed(self, *where: Region | None) -> Region:
+        """Notes that masks changed in some regions; returns the one outside which the label map stays as it was."""
+        self.labels = None
+        regions = [region for region in where if region is not None]
+        if not regions:
+            return _around([])
+        # Where masks overlap, the change of one may decide about all of another: see `label_map` on clicks.
+        region = _around([*regions, *(mask.region for mask in self._masks(*regions).values())])
+        self.changed = union(self.changed, region)
+        return region
 
     @property
     def extent(self) -> Region:
         """The region outside which the label map is 0."""
         return _around([state.region for state in self.objects.values()])
 
-    def _replace(self, object_id: int, state: ObjectState) -> list[Region | None]:
-        """Puts an object into a new state, remembers the one before, and returns the regions of both."""
+    def _replace(self, object_id: int, state: ObjectState) -> Region:
+        """Puts an object into a new state, and remembers the one before; returns as `commit`."""
         before = self.objects.get(object_id, ObjectState())
         self.objects[object_id] = state
-        self.labels = None
         self.history.append((object_id, before))
         size_bytes = 0
         for index in reversed(range(len(self.history))):
@@ -174,10 +214,10 @@ class ImageState:
             if size_bytes > _HISTORY_BYTES and entry.logits is not None:
                 self.history[index] = key, ObjectState(entry.prompts, given=entry.given)
                 size_bytes -= entry.size_bytes
-        return [before.region, state.region]
+        return self._masks_changed(before.region, state.region)
 
 
-def _around(regions: list[Region | None]) -> Region:
+def _around(regions: Sequence[Region | None]) -> Region:
     """The smallest region around all; empty where there is none."""
     whole: Region | None = None
     for region in regions:
