@@ -23,7 +23,7 @@ NATIVE_WHERE_KNOWN := libonnxruntime-dev
 
 demo: $(DEMO)/.installed
 ifeq ($(CASE),)
-	$(DEMO)/bin/gstk phantom $(OUT)/phantom.npz --seed 7
+	$(DEMO)/bin/gstk phantom $(OUT)/phantom.npz --seed 7 --overwrite
 	$(DEMO)/bin/gstk infer $(OUT)/phantom.npz --overlay --overwrite --out $(OUT)/results
 else
 	$(DEMO)/bin/gstk infer "$(CASE)" --overlay --overwrite --out $(OUT)/results
@@ -32,7 +32,7 @@ endif
 # CASE=scan.nii.gz opens your own; PORT=0 takes a free one.
 serve: $(SERVE)/.installed
 ifeq ($(CASE),)
-	$(SERVE)/bin/gstk phantom $(OUT)/phantom.npz --seed 7
+	$(SERVE)/bin/gstk phantom $(OUT)/phantom.npz --seed 7 --overwrite
 	$(SERVE)/bin/gstk serve $(OUT)/phantom.npz --port $(PORT) --open
 else
 	$(SERVE)/bin/gstk serve "$(CASE)" --port $(PORT) --open

@@ -57,10 +57,10 @@ def test_the_demonstration_end_to_end(run: Run, phantom: Path, tmp_path: Path) -
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
     assert {"object", "voxels", "seconds"} <= set(outcome.out.split())
-    assert str(out / "phantom.npz") in outcome.out.replace("\n", "")
-    assert (out / "phantom_overlay.png").read_bytes().startswith(b"\x89PNG")
+    assert str(out / "phantom_mask.npz") in outcome.out.replace("\n", "")
+    assert (out / "phantom_mask_overlay.png").read_bytes().startswith(b"\x89PNG")
     case = load_case(phantom)
-    with np.load(out / "phantom.npz") as archive:
+    with np.load(out / "phantom_mask.npz") as archive:
         segs = archive["segs"]
     assert segs.shape == case.geometry.shape
     assert set(np.unique(segs)) <= {0, 1, 2, 3}
@@ -75,7 +75,7 @@ def test_points_and_boxes_on_the_command_line(run: Run, tmp_path: Path) -> None:
     arguments = ["--point", "12,18,18", "--background", "2,2,2", "--box", "2:6,10,10,17,25,25"]
     outcome = run("infer", source, *arguments, "-o", tmp_path / "out", "--backend", "onnxruntime", "--threads", "1")
     assert outcome.code == 0, outcome.err
-    mask = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "out" / "scan.nii.gz")))
+    mask = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "out" / "scan_mask.nii.gz")))
     assert mask.shape == image.shape
     assert (mask > 0).any()
 
@@ -242,15 +242,15 @@ def test_what_is_said_of_prompts_that_a_scan_cannot_hold(run: Run, tmp_path: Pat
 def test_results_are_replaced_only_when_asked(run: Run, phantom: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run("infer", phantom, "-o", out, "--overlay").code == 0
-    before = (out / "phantom.npz").read_bytes()
+    before = (out / "phantom_mask.npz").read_bytes()
     refused = run("infer", phantom, "-o", out, "--overlay", "--background", "1:1,1,1")
     assert refused.code == 1
     assert refused.error_line().endswith(
-        "phantom.npz and 1 more exist already; give --overwrite to replace, or another --out folder"
+        "phantom_mask.npz and 1 more exist already; give --overwrite to replace, or another --out folder or --name"
     )
-    assert (out / "phantom.npz").read_bytes() == before
+    assert (out / "phantom_mask.npz").read_bytes() == before
     assert run("infer", phantom, "-o", out, "--point", "1:5,5,5", "--overwrite").code == 0
-    assert (out / "phantom.npz").read_bytes() != before
+    assert (out / "phantom_mask.npz").read_bytes() != before
 
 
 def test_fractions_and_clicks_on_several_scans_are_warned_of(run: Run, tmp_path: Path) -> None:

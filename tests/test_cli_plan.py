@@ -64,12 +64,12 @@ def test_infer_keeps_a_budget_and_says_what_it_gave_up(run: Run, phantom: Path, 
     assert "skipped to stay in time" not in roomy.out
     free = run("infer", phantom, "-o", tmp_path / "free")
     assert "this call" not in free.out
-    masks = [np.load(tmp_path / name / phantom.name)["segs"] for name in ("roomy", "free")]
+    masks = [np.load(tmp_path / name / f"{phantom.stem}_mask.npz")["segs"] for name in ("roomy", "free")]
     np.testing.assert_array_equal(*masks)
     short = run("infer", phantom, "--budget", "0.1", "-o", tmp_path / "short")
     assert short.code == 0
     assert "skipped to stay in time" in short.out
-    assert np.load(tmp_path / "short" / phantom.name)["segs"].any()
+    assert np.load(tmp_path / "short" / f"{phantom.stem}_mask.npz")["segs"].any()
 
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")

@@ -61,7 +61,7 @@ def test_one_class_by_click_or_box(session: Session, tmp_path: Path, said: Objec
     case = write_case(tmp_path / "a.npz", {1: said})
     result = only(infer(session, case, tmp_path / "out"))
     assert result.error is None
-    assert result.output == tmp_path / "out" / "a.npz"
+    assert result.output == tmp_path / "out" / "a_mask.npz"
     mask = segs(result.output)
     assert mask.shape == (30, 40, 50)
     assert np.issubdtype(mask.dtype, np.integer)
@@ -102,7 +102,7 @@ def test_a_volume_gives_a_mask_of_its_own_format_and_geometry(session: Session, 
     SimpleITK.WriteImage(image, str(source))
     result = only(infer(session, source, tmp_path / "out", prompts={1: ObjectPrompts((FIRST,))}, overlay=True))
     assert result.error is None
-    assert result.output == tmp_path / "out" / f"scan{suffix}"
+    assert result.output == tmp_path / "out" / f"scan_mask{suffix}"
     mask = SimpleITK.ReadImage(str(result.output))
     assert mask.GetSpacing() == pytest.approx(image.GetSpacing())
     assert mask.GetOrigin() == pytest.approx(image.GetOrigin())
@@ -122,7 +122,7 @@ def test_a_folder_goes_on_after_a_bad_case(session: Session, tmp_path: Path) -> 
     results = infer(session, folder, tmp_path / "out", on_result=lambda result, total: seen.append(result))
     assert results == seen
     assert [r.error is None for r in results] == [True, False, False, True]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.npz", "d.npz"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_mask.npz", "d_mask.npz"]
     assert "no clicks and no boxes" in str(results[2].error)
     assert all("\n" not in str(r.error) for r in results)
 
@@ -138,8 +138,34 @@ def test_a_result_never_overwrites_a_source_or_another_result(session: Session, 
     case = write_case(tmp_path / "a.npz", {1: ObjectPrompts((FIRST,))})
     before = case.read_bytes()
     with pytest.raises(OutputError, match="overwrite"):
+        infer(session, case, tmp_path, name="{stem}", overwrite=True)
+    assert case.read_bytes() == before
+    assert only(infer(session, case, tmp_path)).output == tmp_path / "a_mask.npz"
+    with pytest.raises(OutputError, match=r"a_mask\.npz exists already; give --overwrite to replace, or another"):
         infer(session, case, tmp_path)
     assert case.read_bytes() == before
+
+
+def test_results_are_named_as_asked(session: Session, tmp_path: Path) -> None:
+    case = write_case(tmp_path / "a {b}.npz", {1: ObjectPrompts((FIRST,))})
+    named = {"{stem}": "a {b}.npz", "liver_{stem}": "liver_a {b}.npz", "läsion (1)": "läsion (1).npz"}
+    for name, written in named.items():
+        result = only(infer(session, case, tmp_path / "out", name=name, overlay=True))
+        assert result.output == tmp_path / "out" / written
+        assert result.output.is_file()
+        assert result.overlay == tmp_path / "out" / f"{result.output.stem}_overlay.png"
+    for name in ("", "..", "a/{stem}", "{}", "{stem.__class__}", "{stem", "{other}", "mask.nii.gz", "{stem}.SEG.nrrd"):
+        with pytest.raises(OutputError, match="got the name"):
+            infer(session, case, tmp_path / "none", name=name)
+    with pytest.raises(OutputError, match="for several cases"):
+        infer(session, [case, write_case(tmp_path / "b.npz", {})], tmp_path / "none", name="mask")
+
+
+def test_earlier_results_below_a_folder_are_no_cases(session: Session, tmp_path: Path) -> None:
+    write_case(tmp_path / "a.npz", {1: ObjectPrompts((FIRST,))})
+    for overwrite in (False, True):
+        results = infer(session, tmp_path, tmp_path / "results", overwrite=overwrite)
+        assert [result.source for result in results] == [tmp_path / "a.npz"]
 
 
 def test_cases_of_one_name_keep_their_folders(session: Session, tmp_path: Path) -> None:
@@ -148,15 +174,17 @@ def test_cases_of_one_name_keep_their_folders(session: Session, tmp_path: Path) 
         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(volume()), tmp_path / "cohort" / name)
     clicks = {1: ObjectPrompts((FIRST,))}
     results = infer(session, tmp_path / "cohort", tmp_path / "out", prompts=clicks, overlay=True)
-    assert [r.output for r in results] == [tmp_path / "out" / f"p{n}" / "ct.nii.gz" for n in (1, 2)]
-    assert [r.overlay for r in results] == [tmp_path / "out" / f"p{n}" / "ct_overlay.png" for n in (1, 2)]
+    assert [r.output for r in results] == [tmp_path / "out" / f"p{n}" / "ct_mask.nii.gz" for n in (1, 2)]
+    assert [r.overlay for r in results] == [tmp_path / "out" / f"p{n}" / "ct_mask_overlay.png" for n in (1, 2)]
     for result in results:
         assert result.output is not None
         assert result.output.is_file()
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(volume()), tmp_path / "cohort" / "p1" / "ct.nrrd")
     results = infer(session, tmp_path / "cohort" / "p1", tmp_path / "two", prompts=clicks, overlay=True)
     written = sorted(p.name for p in (tmp_path / "two").iterdir())
-    assert written == ["ct.nii.gz", "ct.nii.gz_overlay.png", "ct.nrrd", "ct.nrrd_overlay.png"]
+    assert written == [
+        *("ct.nii.gz_mask_overlay.png", "ct.nrrd_mask_overlay.png", "ct_mask.nii.gz", "ct_mask.nrrd"),
+    ]
 
 
 def test_an_output_folder_that_is_a_file_is_refused(session: Session, tmp_path: Path) -> None:

@@ -324,3 +324,17 @@ def test_real_boxes(shared_data: Path) -> None:
             assert 0 <= official.z_mid_x_max - box.z_mid_x_max <= widest_x
             assert 0 <= box.z_mid_y_min - official.z_mid_y_min <= widest_y
             assert 0 <= official.z_mid_y_max - box.z_mid_y_max <= widest_y
+
+
+def test_cases_are_replaced_only_when_asked(tmp_path: Path) -> None:
+    write(tmp_path / "a.nii.gz", ct(40))
+    (made,) = prepare(tmp_path, tmp_path / "cases")
+    assert made.output is not None
+    before = made.output.read_bytes()
+    write(tmp_path / "a.nii.gz", ct(80))
+    with pytest.raises(OutputError, match="exists already; give --overwrite to replace, or another --out folder"):
+        prepare(tmp_path, tmp_path / "cases")
+    assert made.output.read_bytes() == before
+    (again,) = prepare(tmp_path, tmp_path / "cases", overwrite=True)  # what is in `cases` is no source
+    assert again.output == made.output
+    assert made.output.read_bytes() != before

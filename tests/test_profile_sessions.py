@@ -209,7 +209,7 @@ def test_infer_segments_classes_and_names_them(network: Any, tmp_path: Path) -> 
     assert result.error is None
     assert result.output is not None
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(result.output))), expected)
-    labels = json.loads((tmp_path / "out" / "ct_labels.json").read_text())["labels"]
+    labels = json.loads((tmp_path / "out" / "ct_mask_labels.json").read_text())["labels"]
     assert {int(k) for k in labels} == {int(k) for k in np.unique(expected)} - {0}
     assert all(labels[str(one.object_id)]["name"] == one.name for one in result.objects)
     assert "near names: spleen" in str(wrong.error)

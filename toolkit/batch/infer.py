@@ -10,19 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from gstk.batch.case_files import NAME, CaseFiles, plan_case_files
 from gstk.batch.class_names import write_class_names
 from gstk.batch.placed_points import PlacedPoint, add_placed_points
 from gstk.batch.ray_pool import Workers, map_on_ray
 from gstk.batch.results import InferResult
 from gstk.batch.segment_case import segment_case, segment_classes
-from gstk.cases.names import distinct_names
 from gstk.cases.npz import SpacingOrder, save_segs
 from gstk.cases.prepare import read_labels
 from gstk.cases.reading import read_case
-from gstk.cases.volumes import VOLUME_SUFFIXES, case_name, find_cases, write_case_mask
+from gstk.cases.volumes import find_cases, write_case_mask
 from gstk.core.files import StrPath, make_folder
 from gstk.core.prompts import ObjectPrompts
-from gstk.errors import CaseError, GstkError, OutputError
+from gstk.errors import CaseError, GstkError
 from gstk.session.deadline import Budget
 from gstk.session.session import Session
 
@@ -47,17 +47,12 @@ class _Options(NamedTuple):
     started_s: float
 
 
-class _Task(NamedTuple):
-    source: Path
-    output: Path
-    picture: Path
-
-
 def infer(
     session: Session | Callable[[], Session],
     sources: StrPath | Iterable[StrPath],
     out_dir: StrPath,
     *,
+    name: str = NAME,
     prompts: Mapping[int, ObjectPrompts] | None = None,
     points_mm: Mapping[int, Sequence[PlacedPoint]] | None = None,
     start_mask: StrPath | None = None,
@@ -78,18 +73,20 @@ def infer(
 
     Args:
         session: from `gstk.open`, or what opens one; workers need the latter, picklable.
-        sources: .npz cases, NIfTI, NRRD or MetaImage files, DICOM folders, or folders of such.
+        sources: .npz cases, NIfTI, NRRD or MetaImage files, DICOM folders, or folders of such; `out_dir` below them is
+            passed over.
         out_dir: created where it is missing. An .npz case gives an .npz with `segs`, a volume a mask of its own format
-            and geometry (DICOM: .nii.gz), under the case's name; where two have the same name, all of them come with
-            their folders (`gstk.cases.names.distinct_names`).
+            and geometry (DICOM: .nii.gz). Where two cases have the same name, the results of all come with their
+            folders (`gstk.cases.names.distinct_names`).
+        name: of a result without its suffix, with `{stem}` for the name of its case. The challenge asks for "{stem}".
         prompts: by object id, for every source; they replace those of an .npz case for the same object.
         points_mm: further clicks by object id, at places in the patient; they follow those in voxels.
         start_mask: an earlier result on the grid of the one source: its objects are begun with, and clicks change them
             only near them.
-        overlay: also write `<name>_overlay.png`.
+        overlay: also write a picture, `<name>_overlay.png`.
         intensity_window: intensities of volumes that are not .npz, where the network takes the challenge's 0 to 255.
         classes: names of classes, groups or sets to segment, where the weights have classes; `prompts` then correct the
-            class of their id. Beside the mask a JSON file names the labels.
+            class of their id. Beside the mask, `<name>_labels.json` names the labels.
         assume_window: the window that made 0 to 255 of HU, where the network takes HU; see `Session.set_image`.
         spacing_order: axis order of the `spacing` of .npz cases.
         series, phase: which image of each DICOM folder, as in `gstk.cases.volumes.read_volume`.
@@ -106,23 +103,14 @@ def infer(
 
     Raises:
         CaseError: a source does not exist or is of no known format.
-        OutputError: the folder cannot be made, or a result would overwrite a case, or one of an earlier run without
-            `overwrite`.
+        OutputError: the folder cannot be made, `name` is no name, or a result would overwrite a case, or one of an
+            earlier run without `overwrite`.
         EvaluationError: see `gstk.batch.ray_pool.map_on_ray`.
     """
-    paths = find_cases(sources)
-    folder = make_folder(out_dir)
-    outputs = [folder / name for name in distinct_names(paths, _ending)]
-    pictures = [folder / name for name in distinct_names(paths, lambda _: "_overlay.png")]
-    taken = {path.resolve() for path in paths}
-    for path, output in zip(paths, outputs, strict=True):
-        if output.resolve() in taken:
-            raise OutputError(f"the result of {path} would overwrite the case {output}; give another --out folder")
-        make_folder(output.parent)
-    there = [path for path in (*outputs, *(pictures if overlay else ())) if path.exists()]
-    if there and not overwrite:
-        which = f"{there[0]} exists" if len(there) == 1 else f"{there[0]} and {len(there) - 1} more exist"
-        raise OutputError(f"{which} already; give --overwrite to replace, or another --out folder")
+    paths = find_cases(sources, besides=out_dir)
+    tasks = plan_case_files(
+        paths, make_folder(out_dir), name, labels=bool(classes), overlay=overlay, overwrite=overwrite
+    )
     if start_mask is not None and classes:
         raise CaseError("got a mask to begin with and classes, expected one of the two")
     if start_mask is not None and len(paths) > 1:
@@ -147,9 +135,8 @@ def infer(
         budget,
         started_s,
     )
-    tasks = [_Task(*task) for task in zip(paths, outputs, pictures, strict=True)]
     if workers is not None:  # their working folder is another
-        tasks = [_Task(*(path.absolute() for path in task)) for task in tasks]
+        tasks = [CaseFiles(*(path.absolute() for path in task)) for task in tasks]
     results = {}
     for result in _run(session, options, tasks, workers):
         results[result.source] = result
@@ -158,14 +145,10 @@ def infer(
     return [results[task.source] for task in tasks]
 
 
-def _ending(path: Path) -> str:
-    return next((s for s in (".npz", *VOLUME_SUFFIXES) if path.name.lower().endswith(s)), ".nii.gz")
-
-
 def _run(
     session: Session | Callable[[], Session],
     options: _Options,
-    tasks: Sequence[_Task],
+    tasks: Sequence[CaseFiles],
     workers: Workers | None,
 ) -> Iterator[InferResult]:
     """The results of the tasks, in order or as they come."""
@@ -183,16 +166,16 @@ def _run(
             yield from _run(opened, options._replace(started_s=started_s), tasks, None)
 
 
-def _open_worker(open_session: Callable[[], Session], options: _Options) -> Callable[[_Task], InferResult]:
+def _open_worker(open_session: Callable[[], Session], options: _Options) -> Callable[[CaseFiles], InferResult]:
     return partial(_infer_one, open_session(), options)
 
 
-def _lost(task: _Task, why: str) -> InferResult:
+def _lost(task: CaseFiles, why: str) -> InferResult:
     return InferResult(task.source, error=why)
 
 
-def _infer_one(session: Session, options: _Options, task: _Task) -> InferResult:
-    path, output, picture_path = task
+def _infer_one(session: Session, options: _Options, task: CaseFiles) -> InferResult:
+    path, output = task.source, task.mask
     began = time.perf_counter()
     notes: list[str] = []
     try:
@@ -224,14 +207,14 @@ def _infer_one(session: Session, options: _Options, task: _Task) -> InferResult:
             if regular is not None:
                 notes.append(f"the mask on the regular grid, for viewers, is {regular}")
         if options.classes:
-            write_class_names(output.with_name(f"{case_name(output)}_labels.json"), objects)
+            write_class_names(task.labels, objects)
         picture = None
         if options.overlay:
             from gstk.cases.overlay import save_overlay
             from gstk.cases.prepare import window_image
 
             shown, _ = window_image(case, window)
-            picture = save_overlay(picture_path, shown, case.geometry, mask, case.prompts)
+            picture = save_overlay(task.overlay, shown, case.geometry, mask, case.prompts)
     except (GstkError, MemoryError) as error:
         reason = str(error) or "it does not fit into memory"
         return InferResult(path, seconds=time.perf_counter() - began, warnings=tuple(notes), error=reason)

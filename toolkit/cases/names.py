@@ -13,21 +13,24 @@ from gstk.cases.volumes import case_name
 __all__ = ["distinct_names"]
 
 
-def distinct_names(paths: Sequence[Path], ending_of: Callable[[Path], str]) -> list[Path]:
+def distinct_names(
+    paths: Sequence[Path], ending_of: Callable[[Path], str], name_of: Callable[[str], str] = str
+) -> list[Path]:
     """A relative path for the result of each case.
 
     Args:
         paths: the cases, without repetition.
-        ending_of: what follows the case's name in that of its result: ".npz".
+        ending_of: the suffix of each case's result, such as ".npz".
+        name_of: what the result of a case is called without the suffix, by the name of the case.
 
     Returns:
-        The cases' names and endings alone where they differ. Where some are the same (a cohort of p1/ct.nii.gz,
+        Names and suffixes alone where they differ. Where some are the same (a cohort of p1/ct.nii.gz,
         p2/ct.nii.gz), every name comes with the folders below the one that all cases share. Names that are still the
         same (a.nii.gz and a.nrrd in one folder) are made of the case's full file name, and in the end of a number.
         Names that differ in upper and lower case alone are the same on some systems, and count as the same.
     """
     endings = [ending_of(path) for path in paths]
-    names = [Path(case_name(path) + ending) for path, ending in zip(paths, endings, strict=True)]
+    names = [Path(name_of(case_name(path)) + ending) for path, ending in zip(paths, endings, strict=True)]
     if not _repeated(names):
         return names
     folders = [path.absolute().parent for path in paths]
@@ -38,7 +41,8 @@ def distinct_names(paths: Sequence[Path], ending_of: Callable[[Path], str]) -> l
     for index, (path, name, ending) in enumerate(zip(paths, names, endings, strict=True)):
         if _key(name) in again:
             tries = (
-                name.with_name(f"{path.name}{number}{ending}") for number in chain([""], (f"-{n}" for n in count(2)))
+                name.with_name(name_of(path.name + number) + ending)
+                for number in chain([""], (f"-{n}" for n in count(2)))
             )
             distinct[index] = next(name for name in tries if _key(name) not in taken)
             taken.add(_key(distinct[index]))

@@ -19,7 +19,7 @@ from gstk.cases.names import distinct_names
 from gstk.cases.npz import Case, CaseWarning, LabelMap, SpacingOrder, save_case, to_label_map
 from gstk.cases.volumes import case_name, find_cases, is_volume, read_any, read_volume
 from gstk.core import intensities as intensities_of
-from gstk.core.files import StrPath, make_folder
+from gstk.core.files import StrPath, make_folder, refuse_existing
 from gstk.core.geometry import Geometry
 from gstk.core.intensities import (
     CT_WINDOWS,
@@ -121,11 +121,12 @@ def prepare(
     series: str | None = None,
     phase: int | None = None,
     profile: InputProfile | None = None,
+    overwrite: bool = False,
 ) -> list[PrepareResult]:
     """Make a case of every volume found, written to `out_dir`/<name>.npz. One that fails does not stop the others.
 
     Args:
-        sources: files and folders, see `gstk.cases.volumes.find_cases`.
+        sources: files and folders, see `gstk.cases.volumes.find_cases`; `out_dir` below them is passed over.
         out_dir: created where it is missing. Where two sources have the same name, all results come with their folders.
         intensity_window: see `prepare_case`.
         labels: a label map where there is one source, or a folder with one label map a source, of the same name; where
@@ -134,21 +135,24 @@ def prepare(
         progress: show a progress bar on stderr.
         series, phase: which image of each DICOM folder; see `gstk.cases.volumes.read_volume`.
         profile: see `prepare_case`.
+        overwrite: replace cases that are there already.
 
     Returns:
         One result a source, in the order found.
 
     Raises:
         CaseError: a source does not exist, the window is unknown, or `labels` does not fit the sources.
-        OutputError: `out_dir` cannot be created.
+        OutputError: `out_dir` cannot be created, or a case is there already and `overwrite` is False.
     """
     parse_intensity_window(intensity_window)
-    paths = find_cases(sources)
+    paths = find_cases(sources, besides=out_dir)
     label_of = _match_labels(paths, labels)
     folder = make_folder(out_dir)
     results: list[PrepareResult] = []
     kept = {path.resolve() for path in paths}
     outputs = dict(zip(paths, distinct_names(paths, lambda _: ".npz"), strict=True))
+    written = (folder / name for name in outputs.values())
+    refuse_existing((path for path in written if path.resolve() not in kept), overwrite, "another --out folder")
     for path in _track(paths) if progress else paths:
         output = folder / outputs[path]
         if output.resolve() in kept:

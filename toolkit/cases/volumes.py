@@ -32,6 +32,7 @@ __all__ = [
     "is_volume",
     "read_any",
     "read_volume",
+    "regular_mask_path",
     "write_case_mask",
     "write_mask",
 ]
@@ -58,12 +59,13 @@ def is_volume(path: StrPath) -> bool:
     return _suffix(file) in VOLUME_SUFFIXES or _is_dicom(file)
 
 
-def find_cases(paths: StrPath | Iterable[StrPath]) -> list[Path]:
+def find_cases(paths: StrPath | Iterable[StrPath], besides: StrPath | None = None) -> list[Path]:
     """Expand files and folders to cases.
 
     Args:
         paths: one path or several. A file stands for itself. A folder stands for every .npz and volume file in it and
             below, sorted; a folder with DICOM slices is itself one case. Hidden files and folders are passed over.
+        besides: a folder of results, passed over where it lies below a folder of `paths`.
 
     Returns:
         The cases, without repetition.
@@ -77,7 +79,7 @@ def find_cases(paths: StrPath | Iterable[StrPath]) -> list[Path]:
         if not start.exists():
             raise CaseError(f"{start} does not exist; check the path")
         if start.is_dir():
-            cases = list(_cases_below(start))
+            cases = list(_cases_below(start, None if besides is None else Path(besides).resolve()))
         else:
             cases = [start] if _suffix(start) or _is_dicom(start) else []
         if not cases:
@@ -182,9 +184,14 @@ def write_case_mask(path: StrPath, mask: npt.NDArray[Any], case: Case) -> Path |
         write_mask(target, mask, case.geometry, nifti_header=case.nifti_header)
         return None
     write_mask(target, case.slices.restore(mask), case.slices.geometry, nifti_header=case.nifti_header)
-    regular = target.with_name(f"{case_name(target)}_regular{_suffix(target)}")
+    regular = regular_mask_path(target)
     write_mask(regular, mask, case.geometry)
     return regular
+
+
+def regular_mask_path(mask: Path) -> Path:
+    """Where `write_case_mask` writes the mask on the regular grid, beside the one that it is given."""
+    return mask.with_name(f"{case_name(mask)}_regular{_suffix(mask)}")
 
 
 def write_mask(path: StrPath, mask: npt.NDArray[Any], geometry: Geometry, *, nifti_header: bytes | None = None) -> None:
@@ -310,9 +317,10 @@ def _check_scalar_3d(file: Path, reader: Any) -> None:
         raise CaseError(f"got {components} values a voxel ({kind}) in {file.name}, expected one real number each")
 
 
-def _cases_below(folder: Path) -> Iterator[Path]:
+def _cases_below(folder: Path, besides: Path | None) -> Iterator[Path]:
     for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = (name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in below if besides is None or Path(root, name).resolve() != besides)
         files = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
         if any(_is_dicom(file) for file in files):
             yield Path(root)

@@ -45,6 +45,13 @@ def infer_command(
         ),
     ],
     out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("gstk-results"),
+    name: Annotated[
+        str,
+        typer.Option(
+            help="Name of a result without its suffix; {stem} is the name of its case. The challenge's results have "
+            "the names of their cases: '{stem}'."
+        ),
+    ] = "{stem}_mask",
     bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -154,6 +161,7 @@ def infer_command(
             ),
             cases,
             out_dir,
+            name=name,
             prompts=prompts,
             points_mm=read_places(point_mm or [], background_mm or [], lps),
             start_mask=start,

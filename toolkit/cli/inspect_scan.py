@@ -36,8 +36,8 @@ def inspect_scan(path: Path, sheet: Path | None, overwrite: bool, series: str | 
     from gstk.cases.contact_sheet import orientation_words, save_contact_sheet
     from gstk.cases.reading import read_case
     from gstk.cli.tables import print_table
+    from gstk.core.files import refuse_existing
     from gstk.core.intensities import choose_limits, window_image
-    from gstk.errors import OutputError
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -62,7 +62,6 @@ def inspect_scan(path: Path, sheet: Path | None, overwrite: bool, series: str | 
     table.add_row("0 to 255", words)
     print_table(table)
     target = Path(f"{case.name}_sheet.png") if sheet is None else sheet
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target} exists already; give --overwrite to replace it, or another --sheet")
+    refuse_existing([target], overwrite, "another --sheet")
     save_contact_sheet(target, window_image(image, case.modality)[0], geometry)
     typer.echo(f"sheet        {target}")

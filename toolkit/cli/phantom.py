@@ -16,15 +16,17 @@ def phantom_command(
     ] = "organs",
     side: Annotated[int, typer.Option(min=16, help="Number of voxels along each axis.")] = 96,
     objects: Annotated[int, typer.Option(min=1, help="Number of objects to click on, the largest first.")] = 3,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Generate a case with clicks and true masks, for a first run without data."""
     from gstk.cases.npz import save_case
     from gstk.cases.phantom_case import phantom_case
-    from gstk.core.files import make_folder
+    from gstk.core.files import make_folder, refuse_existing
     from gstk.errors import CaseError
 
     if output.suffix.lower() != ".npz":
         raise CaseError(f"got {output}, expected a name that ends in .npz")
+    refuse_existing([output], overwrite, "another name")
     case = phantom_case(seed, side, kind, objects)
     make_folder(output.parent)
     save_case(output, case)

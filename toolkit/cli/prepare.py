@@ -44,6 +44,7 @@ def prepare_command(
     ] = SpacingOrderOption.zyx,
     series: SeriesOption = None,
     phase: PhaseOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace cases that are there.")] = False,
 ) -> None:
     """Make .npz cases from volumes: intensities become 0 to 255, label maps become classes and boxes."""
     from gstk.cases.prepare import prepare
@@ -59,6 +60,7 @@ def prepare_command(
         series=series,
         phase=phase,
         profile=None if profile is None else find_profile(profile),
+        overwrite=overwrite,
     )
     for result in results:
         for warning in result.warnings:

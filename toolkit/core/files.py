@@ -4,14 +4,14 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
 from gstk.errors import OutputError
 
-__all__ = ["StrPath", "atomic_path", "explain_lost_bytes", "is_lfs_pointer", "make_folder", "sync"]
+__all__ = ["StrPath", "atomic_path", "explain_lost_bytes", "is_lfs_pointer", "make_folder", "refuse_existing", "sync"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
@@ -70,6 +70,23 @@ def make_folder(path: StrPath) -> Path:
     except OSError as error:
         raise OutputError(f"cannot create the folder {folder}: {_reason(error)}; give another output folder") from error
     return folder
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool, otherwise: str) -> None:
+    """Refuse to write where there are files already.
+
+    Args:
+        paths: what is to be written.
+        overwrite: the caller's leave to replace them.
+        otherwise: what to do instead of replacing them, as "another --out folder".
+
+    Raises:
+        OutputError: one of them is there, and `overwrite` is False.
+    """
+    there = [] if overwrite else [path for path in paths if os.path.lexists(path)]
+    if there:
+        which = f"{there[0]} exists" if len(there) == 1 else f"{there[0]} and {len(there) - 1} more exist"
+        raise OutputError(f"{which} already; give --overwrite to replace, or {otherwise}")
 
 
 def explain_lost_bytes(partial: StrPath) -> OSError | None:
