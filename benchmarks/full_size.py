@@ -23,29 +23,41 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from machine import describe
 
 from gstk.export.parity import ParityCase
+
+if TYPE_CHECKING:
+    from monai.networks.nets.vista3d import VISTA3D
 
 ANSWER = "answer: "
 PACKAGES = ("torch", "monai", "onnx", "openvino", "onnxruntime", "nncf")
 CALIBRATION = tuple(ParityCase((64, 64, 64), 1, 1, seed) for seed in range(8))
 
 
-def write_checkpoint(path: Path) -> None:
-    """MONAI's `vista3d132` state dict, bare, as its authors publish it."""
+def random_network(full_size: bool = True) -> VISTA3D:
+    """MONAI's `vista3d132`, or the like with few weights, drawn at random so that masks are neither empty nor full."""
     import torch
-    from monai.networks.nets.vista3d import vista3d132
 
-    torch.manual_seed(20240)
-    network = vista3d132(in_channels=1)
+    from gstk.training.network import build_network
+    from gstk.training.spec import VISTA3DSpec
+
+    torch.manual_seed(20240 if full_size else 7)
+    network = build_network(None if full_size else VISTA3DSpec(width=8, blocks_down=(2, 1, 1)))
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim == 1:
                 parameter.normal_(0.5, 0.3)
-    torch.save(network.state_dict(), path)
+    return network
+
+
+def write_checkpoint(path: Path, full_size: bool = True) -> None:
+    """Its state dict, bare, as VISTA3D's authors publish theirs."""
+    import torch
+
+    torch.save(random_network(full_size).state_dict(), path)
 
 
 def export(checkpoint: str, output: str) -> dict[str, float]:

@@ -1,19 +1,23 @@
-"""One command for a machine with an NVIDIA GPU: do the engines work there, how exact, how fast, in how much memory?
+"""One command for a machine with an NVIDIA GPU: what works there, how exact it is and how fast, in ten minutes.
 
-    python benchmarks/gpu_check.py --full-size --out benchmarks/results/gpu_check.json
-    python benchmarks/gpu_check.py --bundle BUNDLE --roi 96,128,160
-    python benchmarks/gpu_check.py --bundle tiny --roi 32,48 --repeats 3 --device cpu      # a try without a GPU
+    python benchmarks/gpu_check.py --out benchmarks/results/gpu_check.json
+    python benchmarks/gpu_check.py --bundle BUNDLE --sides 128,96    # your own model's engines
+    python benchmarks/gpu_check.py --rehearse                        # every part on the processor, with a small network
 
-Every way to run the bundle gets a process of its own: what one breaks on the GPU, another does not feel, and memory is
-its own. What is not installed, or has no plans, is listed as absent with the reason. For each:
+Parts, in the order of what they tell; each in a process of its own, so that what one breaks the next does not feel:
 
-- the bundle's test vectors, groups of objects, threads, padding and errors (`conformance`);
-- logits on each region against ONNX Runtime's in FP32 on the processor (`parity`);
-- seconds of an encode and a click, waited for, after a warm-up: median and 95th percentile;
-- the most that the GPU held beyond what it held before, and the process's own memory on a processor.
+1. `network`: VISTA3D of full size in torch, in float32, bf16 and fp16, compiled or not, channels last or not: seconds
+   of an encode and a click (median and 95th percentile), memory, share of the GPU's own peak rate, agreement with
+   float32 on the GPU and on the processor.
+2. `inside FP16`: every value inside the exported FP16 graphs beside the FP32 graphs'; overflow is a failure.
+3. Engines: a part each for torch, ONNX Runtime and TensorRT on the bundle: the same, and what every engine has to do
+   (`gpu_conformance.py`). What is not installed is named as absent.
+4. `arrays`: CuPy's and torch's arrays in and out without a copy.
+5. `training`: a step of the full network at 128³ in bf16, and of the recipe of `tiny`.
 
-`--full-size` makes a bundle of the full network with random weights first (minutes; needs `pip install ".[export]"`),
-and adds MONAI's own network. Exit code 1 where a check failed.
+`--minutes` are shared out: a part gets its share of what is left, and what it does not need goes to the rest. The
+results of each part are written when it has them, so that a run that is cut off still says something. The bundle is
+exported on the processor while the first part has the GPU. Exit code 1 where a check failed.
 """
 
 from __future__ import annotations
@@ -21,203 +25,201 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import resource
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from gpu_conformance import conformance
-from gpu_memory import PeakMemory
+import gpu_engines
+import gpu_network
 from machine import describe
 
-from gstk.core.bundle import Bundle, find_bundle
-from gstk.engines import Engine, open_engine
-from gstk.engines.devices import cuda_version, driver_version
-from gstk.errors import BackendMissing, BundleError, PlanError, WrongArchitecture
-from gstk.export.tolerances import TOLERANCES, Tolerance, compare
-
-WAYS: dict[str, tuple[str, str, dict[str, str]]] = {
-    "torch eager FP32": ("torch", "fp32", {}),
-    "torch AMP": ("torch", "fp32", {"amp": "fp16"}),
-    "torch.compile": ("torch", "fp32", {"compile": "on"}),
-    "torch eager FP16 graphs": ("torch", "fp16", {}),
-    "ONNX Runtime FP32": ("onnxruntime", "fp32", {}),
-    "ONNX Runtime FP16": ("onnxruntime", "fp16", {}),
-    "OpenVINO FP32": ("openvino", "fp32", {}),
-    "TensorRT FP32": ("tensorrt", "fp32", {}),
-    "TensorRT FP16": ("tensorrt", "fp16", {}),
-}
-"""Backend, precision and settings by name."""
-AMP_TOLERANCES = {"fp16": Tolerance(5e-2, 5e-2, 0.995), "bf16": Tolerance(4e-1, 2e-1, 0.99)}
-"""torch.autocast rounds more than the FP16 graphs do: the inputs of norms, and upsampling; bfloat16 has 8 bits."""
-WARM_UP = 3
-ABSENT = (BackendMissing, PlanError, WrongArchitecture, BundleError)
+ANSWER = "answer: "
+PACKAGES = ("torch", "monai", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "cuda-bindings", "cupy-cuda13x")
+NETWORK_SIDES, REHEARSED_SIDES = (128, 96, 160), (32, 48)
+RESERVE_S = 5.0
+"""Of the time, for the report."""
 
 
-def question(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image [1,1,H,W,D], coords [1,1,3] and labels [1,1] of a region."""
-    image = np.random.default_rng(side).random((1, 1, side, side, side), dtype=np.float32)
-    return image, np.full((1, 1, 3), side // 2, np.float32), np.ones((1, 1), np.int64)
+@dataclass(frozen=True)
+class Setting:
+    """What the parts are run on.
+
+    Attributes:
+        device: `cuda`, `cuda:N` or `cpu`.
+        sides: of cubic regions, voxels, in the order of measuring.
+        repeats: of what is timed.
+        full_size: VISTA3D itself; otherwise a network of few weights.
+        bundle: folder or built-in name.
+        folder: for plans and reference logits.
+    """
+
+    device: str
+    sides: list[int]
+    repeats: int
+    full_size: bool
+    bundle: str
+    folder: str
 
 
-def reference(bundle: str, sides: list[int], folder: str) -> None:
-    """Writes the logits that all others are compared with."""
-    with open_engine(bundle, "onnxruntime", "fp32", device="cpu") as engine:
-        for side in sides:
-            image, coords, labels = question(side)
-            np.save(Path(folder) / f"{side}.npy", engine.decode(engine.encode(image), coords, labels))
+@dataclass(frozen=True)
+class Part:
+    """One entry of the report: its share of the time, and whether the bundle has to be there first."""
+
+    name: str
+    share: float
+    needs_bundle: bool = False
 
 
-def build(bundle: str, precision: str, sides: list[int], plans: str, device: str) -> dict[str, Any]:
-    """Plans of TensorRT for the regions, and a wide one for the checks."""
-    from gstk.engines.tensorrt_build import build_plans
-
-    began = time.perf_counter()
-    try:
-        regions = [(side, side, side) for side in sides]
-        results = build_plans(bundle, precision, regions, device=device, plans=Path(plans))
-    except ABSENT as error:
-        return {"absent": str(error)}
-    records = {result.plan.record.kind: result.plan.record for result in results}
-    return {
-        "seconds": time.perf_counter() - began,
-        "bytes": {kind: record.size_bytes for kind, record in records.items()},
-        "layers": {kind: dict(record.layers) for kind, record in records.items()},
-    }
+def parts_for(device: str) -> list[Part]:
+    """In order."""
+    ways = [way for way, (backend, *_) in gpu_engines.WAYS.items() if backend != "openvino" or device == "cpu"]
+    return [
+        Part("network", 6),
+        Part("inside FP16", 1, needs_bundle=True),
+        *(Part(way, 3 if "TensorRT" in way else 1, needs_bundle=True) for way in ways),
+        Part("arrays", 0.5),
+        Part("training", 3),
+    ]
 
 
-def measure(
-    bundle: str, way: str, device: str, sides: list[int], repeats: int, references: str, plans: str
-) -> dict[str, Any]:
-    """All about one way to run the bundle."""
-    backend, precision, options = WAYS[way]
-    on_cpu = device == "cpu"
-    if way == "torch AMP" and on_cpu:
-        options = {"amp": "bf16"}
-    if backend == "tensorrt":
-        options = {"plans": plans}
-    tolerance = AMP_TOLERANCES[options["amp"]] if "amp" in options else TOLERANCES[precision]
-    found: dict[str, Any] = {"regions": {}}
-    try:
-        with PeakMemory(device) as loading:
-            began = time.perf_counter()
-            engine = open_engine(bundle, backend, precision, device=device, options=options)
-            found["load_s"] = time.perf_counter() - began
-    except ABSENT as error:
-        return {"absent": str(error)}
-    with engine:
-        found |= {"version": engine.version, "device": str(engine.device)}
-        for side in sides:
-            with PeakMemory(device) as memory:
-                timed = _time(engine, side, repeats)
-            logits = timed.pop("logits")
-            expected = np.load(Path(references) / f"{side}.npy")
-            allowed = tolerance.error(float(np.abs(expected).max()))
-            agreement = compare(logits, expected, allowed)
-            agreement |= {"allowed": allowed, "ok": agreement["max_abs_error"] <= allowed}
-            agreement["ok"] = agreement["ok"] and agreement["mask_agreement"] >= tolerance.agreement
-            peak = (
-                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 if on_cpu else memory.peak_mb + loading.peak_mb
-            )
-            found["regions"][str(side)] = {**timed, "peak_mb": peak, "parity": agreement}
-        found["conformance"] = conformance(engine, min(sides), tolerance)
-    return found
+def run_part(name: str, setting: Setting) -> Iterator[dict[str, Any]]:
+    """What a part has found so far, again and again, the last time whole."""
+    own = setting
+    if name == "bundle":
+        yield make_bundle(own.bundle, own.full_size)
+    elif name == "network":
+        yield from gpu_network.network_speed(own.sides, own.repeats, own.device, own.full_size)
+    elif name == "inside FP16":
+        yield from gpu_engines.inside_fp16(own.bundle, min(own.sides), own.device)
+    elif name == "arrays":
+        yield from gpu_network.arrays(own.device)
+    elif name == "training":
+        yield from gpu_network.training(own.device, own.full_size, steps=10 if own.full_size else 2)
+    else:
+        yield from gpu_engines.engine(name, own.bundle, own.sides, own.repeats, own.folder, own.device)
 
 
-def _time(engine: Engine, side: int, repeats: int) -> dict[str, Any]:
-    image, coords, labels = question(side)
-    encodes, clicks = [], []
-    for turn in range(WARM_UP + repeats):
-        began = time.perf_counter()
-        embedding = engine.encode(image)
-        _wait(engine)
-        encoded = time.perf_counter()
-        logits = engine.decode(embedding, coords, labels)  # they arrive in host memory: nothing is left to wait for
-        if turn >= WARM_UP:
-            encodes.append(encoded - began)
-            clicks.append(time.perf_counter() - encoded)
-    return {"encode_s": _spread(encodes), "click_s": _spread(clicks), "logits": logits}
-
-
-def _wait(engine: Engine) -> None:
-    """Until the GPU has done what was asked; of the engines torch alone returns before."""
-    if engine.name == "torch" and engine.device.is_gpu:
-        import torch
-
-        torch.cuda.synchronize()
-
-
-def _spread(seconds: list[float]) -> dict[str, float]:
-    return {"median": float(np.median(seconds)), "p95": float(np.percentile(seconds, 95))}
-
-
-def monai(checkpoint: str, device: str, sides: list[int], repeats: int, amp: bool) -> dict[str, Any]:
-    """MONAI's own network: what a click costs where every click encodes anew is the sum of both."""
-    import torch
-
-    from gstk.training.checkpoint import load_network
-
-    where = torch.device(device)
-    found: dict[str, Any] = {"regions": {}, "version": torch.__version__, "device": device}
-    network = load_network(checkpoint).eval().to(where)
-    kind = torch.bfloat16 if where.type == "cpu" else torch.float16
-    with torch.inference_mode(), torch.autocast(where.type, kind, enabled=amp):
-        for side in sides:
-            image, coords, labels = (torch.from_numpy(array).to(where) for array in question(side))
-            encodes, clicks = [], []
-            with PeakMemory(device) as memory:
-                for turn in range(WARM_UP + repeats):
-                    began = time.perf_counter()
-                    features = network.image_encoder(image, with_point=True, with_label=False)[0]
-                    if where.type == "cuda":
-                        torch.cuda.synchronize()
-                    encoded = time.perf_counter()
-                    network.point_head(features, point_coords=coords, point_labels=labels).float().cpu()
-                    if turn >= WARM_UP:
-                        encodes.append(encoded - began)
-                        clicks.append(time.perf_counter() - encoded)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 if device == "cpu" else memory.peak_mb
-            found["regions"][str(side)] = {"encode_s": _spread(encodes), "click_s": _spread(clicks), "peak_mb": peak}
-    return found
-
-
-def make_full_size(folder: str) -> str:
-    """The full network with random weights, as a bundle with FP16 graphs."""
+def make_bundle(folder: str, full_size: bool) -> dict[str, Any]:
+    """A bundle with FP16 graphs of a network with random weights."""
     from full_size import export, write_checkpoint
 
-    checkpoint = Path(folder) / "vista3d132.pt"
-    write_checkpoint(checkpoint)
-    export(str(checkpoint), str(Path(folder) / "bundle"))
-    return str(checkpoint)
+    checkpoint = Path(folder).with_suffix(".pt")
+    write_checkpoint(checkpoint, full_size)
+    took = export(str(checkpoint), folder)
+    return {"seconds": took["seconds"], "bytes": took["bytes"]}
 
 
-def _apart(name: str, *arguments: object) -> Any:
-    """A function of this file in a process of its own; what ends that process is part of the report."""
-    print(name, *arguments[:2], file=sys.stderr, flush=True)
-    own = [sys.executable, __file__, "--call", json.dumps([name, *arguments])]
-    done = subprocess.run(own, capture_output=True, text=True)
-    if done.returncode:
-        last = next(iter(reversed(done.stderr.strip().splitlines())), "no message")
-        return {"failed": f"exit code {done.returncode}: {last}"}
-    return json.loads(done.stdout.splitlines()[-1])
+class Running:
+    """A part in a process (and group) of its own, and the last that it said."""
+
+    def __init__(self, name: str, setting: Setting) -> None:
+        call = json.dumps([name, setting.__dict__])
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--call", call],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
+        )
+        self.found: dict[str, Any] = {}
+        self._last_line = "no message"
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_errors)]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(ANSWER):
+                self.found = json.loads(line.removeprefix(ANSWER))
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._last_line = line.strip() or self._last_line
+
+    def result(self, limit_s: float) -> dict[str, Any]:
+        """What it found, at the latest after the limit: then it is ended, and `cut_off` says so."""
+        try:
+            self._process.wait(max(limit_s, 0.0))
+        except subprocess.TimeoutExpired:
+            self.end()
+            return {**self.found, "cut_off": f"after its {limit_s:.0f} s"}
+        for reader in self._readers:
+            reader.join()
+        if self._process.returncode:
+            failure = f"exit code {self._process.returncode}: {self._last_line}"
+            return {**self.found, "failures": [*self.found.get("failures", []), failure]}
+        return self.found
+
+    def end(self) -> None:
+        """With all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
-def failures(report: dict[str, Any]) -> list[str]:
-    """What is wrong, a line each; what is absent is not."""
-    found = []
-    for way, result in report["ways"].items():
-        if "failed" in result:
-            found.append(f"{way}: {result['failed']}")
-        found += [f"{way}, {check}: {said}" for check, said in result.get("conformance", {}).items() if said != "ok"]
-        for side, values in result.get("regions", {}).items():
-            parity = values.get("parity")
-            if parity and not parity["ok"]:
-                found.append(f"{way} at {side}: {parity}")
-    return found
+def check(setting: Setting, own_bundle: bool, minutes: float, only: set[str], out: Path | None) -> dict[str, Any]:
+    """The whole report; written after each part."""
+    ends = time.monotonic() + 60 * minutes - RESERVE_S
+    report: dict[str, Any] = {
+        "machine": describe(*PACKAGES),
+        "gpu": gpu_name(setting.device),
+        "device": setting.device,
+        "network": "VISTA3D, random weights" if setting.full_size else "small, random weights",
+        "sides": setting.sides,
+        "repeats": setting.repeats,
+        "parts": {},
+    }
+    parts = [part for part in parts_for(setting.device) if not only or part.name in only]
+    making = None if own_bundle or not any(part.needs_bundle for part in parts) else Running("bundle", setting)
+    try:
+        for index, part in enumerate(parts):
+            began = time.monotonic()
+            share = part.share / sum(later.share for later in parts[index:])
+            print(f"{part.name}: at most {share * (ends - began):.0f} s", file=sys.stderr, flush=True)
+            if part.needs_bundle and making is not None:
+                report["parts"]["bundle"] = making.result(ends - began)
+                making = None
+            bundle = report["parts"].get("bundle", {})
+            if part.needs_bundle and ("cut_off" in bundle or bundle.get("failures")):
+                found: dict[str, Any] = {"absent": "the bundle could not be made"}
+            else:
+                found = Running(part.name, setting).result(share * (ends - time.monotonic()))
+            report["parts"][part.name] = {**found, "took_s": round(time.monotonic() - began, 1)}
+            report["failures"] = [
+                f"{name}: {line}" for name, result in report["parts"].items() for line in result.get("failures", [])
+            ]
+            if out:
+                out.write_text(json.dumps(report, indent=1) + "\n")
+    finally:
+        if making is not None:
+            making.end()
+    return report
+
+
+def gpu_name(device: str) -> str:
+    """As its driver calls it, with the driver and CUDA; empty for a processor."""
+    if device == "cpu":
+        return ""
+    from gstk.engines.devices import cuda_version, driver_version
+
+    try:
+        import torch
+
+        name = torch.cuda.get_device_name(device)
+    except (ImportError, RuntimeError, AssertionError) as error:
+        raise SystemExit(f"got device {device}, expected a GPU that torch can use ({error}); try --rehearse") from None
+    return f"{name}, driver {driver_version()}, CUDA {'.'.join(map(str, cuda_version()))}"
 
 
 def show(report: dict[str, Any]) -> None:
@@ -226,93 +228,75 @@ def show(report: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{report['bundle']} on {report['gpu'] or report['machine']['cpu']}", title_justify="left")
-    for heading in ("way", "region", "encode, ms", "95 %", "click, ms", "95 %", "peak MB", "largest error", "voxels"):
-        table.add_column(heading, justify="left" if heading == "way" else "right")
-    absent = []
-    for way, result in report["ways"].items():
-        if "regions" not in result:
-            absent.append(f"{way}: {result.get('absent') or result.get('failed')}")
-            continue
-        for side, values in result["regions"].items():
-            parity = values.get("parity")
-            times = [1e3 * values[name][part] for name in ("encode_s", "click_s") for part in ("median", "p95")]
-            exact = [f"{parity['max_abs_error']:.1e}", f"{parity['mask_agreement']:.3%}"] if parity else ["-", "-"]
-            table.add_row(way, f"{side}³", *(f"{value:.1f}" for value in times), f"{values['peak_mb']:.0f}", *exact)
-    Console(width=130).print(table)
-    for line in absent:
-        Console(width=130).print(f"absent  {escape(line)}", highlight=False)
-
-
-def check(
-    bundle: str, device: str, sides: list[int], repeats: int, folder: str, checkpoint: str = ""
-) -> dict[str, Any]:
-    """The whole report of a bundle."""
-    ways = {name: way for name, way in WAYS.items() if (way[0] != "openvino" or device == "cpu")}
-    opened = Bundle.open(find_bundle(bundle))
-    report: dict[str, Any] = {
-        "machine": describe("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "cuda-bindings"),
-        "bundle": opened.manifest.name,
-        "gpu": "",
-        "driver": driver_version(),
-        "cuda": ".".join(map(str, cuda_version())),
-        "device": device,
-        "repeats": repeats,
-        "plans": {},
-        "ways": {},
-    }
-    made = _apart("reference", bundle, sides, folder)
-    if made is not None:
-        raise SystemExit(f"the reference could not be computed: {made['failed']}")
-    for name, (backend, precision, _) in ways.items():
-        plans = str(Path(folder) / "plans")
-        if backend == "tensorrt":
-            built = _apart("build", bundle, precision, sides, plans, device if device != "cpu" else "cuda")
-            report["plans"][precision] = built
-            if "seconds" not in built:
-                report["ways"][name] = built
-                continue
-        report["ways"][name] = result = _apart("measure", bundle, name, device, sides, repeats, folder, plans)
-        if device != "cpu":
-            report["gpu"] = result.get("device", "").partition(": ")[2] or report["gpu"]
-    if checkpoint:
-        for name, amp in (("MONAI's network FP32", False), ("MONAI's network AMP", True)):
-            report["ways"][name] = _apart("monai", checkpoint, device, sides, repeats, amp)
-    report["failures"] = failures(report)
-    return report
+    console = Console(width=140)
+    where = report["gpu"] or report["machine"]["cpu"]
+    table = Table(title=f"{report['network']}, on {where}", title_justify="left")
+    headings = ("part", "region", "encode, ms", "95 %", "click, ms", "95 %", "peak MB", "of peak rate", "voxels equal")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "part" else "right")
+    for name, result in report["parts"].items():
+        for side, values in result.get("regions", {}).items():
+            rows = values if name == "network" else {name: values}
+            for way, row in rows.items():
+                if "encode_s" not in row:
+                    continue
+                times = [1e3 * row[what][which] for what in ("encode_s", "click_s") for which in ("median", "p95")]
+                table.add_row(
+                    way,
+                    f"{side}³",
+                    *(f"{value:.1f}" for value in times),
+                    f"{row['peak_mb']:.0f}" if row["peak_mb"] else "",
+                    f"{row['share_of_peak']:.0%}" if row.get("share_of_peak") else "",
+                    f"{row['parity']['mask_agreement']:.3%}",
+                )
+    console.print(table)
+    for name, result in report["parts"].items():
+        for key in ("absent", "cut_off"):
+            if key in result:
+                console.print(f"{key.replace('_', ' ')}  {name}: {escape(str(result[key]))}", highlight=False)
+        for recipe, found in result.get("recipes", {}).items():
+            console.print(f"training  {recipe}: {found['seconds_a_step']:.3f} s a step", highlight=False)
+    for line in report["failures"]:
+        console.print(f"FAILED  {escape(line)}", highlight=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", default="tiny", help="a bundle's folder, or a built-in name")
-    parser.add_argument("--full-size", action="store_true", help="the full network with random weights instead")
+    parser.add_argument("--bundle", help="a bundle's folder, or a built-in name; default: the full network, exported")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu")
-    parser.add_argument("--roi", default="96,128,160", help="sides of cubic regions, voxels")
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--out", type=Path, help="JSON")
-    parser.add_argument("--work", type=Path, help="folder for plans and bundles, which stay; a temporary one otherwise")
+    parser.add_argument("--sides", help="of cubic regions, in the order of measuring; default 128,96,160")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=9.5)
+    parser.add_argument("--only", action="append", default=[], metavar="PART", help="this part alone; may be repeated")
+    parser.add_argument("--rehearse", action="store_true", help="every part on the processor, with a small network")
+    parser.add_argument("--out", type=Path, help="JSON, written after each part")
+    parser.add_argument("--work", type=Path, help="folder for plans and bundle, which stay; a temporary one otherwise")
     parser.add_argument("--call", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.call:
-        name, *values = json.loads(arguments.call)
-        print(json.dumps(globals()[name](*values)))
+        name, values = json.loads(arguments.call)
+        for found in run_part(name, Setting(**values)):
+            print(ANSWER + json.dumps(found), flush=True)
         return
-    sides = [int(side) for side in arguments.roi.split(",")]
+    device = "cpu" if arguments.rehearse else arguments.device
+    names = {part.name for part in parts_for(device)}
+    if unknown := set(arguments.only) - names:
+        parser.error(f"got parts {sorted(unknown)}, expected some of {sorted(names)}")
+    default = REHEARSED_SIDES if arguments.rehearse else NETWORK_SIDES
     with contextlib.ExitStack() as stack:
-        folder = str(arguments.work or stack.enter_context(tempfile.TemporaryDirectory()))
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        checkpoint, bundle = "", arguments.bundle
-        if arguments.full_size:
-            made = _apart("make_full_size", folder)
-            if not isinstance(made, str):
-                raise SystemExit(made["failed"])
-            checkpoint, bundle = made, str(Path(folder) / "bundle")
-        report = check(bundle, arguments.device, sides, arguments.repeats, folder, checkpoint)
+        folder = Path(arguments.work or stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        setting = Setting(
+            device=device,
+            sides=[int(side) for side in arguments.sides.split(",")] if arguments.sides else list(default),
+            repeats=3 if arguments.rehearse else arguments.repeats,
+            full_size=not arguments.rehearse,
+            bundle=arguments.bundle or str(folder / "bundle"),
+            folder=str(folder),
+        )
+        own_bundle = bool(arguments.bundle) or (folder / "bundle" / "manifest.json").is_file()
+        report = check(setting, own_bundle, arguments.minutes, set(arguments.only), arguments.out)
     show(report)
-    for line in report["failures"]:
-        print(f"FAILED  {line}")
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     raise SystemExit(1 if report["failures"] else 0)
 
 

@@ -74,13 +74,23 @@ class TorchGraph(torch.nn.Module):
         ]
         self._device = device
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """The outputs, in order, of inputs by name, on the device and of the graph's types."""
+    def forward(self, inputs: Mapping[str, Tensor], observe: Callable[[str, Any], None] | None = None) -> list[Tensor]:
+        """Runs the graph.
+
+        Args:
+            inputs: by name, on the device and of the graph's types.
+            observe: told the name and the value of each operator's result.
+
+        Returns:
+            The outputs, in order.
+        """
         values: dict[str, Any] = dict(inputs)
         for name, constant in self._constants.items():
             values[name] = getattr(self, constant) if isinstance(constant, str) else constant
         for run, names, output, attributes, dead in self._steps:
             values[output] = run(attributes, self._device, *(values[name] if name else None for name in names))
+            if observe is not None:
+                observe(output, values[output])
             for name in dead:
                 values.pop(name, None)
         return [values[name] for name in self.outputs]
