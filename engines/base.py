@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gstk.core.bundle import Bundle
 from gstk.core.class_vectors import load_class_vectors
+from gstk.engines.arguments import Shape, check_finite, check_region, checked_points, image_array, image_shape
 from gstk.engines.devices import Device, find_device
 from gstk.engines.failures import failure, refuse_lost_device
 from gstk.engines.options import NoOptions, read_options
@@ -28,10 +29,6 @@ from gstk.errors import EngineError, GstkError, Interrupted
 
 __all__ = ["BundleEngine", "Device", "Embedding", "Engine", "Sample"]
 
-Shape = tuple[int, int, int]
-
-PADDING_LABEL = -1
-LABELS = range(-1, 4)
 _serial = itertools.count(1)
 
 
@@ -116,9 +113,7 @@ class Engine(ABC):
             Interrupted: see `interrupt`.
             DeviceError: a CUDA error, in this call or before; the GPU is of no more use to this process.
         """
-        self._require_open()
-        array = _as_dtype("image", image, np.float32)
-        shape = self._checked_image(array)
+        array, shape = self._checked_image(image)
         with self._encoding, self._failing_as(f"encode a region of {shape}"):
             self._require_open()
             handle, size_bytes = self._encode(array)
@@ -164,9 +159,7 @@ class Engine(ABC):
             EngineError: see `encode`; also where the backend or the bundle has no class prompts.
             Interrupted, OutOfMemory, DeviceError: see `encode`.
         """
-        self._require_open()
-        array = _as_dtype("image", image, np.float32)
-        shape = self._checked_image(array)
+        array, shape = self._checked_image(image)
         with self._encoding, self._failing_as(f"encode a region of {shape} for classes"):
             self._require_open()
             return self._class_features(array)
@@ -228,35 +221,24 @@ class Engine(ABC):
         if self.device.is_gpu:
             refuse_lost_device()
 
+    def _checked_image(self, image: ArrayLike) -> tuple[NDArray[np.float32], Shape]:
+        self._require_open()
+        array = image_array(image)
+        shape = image_shape(array.shape)
+        self._check_region(shape)
+        check_finite(array)
+        return array, shape
+
+    def _check_region(self, shape: Shape) -> None:
+        check_region(shape, self._multiple, self._minimum, self._max_voxels)
+
     def _checked_prompts(
         self, embedding: Embedding, coords: ArrayLike, labels: ArrayLike
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         self._require_open()
         if not isinstance(embedding, Embedding) or embedding.engine_id != self._id:
             raise EngineError("got an embedding of another engine, expected one that this engine's encode returned")
-        coords, labels = _as_dtype("coords", coords, np.float32), _as_dtype("labels", labels, np.int64)
-        _check_points(coords, labels, embedding.roi_shape)
-        return coords, labels
-
-    def _checked_image(self, image: NDArray[np.float32]) -> Shape:
-        shape = image.shape
-        if len(shape) != 5 or shape[:2] != (1, 1):
-            raise EngineError(f"got an image {shape}, expected (1, 1, H, W, D); add or drop axes")
-        self._check_region((shape[2], shape[3], shape[4]))
-        if not np.isfinite(image).all():
-            raise EngineError("got an image with NaN or infinity, expected finite values in 0..1; replace them first")
-        return shape[2], shape[3], shape[4]
-
-    def _check_region(self, shape: Shape) -> None:
-        if any(side % self._multiple or side < self._minimum for side in shape):
-            raise EngineError(
-                f"got a region of {shape}, expected sides that are multiples of {self._multiple} and at least "
-                f"{self._minimum}; pad or crop it"
-            )
-        if math.prod(shape) > self._max_voxels:
-            raise EngineError(
-                f"got a region of {shape}, expected at most {self._max_voxels} voxels; crop it or sample it coarser"
-            )
+        return checked_points(coords, labels, embedding.roi_shape)
 
     @contextmanager
     def _failing_as(self, task: str) -> Iterator[None]:
@@ -364,38 +346,3 @@ class BundleEngine(Engine):
     @abstractmethod
     def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
         """Loads the graphs for `self.device` with `self.options`; sets `version`."""
-
-
-def _check_points(coords: NDArray[np.float32], labels: NDArray[np.int64], roi_shape: Shape) -> None:
-    if coords.ndim != 3 or coords.shape[2] != 3 or 0 in coords.shape:
-        raise EngineError(f"got coords {coords.shape}, expected (B, N, 3) with one object and one point or more")
-    if labels.shape != coords.shape[:2]:
-        raise EngineError(f"got labels {labels.shape}, expected {coords.shape[:2]} as coords {coords.shape} have it")
-    if labels.min() < LABELS[0] or labels.max() > LABELS[-1]:
-        raise EngineError(f"got labels {np.unique(labels).tolist()}, expected values in {LABELS[0]}..{LABELS[-1]}")
-    real = labels != PADDING_LABEL
-    if not real.any(axis=1).all():
-        empty = np.flatnonzero(~real.any(axis=1)).tolist()
-        raise EngineError(f"got objects {empty} with padding points only, expected a prompt for each; leave them out")
-    if not np.isfinite(coords).all():
-        raise EngineError("got coords with NaN or infinity, expected voxel indices; padding points may be 0")
-    outside = real & ((coords < -0.5) | (coords > np.array(roi_shape) - 0.5)).any(axis=2)
-    if outside.any():
-        raise EngineError(
-            f"got a point at {coords[outside][0].tolist()}, expected (z, y, x) inside the region of {roi_shape}; "
-            "give voxel indices of the region, not of the volume"
-        )
-
-
-def _as_dtype(name: str, values: ArrayLike, dtype: type[np.generic]) -> NDArray[Any]:
-    """The values as a contiguous array: integers must stay what they are, reals may be rounded to float32."""
-    array = np.asarray(values)
-    if array.dtype == dtype:
-        return np.ascontiguousarray(array)
-    if array.dtype.kind not in "biuf":
-        raise EngineError(f"got {name} of dtype {array.dtype}, expected {np.dtype(dtype)}; convert it first")
-    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit becomes infinity, which is refused below
-        converted = np.ascontiguousarray(array, dtype=dtype)
-    if np.issubdtype(dtype, np.integer) and not np.array_equal(converted, array):
-        raise EngineError(f"got {name} of dtype {array.dtype} with values that no {np.dtype(dtype)} holds")
-    return converted

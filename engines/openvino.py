@@ -15,7 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.engines.base import BundleEngine, Shape
+from gstk.engines.arguments import Shape
+from gstk.engines.base import BundleEngine
 from gstk.engines.devices import Device, memory_bytes
 from gstk.engines.openvino_cache import compile_cached
 from gstk.engines.openvino_fold import convolve_last_product

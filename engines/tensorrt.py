@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gstk.engines.base import BundleEngine, Embedding, Shape
+from gstk.engines.arguments import Shape, image_shape
+from gstk.engines.base import BundleEngine, Embedding
 from gstk.engines.device_arrays import DeviceArray, ExternalDeviceArray, read_device_array
 from gstk.engines.devices import Device
 from gstk.engines.options import option
@@ -91,9 +92,7 @@ class TensorRTEngine(BundleEngine):
         """
         self._require_open()
         array = self._checked_device_array("image", image, self._execution.image_dtype)
-        if len(array.shape) != 5 or array.shape[:2] != (1, 1):
-            raise EngineError(f"got an image {array.shape}, expected (1, 1, H, W, D); add or drop axes")
-        shape = (array.shape[2], array.shape[3], array.shape[4])
+        shape = image_shape(array.shape)
         self._check_region(shape)
         if stream is not None:
             array = ExternalDeviceArray(array.address, array.shape, array.dtype, array.device, stream, array.owner)

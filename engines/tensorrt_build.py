@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from gstk.core.bundle import GRAPH_KINDS, Bundle, find_bundle
 from gstk.core.private_files import stranger, write_private
-from gstk.engines.base import Shape
+from gstk.engines.arguments import Shape
 from gstk.engines.devices import find_device
 from gstk.engines.failures import failure, refuse_lost_device
 from gstk.engines.tensorrt_package import require_gpu, require_tensorrt

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.engines.base import Shape
+from gstk.engines.arguments import Shape
 from gstk.engines.cuda import Block, CUDAError, Event, Memory, PinnedArea, Stream, copy, on_device
 from gstk.engines.device_arrays import DeviceArray, ExternalDeviceArray
 from gstk.engines.failures import lost_device

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gstk.core.manifest import RoiRules
-from gstk.engines.base import Shape
+from gstk.engines.arguments import Shape
 from gstk.errors import PlanError
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from gstk.core.bundle import Bundle, Manifest, RoiRules, refuse_existing, write_bundle
 from gstk.core.class_vectors import CLASS_VECTORS_NAME, save_class_vectors
-from gstk.core.profile import InputProfile, find_profile, list_profiles
+from gstk.core.profile import InputProfile
 from gstk.engines import Engine, available, open_engine
 from gstk.engines.base import Sample
 from gstk.errors import ExportError
@@ -33,6 +32,7 @@ from gstk.export.classes import (
 )
 from gstk.export.graphs import class_encoder_graph, encoder_graph, prompt_decoder_graph
 from gstk.export.half import to_fp16_graph
+from gstk.export.input_rules import fitting_profile, roi_rules
 from gstk.export.int8 import MOST_DROP, Int8Report, Scores, mean_score, quantise, restore_until
 from gstk.export.onnx_writer import save_graph, store_weights_fp16, trace_graph
 from gstk.export.parity import Parity, ParityCase, default_cases, measure_parity, reference_logits
@@ -40,24 +40,19 @@ from gstk.export.ranges import activation_ranges, check_ranges
 from gstk.export.tolerances import REFERENCE
 from gstk.export.vectors import VECTORS_NAME, save_vectors
 from gstk.training.checkpoint import load_checkpoint, load_extra
-from gstk.training.network import TAPS, build_network, class_vectors
+from gstk.training.network import build_network, class_vectors
 from gstk.training.run_profile import profile_from_json
 from gstk.training.spec import VISTA3DSpec
 
 __all__ = [
-    "DEFAULT_ROI_SIDE",
     "UNKNOWN_LICENCE",
     "Options",
     "QualityGate",
     "expected_steps",
     "export_bundle",
-    "roi_rules",
 ]
 
-DEFAULT_ROI_SIDE = 128
-"""Side of the region that VISTA3D is trained on, in voxels."""
 UNKNOWN_LICENCE = "unknown"
-_INT32_ELEMENTS = 2**31 - 1
 _RANGE_SAMPLES = 16
 
 
@@ -161,7 +156,7 @@ def export_bundle(
     spec, state = load_checkpoint(checkpoint)
     extra = load_extra(checkpoint)
     carried = profile_from_json(extra["profile"], checkpoint) if "profile" in extra else None
-    profile = _fitting_profile(profile, spec, state, default_roi, "training" in extra, carried)
+    profile = fitting_profile(profile, spec, state, default_roi, "training" in extra, carried)
     rules = roi_rules(spec, profile.patch)
     if spec.in_channels != 1:
         raise ExportError(
@@ -195,70 +190,6 @@ def export_bundle(
             )
     except OSError as error:
         raise ExportError(f"{output} cannot be written: {error}") from error
-
-
-def _fitting_profile(
-    profile: InputProfile | None,
-    spec: VISTA3DSpec,
-    state: Mapping[str, torch.Tensor],
-    default_roi: Sequence[int] | None,
-    trained_here: bool = False,
-    carried: InputProfile | None = None,
-) -> InputProfile:
-    """The profile to write, with the region that was asked for as its patch; a checkpoint may carry one."""
-    if carried is not None and profile is not None and not profile.has_input_of(carried):
-        raise ExportError(
-            f"got --profile {profile.name} for a checkpoint that was trained on the input of {carried.name}; leave "
-            "--profile out"
-        )
-    profile = profile or carried
-    if profile is None and spec == VISTA3DSpec() and trained_here:
-        profile = find_profile("challenge")
-    if profile is None:
-        if spec == VISTA3DSpec():
-            raise ExportError(
-                "got a network of VISTA3D's full size without an input profile, which its weights do not tell; say "
-                f"which they are with --profile: {list_profiles()}; or a .toml file of your own"
-            )
-        side = max(DEFAULT_ROI_SIDE, 2 * spec.roi_multiple)
-        profile = replace(find_profile("tiny"), patch=(side, side, side))
-    if "classes" in profile.branches:
-        if not any(key.startswith("class_head.") for key in state):
-            raise ExportError(
-                f"got the profile {profile.name} with class prompts, but weights without a class head; take a profile "
-                'with branches = ["points"]'
-            )
-        last = max(profile.classes.names)
-        if last >= spec.n_classes:
-            raise ExportError(f"got class {last} in the profile {profile.name}, expected below {spec.n_classes}")
-    if default_roi is not None:
-        profile = replace(profile, patch=tuple(int(side) for side in default_roi))  # type: ignore[arg-type]
-    return profile
-
-
-def roi_rules(spec: VISTA3DSpec, default: Sequence[int] | None = None) -> RoiRules:
-    """Which regions a network takes.
-
-    Args:
-        spec: its architecture.
-        default: (z, y, x) voxels; None is a cube of 128.
-
-    Raises:
-        ExportError: a side of `default` is no multiple, or too small.
-    """
-    multiple = spec.roi_multiple
-    # With two voxels a side at the deepest level its instance norms have eight to take a variance of; with one, none.
-    minimum = 2 * multiple
-    sides = tuple(int(side) for side in default) if default is not None else (max(DEFAULT_ROI_SIDE, minimum),) * 3
-    if len(sides) != 3 or any(side % multiple or side < minimum for side in sides):
-        raise ExportError(
-            f"got a default region of {sides}, expected three multiples of {multiple} of at least {minimum}, (z, y, x)"
-        )
-    # The widest tensors are maps of the region with the network's width: 48 channels give 352³ voxels.
-    most = _INT32_ELEMENTS // max(spec.width, spec.filters or 0, TAPS)
-    if math.prod(sides) > most:
-        raise ExportError(f"got a default region of {sides}, expected at most {most} voxels")
-    return RoiRules(multiple, minimum, (sides[0], sides[1], sides[2]), most)
 
 
 @dataclass

@@ -25,7 +25,7 @@ from gstk.engines import available, open_engine  # noqa: E402
 from gstk.errors import BundleError, CheckpointError, ExportError, GstkError  # noqa: E402
 from gstk.export import export as export_module  # noqa: E402
 from gstk.export import onnx_writer, parity, tolerances  # noqa: E402
-from gstk.export.export import Options, expected_steps, export_bundle, roi_rules  # noqa: E402
+from gstk.export.export import Options, expected_steps, export_bundle  # noqa: E402
 from gstk.export.graphs import CLEAN_OPS  # noqa: E402
 from gstk.export.parity import ParityCase, default_cases, measure_parity, reference_logits  # noqa: E402
 from gstk.training.checkpoint import save_checkpoint  # noqa: E402
@@ -210,19 +210,10 @@ def test_refusals_come_before_the_work(tmp_path: Path, small_export: Any, monkey
         export_bundle(small_export.checkpoint, tmp_path / "b", default_roi=(30, 32, 32))
     with pytest.raises(CheckpointError):
         export_bundle(tmp_path / "none.pt", tmp_path / "b")
-    by_class = find_profile("nv-segment-ct")
-    with pytest.raises(ExportError, match=r"got class 132 in the profile nv-segment-ct, expected below 100"):
-        export_module._fitting_profile(by_class, replace(small_export.spec, n_classes=100), _classes(), None)
-    with pytest.raises(ExportError, match="weights without a class head"):
-        export_module._fitting_profile(by_class, small_export.spec, {}, None)
     save_checkpoint(tmp_path / "full.pt", _nudged(small_export), small_export.spec)
     with pytest.raises(ExportError, match="weights that float16 does not hold exactly"):
         export_bundle(tmp_path / "full.pt", tmp_path / "b", options=Options(half_weights=True))
     assert [p.name for p in tmp_path.iterdir()] == ["full.pt"]
-
-
-def _classes() -> dict[str, Any]:
-    return {"class_head.class_embeddings.weight": torch.zeros(1)}
 
 
 def test_weights_of_full_size_need_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +222,6 @@ def test_weights_of_full_size_need_a_profile(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ExportError, match=r"without an input profile.*challenge \(.*nv-segment-ct \(.*tiny \("):
         export_bundle(tmp_path / "model.pt", tmp_path / "b")
     assert not (tmp_path / "b").exists()
-    assert export_module._fitting_profile(None, VISTA3DSpec(), {}, None, trained_here=True).name == "challenge"
 
 
 def _nudged(small_export: Any) -> Any:
@@ -249,11 +239,6 @@ def test_operator_that_is_not_clean_is_refused(small_export: Any, monkeypatch: p
     monkeypatch.setattr(onnx_writer, "CLEAN_OPS", CLEAN_OPS - {"Gelu"})
     with pytest.raises(ExportError, match="wrote Gelu into the encoder"):
         onnx_writer._check_operators(model, "encoder")
-
-
-def test_roi_rules_of_the_full_network() -> None:
-    rules = roi_rules(VISTA3DSpec())
-    assert (rules.multiple, rules.minimum, rules.default) == (16, 32, (128, 128, 128))
 
 
 def test_command_exports(tmp_path: Path, small_export: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import test_engines
+from engine_inputs import prompts, region
 from fake_cuda import cudaError_t
 from fake_tensorrt import Fake, installed
-from test_engines import prompts, region
 
 from gstk.core.manifest import RoiRules
 from gstk.engines import failures, open_engine, probe
@@ -33,8 +33,7 @@ for _name in (
     "test_results_are_fresh_arrays",
     "test_objects_beyond_the_memory_bound_run_in_groups",
     "test_other_dtypes_are_converted",
-    "test_wrong_image_is_named",
-    "test_wrong_points_are_named",
+    "test_wrong_arguments_are_refused",
     "test_coordinates_of_padding_do_not_matter",
     "test_embedding_of_another_engine_is_refused",
     "test_threads_may_share_an_engine",

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_runs import Run
+from engine_inputs import prompts, region
 from fake_tensorrt import GPU, MAGIC, Fake, installed
-from test_engines import prompts, region
 
 from gstk.core.bundle import Bundle, builtin, write_bundle
 from gstk.engines import open_engine

@@ -16,7 +16,7 @@ from gstk.calibration.model import LatencyModel
 from gstk.core.prompts import ObjectPrompts
 from gstk.core.regions import Region, voxel_count
 from gstk.core.window import Window
-from gstk.engines.base import Shape
+from gstk.engines.arguments import Shape
 from gstk.session.deadline import Deadline
 from gstk.session.state import ImageState, ObjectState
 
