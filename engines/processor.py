@@ -39,11 +39,6 @@ class Processor:
         return self.architecture.lower() in _X86 and not self.has_vnni
 
     @property
-    def has_bf16(self) -> bool:
-        """Whether it multiplies bfloat16."""
-        return "avx512_bf16" in self.instructions or self.has_amx
-
-    @property
     def has_amx(self) -> bool:
         """Whether it multiplies whole tiles of INT8 and bfloat16 at once."""
         return "amx_int8" in self.instructions or "amx_bf16" in self.instructions

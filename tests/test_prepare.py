@@ -215,7 +215,11 @@ def test_a_folder_in_which_one_file_is_bad(tmp_path: Path) -> None:
     write(folder / "sub" / "c.mha", ct(40))
     (folder / "b.nii").write_bytes(b"garbage")
     np.savez(folder / "d.npz", imgs=ct(40))
-    results = prepare(folder, tmp_path / "out" / "deep", progress=True)
+    told: list[tuple[int, int, str]] = []
+    results = prepare(
+        folder, tmp_path / "out" / "deep", on_progress=lambda *now: told.append((*now[:2], getattr(now[2], "name", "")))
+    )
+    assert told == [(0, 5, "a.nii.gz"), (1, 5, "b.nii"), (2, 5, "c.nrrd"), (3, 5, "d.npz"), (4, 5, "c.mha"), (5, 5, "")]
     assert [result.source.name for result in results] == ["a.nii.gz", "b.nii", "c.nrrd", "d.npz", "c.mha"]
     assert [result.output and result.output.name for result in results] == ["a.npz", None, "c.npz", "d.npz", "c.npz"]
     assert "cannot read" in str(results[1].error)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_runs import Run
 from rich.console import Console
 
+from gstk.cases import prepare as prepare_module
+from gstk.cases.npz import Case, save_case
+from gstk.cases.phantoms import generate_phantom
 from gstk.cli import progress as progress_module
 from gstk.cli.progress import LongWork, format_duration, log_interval_s
+from gstk.core.geometry import Geometry
 
 
 class Clock:
@@ -119,3 +125,24 @@ def test_a_log_of_hours_stays_short() -> None:
 )
 def test_durations(seconds: float, said: str) -> None:
     assert format_duration(seconds) == said
+
+
+def test_prepare_writes_to_a_log(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "_FIRST_S", 0.01)
+    for name in ("a", "b"):
+        phantom = generate_phantom(1, (16, 16, 16))
+        save_case(tmp_path / f"{name}.npz", Case(name, phantom.image, Geometry((16, 16, 16), phantom.spacing_mm)))
+    told = threading.Event()
+    line, prepare_one = LongWork.line, prepare_module._prepare_one
+
+    def after_a_line(path: Path, *arguments: Any) -> prepare_module.PrepareResult:
+        if path.name == "b.npz":
+            told.clear()
+            assert told.wait(60)
+        return prepare_one(path, *arguments)
+
+    monkeypatch.setattr(LongWork, "line", lambda self: (line(self), told.set())[0])
+    monkeypatch.setattr(prepare_module, "_prepare_one", after_a_line)
+    result = run("prepare", tmp_path, "-o", tmp_path / "out")
+    assert result.code == 0
+    assert re.search(r"^prepare: 1 of 2 sources, b\.npz, \d+ s so far", result.err, re.MULTILINE)

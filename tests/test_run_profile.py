@@ -20,7 +20,7 @@ from gstk.core.geometry import Geometry  # noqa: E402
 from gstk.core.profile import InputProfile, find_profile  # noqa: E402
 from gstk.core.volume import Volume as ReadVolume  # noqa: E402
 from gstk.errors import ExportError, TrainingError  # noqa: E402
-from gstk.export.export import _fitting_profile  # noqa: E402
+from gstk.export.input_rules import fitting_profile  # noqa: E402
 from gstk.training.bundle_reference import BundlePipeline  # noqa: E402
 from gstk.training.checkpoint import load_checkpoint, load_extra  # noqa: E402
 from gstk.training.cutting import Volume, cut_patches  # noqa: E402
@@ -146,10 +146,10 @@ def test_a_run_remembers_its_profile_and_so_does_what_it_makes(cases: list[Path]
     carried = profile_from_json(load_extra(model)["profile"], model)
     assert carried == replace(profile, patch=(16, 16, 16)) == RunFolder(tmp_path).profile()
     spec, state = load_checkpoint(model)
-    fitting: InputProfile = _fitting_profile(None, spec, state, None, True, carried)
+    fitting: InputProfile = fitting_profile(None, spec, state, None, True, carried)
     assert fitting == carried
     with pytest.raises(ExportError, match="trained on the input of nv-segment-ct; leave --profile out"):
-        _fitting_profile(find_profile("challenge"), spec, state, None, True, carried)
+        fitting_profile(find_profile("challenge"), spec, state, None, True, carried)
     train(recipe, tmp_path, cases[:1], cases[1:], (1,), resume=True, profile=profile)
     with pytest.raises(TrainingError, match=r"got the profile none .* began with nv-segment-ct; leave --profile out"):
         train(recipe, tmp_path, cases[:1], cases[1:], (1,), resume=True)

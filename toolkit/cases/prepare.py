@@ -116,12 +116,12 @@ def prepare(
     intensity_window: IntensityWindow = None,
     labels: StrPath | None = None,
     spacing_order: SpacingOrder = "zyx",
-    progress: bool = False,
     *,
     series: str | None = None,
     phase: int | None = None,
     profile: InputProfile | None = None,
     overwrite: bool = False,
+    on_progress: Callable[[int, int, Path | None], None] = lambda done, total, source: None,
 ) -> list[PrepareResult]:
     """Make a case of every volume found, written to `out_dir`/<name>.npz. One that fails does not stop the others.
 
@@ -132,10 +132,11 @@ def prepare(
         labels: a label map where there is one source, or a folder with one label map a source, of the same name; where
             sources have the same name, in the same folders below it.
         spacing_order: axis order of the `spacing` of .npz sources.
-        progress: show a progress bar on stderr.
         series, phase: which image of each DICOM folder; see `gstk.cases.volumes.read_volume`.
         profile: see `prepare_case`.
         overwrite: replace cases that are there already.
+        on_progress: called before each source and after the last with how many are done, of how many, and the source
+            that comes next.
 
     Returns:
         One result a source, in the order found.
@@ -153,7 +154,8 @@ def prepare(
     outputs = dict(zip(paths, distinct_names(paths, lambda _: ".npz"), strict=True))
     written = (folder / name for name in outputs.values())
     refuse_existing((path for path in written if path.resolve() not in kept), overwrite, "another --out folder")
-    for path in _track(paths) if progress else paths:
+    for number, path in enumerate(paths):
+        on_progress(number, len(paths), path)
         output = folder / outputs[path]
         if output.resolve() in kept:
             error = f"{output} is a source; give another folder"
@@ -165,6 +167,7 @@ def prepare(
             make_folder(output.parent)
             build = partial(_build, path, intensity_window, label_of.get(path), spacing_order, series, phase, profile)
             results.append(_prepare_one(path, output, build))
+    on_progress(len(paths), len(paths), None)
     return results
 
 
@@ -328,10 +331,3 @@ def _match_labels(paths: list[Path], labels: StrPath | None) -> dict[Path, Path]
     lone = {case_name(path): path for path in candidates if plain[0][case_name(path)] == plain[1][case_name(path)] == 1}
     matched = {path: others.get(name, lone.get(case_name(path))) for name, path in names.items()}
     return {path: label_map for path, label_map in matched.items() if label_map is not None}
-
-
-def _track(paths: list[Path]) -> Iterable[Path]:
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(paths, description="Preparing", console=Console(stderr=True))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gstk.cli.options import PhaseOption, SeriesOption, SpacingOrderOption
+from gstk.cli.progress import LongWork
 
 __all__ = ["prepare_command"]
 
@@ -50,18 +51,19 @@ def prepare_command(
     from gstk.cases.prepare import prepare
     from gstk.core.profile import find_profile
 
-    results = prepare(
-        sources,
-        out_dir,
-        window,
-        labels,
-        spacing_order.order,
-        progress=True,
-        series=series,
-        phase=phase,
-        profile=None if profile is None else find_profile(profile),
-        overwrite=overwrite,
-    )
+    with LongWork("prepare", unit="sources") as progress:
+        results = prepare(
+            sources,
+            out_dir,
+            window,
+            labels,
+            spacing_order.order,
+            series=series,
+            phase=phase,
+            profile=None if profile is None else find_profile(profile),
+            overwrite=overwrite,
+            on_progress=lambda done, total, source: progress.update(done, total, source.name if source else ""),
+        )
     for result in results:
         for warning in result.warnings:
             typer.echo(f"{result.source}: warning: {warning}", err=True)
