@@ -108,6 +108,7 @@ def test_toml_of_ones_own(tmp_path: Path) -> None:
         ("crop_margin = 0", "", "crop_margin .*since percentiles are of the foreground"),
         ("spacing_mm = 2", 'spacing_mm = "native"', "none without a spacing in mm"),
         ("spacing_mm = 2", "spacing_mm = -2", "a number from 0.05"),
+        ("spacing_mm = 2", 'spacing_mm = "nativ"', "native, session, or mm"),
         ("patch = [96, 96, 64]", "patch = [96]", "three sides"),
         ('branches = ["points"]', 'branches = ["text"]', "one or more of points, classes"),
         ('branches = ["points"]', 'branches = ["classes"]', "names, since the branch"),

@@ -1,4 +1,8 @@
-"""Reads parsed JSON or TOML field by field: each value is checked, and an error names the field and its remedy."""
+"""Reads parsed JSON or TOML field by field: each value is checked, and an error names the field and its remedy.
+
+msgspec was tried in its place, for the input profiles: as many lines, and its errors say neither the value that was got
+nor the ones that are allowed ("Invalid enum value 'yzx'").
+"""
 
 from __future__ import annotations
 

@@ -135,7 +135,9 @@ class InputProfile:
         resolution.only("spacing_mm", "crop_margin", "projection")
         windows.only("patch", "overlap", "padding")
         spacing = resolution.values.get("spacing_mm")
-        if spacing not in ("native", "session"):
+        if isinstance(spacing, str) and spacing not in ("native", "session"):
+            raise resolution.wrong("spacing_mm", "native, session, or mm from 0.05 to below 100")
+        if not isinstance(spacing, str):
             spacing = resolution.number("spacing_mm", 0.05, 100)
         margin = resolution.integer("crop_margin", minimum=0) if "crop_margin" in resolution.values else None
         intensities = _intensities(fields.sub("intensities"))
