@@ -6,22 +6,22 @@
 
 from __future__ import annotations
 
-import zlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.errors import BundleError
+from gstk.core.safe_npz import npz_keys, npz_shape, read_npz
+from gstk.errors import BundleError, CaseError
 
 __all__ = ["VECTORS_NAME", "Vector", "load_vectors", "save_vectors"]
 
 VECTORS_NAME = "vectors.npz"
 _SAMPLED = 4096
-_LIMIT_BYTES = 256 * 2**20
+_LIMIT_VALUES = 64 * 2**20
 _PARTS = ("image", "coords", "labels", "voxels", "logits")
 
 
@@ -72,12 +72,14 @@ def load_vectors(file: Path) -> list[Vector]:
         BundleError: the file is not that.
     """
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            if sum(member.file_size for member in archive.zip.infolist()) > _LIMIT_BYTES:
-                raise ValueError("too large")
-            count = sum(name.startswith("image_") for name in archive.files)
-            found = [_vector(*(archive[f"{part}_{index}"] for part in _PARTS)) for index in range(count)]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        names = npz_keys(file)
+        sizes = [math.prod(npz_shape(file, name) or ()) for name in names]
+        if sum(sizes) > _LIMIT_VALUES:
+            raise ValueError("too large")
+        arrays = read_npz(file, names)
+        count = sum(name.startswith("image_") for name in names)
+        found = [_vector(*(arrays[f"{part}_{index}"] for part in _PARTS)) for index in range(count)]
+    except (CaseError, ValueError, KeyError) as error:
         raise BundleError(f"{file.name} holds no test vectors ({error}); export the bundle again") from None
     if not found:
         raise BundleError(f"{file.name} holds no test vectors; export the bundle again")

@@ -59,18 +59,25 @@ def run(*command: object, **environment: str) -> str:
     return done.stdout
 
 
-def build(source: Path, folder: Path, *options: str, on_progress: Callable[[str], None] | None = None) -> Path:
+def build(
+    source: Path, folder: Path, *options: str, target: str = "all", on_progress: Callable[[str], None] | None = None
+) -> Path:
     """Configures and builds a CMake project, however long that takes; returns its build folder.
 
     What ccache has compiled before is not compiled again, where it is installed.
 
     Args:
+        target: what is built, by its name in CMake.
         on_progress: told every few seconds how far the build is.
     """
     cached = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
     run("cmake", "-S", source, "-B", folder, "-G", "Ninja", *cached, *options)
     done = subprocess.Popen(
-        ["cmake", "--build", folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+        ["cmake", "--build", folder, "--target", target],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
     )
     assert done.stdout is not None
     lines, said = [], time.monotonic()

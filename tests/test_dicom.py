@@ -320,6 +320,7 @@ def test_pixels_that_cannot_be_decoded_name_the_syntax(tmp_path: Path) -> None:
     for uid, name in (
         ("1.2.840.10008.1.2.4.201", "High-Throughput JPEG 2000 Image Compression"),
         ("1.2.840.10008.1.2.4.70", "JPEG Lossless"),
+        ("1.3.6.1.4.1.5962.300", "unknown, 1.3.6.1.4.1.5962.300"),  # private
     ):
         data.file_meta.TransferSyntaxUID = uid
         data.save_as(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,13 @@ def test_graph_that_differs_is_refused(by_class: Bundle, small_export: Any, monk
         measure(by_class, cases, references, [1, 3], "fp32")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", None])
+def of_a_later_zip() -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, vectors=np.zeros((2, 3), np.float32))
+    return stream.getvalue().replace(b"PK\x01\x02\x2d\x03\x14", b"PK\x01\x02\x2d\x03\xff")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", of_a_later_zip(), None])
 def test_damaged_class_vectors_are_refused(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "class_vectors.npz"
     if content is None:

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gstk.cases import safe_npz as safe_pickle
-from gstk.cases.safe_npz import npz_keys, read_npz, unpickle
+from gstk.core import safe_npz as safe_pickle
+from gstk.core.safe_npz import npz_keys, read_npz, unpickle
 from gstk.errors import CaseError
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "GeometryError",
     "GstkError",
     "Interrupted",
+    "OneLine",
     "OutOfMemory",
     "OutputError",
     "PlanError",
@@ -51,7 +52,20 @@ __all__ = [
 ]
 
 
-class GstkError(Exception):
+class OneLine:
+    """Of errors and warnings: their text is one line that can be printed, whatever names and values it quotes.
+
+    What a stranger's file says may hold line breaks, a terminal's escape codes, or bytes that are no text.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if text.isprintable():
+            return text
+        return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+
+
+class GstkError(OneLine, Exception):
     """Root of every error that gstk raises on purpose. The command line shows it as one line."""
 
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from gstk.cases.npz import SpacingOrder, looks_reversed, read_geometry
-from gstk.cases.safe_npz import npz_shape, read_npz
+from gstk.core.safe_npz import npz_shape, read_npz
 from gstk.errors import GstkError, TrainingError
 from gstk.training.recipe import Recipe
 

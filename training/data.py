@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from gstk.cases.npz import SpacingOrder, check_image, read_geometry, to_label_map
 from gstk.cases.phantoms import generate_phantom
-from gstk.cases.safe_npz import read_npz
 from gstk.core.profile import InputProfile
+from gstk.core.safe_npz import read_npz
 from gstk.errors import CaseError, GstkError
 from gstk.training.augment import augment
 from gstk.training.case_files import groups_of

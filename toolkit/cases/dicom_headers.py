@@ -248,7 +248,7 @@ def _checked(orientation: tuple[float, ...] | None) -> tuple[float, ...] | None:
 
 def _phase_value(place: Any, key: str) -> str:
     value = None if place is None else place.get(key)
-    return "" if value is None else "\\".join(str(v) for v in _list(value))
+    return "" if value is None else _printable("\\".join(str(v) for v in _list(value)))
 
 
 def _list(value: Any) -> list[Any]:
@@ -259,7 +259,12 @@ def _list(value: Any) -> list[Any]:
 
 def _text(place: Any, keyword: str) -> str:
     value = place.get(keyword)
-    return "" if value is None else str(value).strip()
+    return "" if value is None else _printable(str(value)).strip()
+
+
+def _printable(text: str) -> str:
+    """Without control codes, which would break the line of a message or colour a terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def _numbers(place: Any, keyword: str, count: int) -> tuple[float, ...] | None:

@@ -117,7 +117,8 @@ def _decode(file: Path) -> npt.NDArray[Any]:
         with quiet_pydicom():
             data = pydicom.dcmread(file, force=True)
             syntax = _transfer_syntax(data)
-            if syntax.is_compressed and syntax not in (
+            compressed = _is_compressed(syntax)
+            if compressed and syntax not in (
                 pydicom.uid.RLELossless,
                 pydicom.uid.DeflatedExplicitVRLittleEndian,
             ):
@@ -130,9 +131,9 @@ def _decode(file: Path) -> npt.NDArray[Any]:
         reason = reason_of(error, 160)
         if syntax is None:
             raise CaseError(f"cannot read {file}: it is damaged ({reason})") from None
-        name = syntax.name if syntax.name != str(syntax) else f"unknown, {syntax}"
+        name = syntax.name if syntax.name != str(syntax) else f"unknown, {reason_of(str(syntax), 70)}"
         remedy = "the file is truncated or damaged; copy it anew"
-        if syntax.is_compressed:
+        if _is_compressed(syntax):
             remedy = "if it is not damaged, convert it to an uncompressed transfer syntax (gdcmconv --raw, dcmdjpeg)"
         raise CaseError(f"cannot decode the pixels of {file}, transfer syntax {name}: {reason}; {remedy}") from None
     frames = int(data.get("NumberOfFrames") or 1)
@@ -151,6 +152,11 @@ def _transfer_syntax(data: Any) -> Any:
     found = pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
     data.file_meta.TransferSyntaxUID = found if little else pydicom.uid.ExplicitVRBigEndian
     return data.file_meta.TransferSyntaxUID
+
+
+def _is_compressed(syntax: Any) -> bool:
+    """Whether pixels are encoded; those of a private transfer syntax count as such."""
+    return bool(not syntax.is_transfer_syntax or syntax.is_compressed)
 
 
 def _decode_with_gdcm(data: Any, file: Path) -> npt.NDArray[Any]:

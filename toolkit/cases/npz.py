@@ -16,14 +16,14 @@ import numpy as np
 import numpy.lib.format as npy
 import numpy.typing as npt
 
-from gstk.cases.safe_npz import npz_keys, read_npz
 from gstk.cases.slice_grid import SliceGrid
 from gstk.core.files import StrPath, atomic_path
 from gstk.core.geometry import Geometry
 from gstk.core.intensities import is_case_like
 from gstk.core.prompts import Box, ObjectPrompts, Point, list_prompts, parse_prompts
+from gstk.core.safe_npz import npz_keys, read_npz
 from gstk.core.volume import Volume
-from gstk.errors import CaseError, GeometryError, OutputError, PromptError
+from gstk.errors import CaseError, GeometryError, OneLine, OutputError, PromptError
 
 __all__ = [
     "Box",
@@ -49,7 +49,7 @@ LabelMap: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 _KEYS = ("imgs", "spacing", "boxes", "clicks", "clicks_order", "prev_pred", "gts")
 
 
-class CaseWarning(UserWarning):
+class CaseWarning(OneLine, UserWarning):
     """A case was read, but something about it is probably not what its author meant."""
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.errors import BundleError
+from gstk.core.safe_npz import read_npz
+from gstk.errors import BundleError, CaseError
 
 __all__ = ["CLASS_VECTORS_NAME", "load_class_vectors", "save_class_vectors"]
 
@@ -28,9 +27,8 @@ def load_class_vectors(file: Path) -> NDArray[np.float32]:
         BundleError: the file does not hold that.
     """
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            vectors = archive["vectors"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        vectors = read_npz(file, ["vectors"])["vectors"]
+    except (CaseError, KeyError) as error:
         raise BundleError(f"{file.name} holds no class vectors ({error}); export the bundle again") from None
     if vectors.ndim != 2 or vectors.dtype != np.float32 or not np.isfinite(vectors).all():
         raise BundleError(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
-from gstk.errors import PromptError
+from gstk.errors import OneLine, PromptError
 
 __all__ = [
     "Box",
@@ -34,7 +34,7 @@ _KINDS = ("fg", "bg")
 _LARGEST_ID = 65535
 
 
-class PromptWarning(UserWarning):
+class PromptWarning(OneLine, UserWarning):
     """Prompts were taken, but what came of them is probably not what the user wants."""
 
 

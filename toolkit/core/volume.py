@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
-from gstk.errors import GstkError
+from gstk.errors import GstkError, OneLine
 
 __all__ = ["Volume", "VolumeWarning"]
 
 
-class VolumeWarning(UserWarning):
+class VolumeWarning(OneLine, UserWarning):
     """A volume was taken, but something about it is probably not what the network was trained on."""
 
 

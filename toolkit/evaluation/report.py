@@ -13,9 +13,9 @@ import numpy as np
 
 from gstk.cases.npz import load_case, load_labels
 from gstk.cases.overlay import draw_overlay
-from gstk.cases.safe_npz import read_npz
 from gstk.core.files import atomic_path, make_folder
 from gstk.core.prompts import parse_prompts
+from gstk.core.safe_npz import read_npz
 from gstk.errors import GstkError
 from gstk.evaluation.case_scores import CaseScores
 from gstk.evaluation.plots import plot_expected, plot_scores, plot_times, png

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.cases.npz import Case, save_case, to_label_map
-from gstk.cases.safe_npz import read_npz
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts
+from gstk.core.safe_npz import read_npz
 from gstk.errors import EvaluationError
 from gstk.evaluation.protocol import Segmenter
 

@@ -1,0 +1,307 @@
+"""SIGKILL at 500 random moments of gstk's commands: no half file stands under a final name, and the next run goes on.
+
+    python benchmarks/campaigns/killed_commands.py --state FOLDER [--kills 500]
+        [--only infer prepare evaluate train export build] [--out benchmarks/results/killed_commands.json]
+
+Each command runs in a process of its own in which its libraries are imported already, and is killed at a moment that is
+drawn evenly over its run. What then lies in its output folder under a name that is not hidden must be whole. The next
+run begins on what the killed one left; every fourth is let to its end and must make what an undisturbed run makes.
+`build` runs on a stand-in for TensorRT. FOLDER keeps how far the campaign is: started again, it goes on. The exit code
+is 1 where something failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "campaigns"), str(ROOT / "tests")]
+
+SHARES = {"infer": 0.24, "prepare": 0.24, "evaluate": 0.18, "train": 0.16, "export": 0.06, "build": 0.12}
+FINISHED_EACH = 4
+RECIPE = """
+seed = 1
+[network]
+width = 16
+blocks_down = [1, 1]
+heads = 1
+attention_downsample = 1
+[data]
+patch_size = [16, 16, 16]
+patches_per_case = 2
+max_objects = 2
+workers = 0
+[loop]
+precision = "off"
+[stage1]
+epochs = 2
+learning_rate = 1e-3
+[stage2]
+epochs = 1
+max_rounds = 1
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One of gstk's commands, with its inputs.
+
+    Attributes:
+        words: after `gstk`; they write to `out`.
+        exact: pattern of the files that are the same, byte by byte, in every run.
+        again: the words of a run on what a killed one left.
+    """
+
+    words: list[str]
+    exact: str = "^$"
+    again: Callable[[Path], list[str]] | None = None
+
+
+def write_inputs(folder: Path, names: set[str]) -> dict[str, Command]:
+    """The commands, and what they read; small, so that writing is a good part of their time."""
+    from gstk.cases.npz import save_case
+    from gstk.cases.phantom_case import phantom_case
+    from gstk.cases.volumes import write_mask
+    from gstk.core.bundle import builtin
+
+    cases, scans = folder / "cases", folder / "scans"
+    for made in (cases, scans):
+        made.mkdir(parents=True, exist_ok=True)
+    for index in range(3):
+        case = phantom_case(index, 24)
+        save_case(cases / f"{index}.npz", case)
+        for suffix in (".nii.gz", ".nrrd"):
+            write_mask(scans / f"scan{index}{suffix}", case.image, case.geometry)
+    (folder / "mine.toml").write_text(RECIPE)
+    common = ["--backend", "onnxruntime", "--threads", "1"]
+    commands = {
+        "infer": Command(
+            ["infer", "scans", "--point", "12,12,12", "-o", "out", "--overwrite", *common], r"\.(nii\.gz|nrrd)$"
+        ),
+        "prepare": Command(["prepare", "scans", "-o", "out"], r"\.npz$"),
+        "evaluate": Command(["evaluate", "cases", "-o", "out", "--no-report", *common], r"segs/.*\.npz$"),
+        "train": Command(["train", "cases", "-o", "out", "--recipe", "mine.toml"], again=_resume),
+        "export": Command(["export", "small.pt", "-o", "out", "--overwrite"], r"\.onnx$"),
+        "build": Command(["build", str(builtin("tiny")), "--plans", "out", "--roi", "32,32,32", "--wide", "none"]),
+    }
+    if "export" in names:
+        _save_network(folder / "small.pt")
+    return {name: command for name, command in commands.items() if name in names}
+
+
+def run_gstk(words: list[str], folder: str, log: str, with_tensorrt: bool) -> None:
+    """`gstk WORDS` in this process, which then ends; in a process group of its own."""
+    os.setsid()
+    os.chdir(folder)
+    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    sys.argv = ["gstk", *words]
+    from gstk.cli import main
+
+    if not with_tensorrt:
+        main()
+        return
+    from fake_tensorrt import installed
+
+    with installed():
+        main()
+
+
+class Campaign:
+    """Runs a command again and again, kills it, and looks at what it left."""
+
+    def __init__(self, name: str, command: Command, folder: Path, context: ForkServerContext, seed: int) -> None:
+        self.name, self.command, self.folder, self.context = name, command, folder, context
+        self.rng = random.Random(seed)
+        self.out, self.log = folder / "out", folder / f"{name}.log"
+        self.kills = self.ended_before = self.finished = 0
+        self.failures: list[str] = []
+        code = 0
+        for _ in range(2):  # the first starts the server of processes, too
+            shutil.rmtree(self.out, ignore_errors=True)
+            began = time.perf_counter()
+            code = code or self._run(None)
+            self.duration_s = time.perf_counter() - began
+        if code != 0:
+            raise RuntimeError(f"gstk {' '.join(command.words)} failed: {self.log.read_text()[-600:]}")
+        self.expected = {path: self._content(path) for path in self._visible()}
+        shutil.rmtree(self.out)
+
+    def step(self) -> None:
+        """One run more, killed at some moment of it."""
+        self.kills += 1
+        began = time.perf_counter()
+        code = self._run(self.rng.uniform(0, self.duration_s))
+        if code != -signal.SIGKILL:
+            self.kills -= 1
+            self.ended_before += 1
+            # A machine that has become faster: moments are drawn over what a run takes now.
+            self.duration_s = max(0.8 * self.duration_s, min(self.duration_s, time.perf_counter() - began))
+            if code != 0:
+                self.failures.append(f"exit code {code} after a kill: {self.log.read_text()[-600:]}")
+        for path in self._visible():
+            problem = broken(self.out / path)
+            if problem:
+                self.failures.append(f"{path} after a kill: {problem}")
+        if self.kills % FINISHED_EACH == 0 and code == -signal.SIGKILL:
+            self._finish()
+
+    def _finish(self) -> None:
+        code = self._run(None)
+        if code != 0:
+            self.failures.append(f"exit code {code} of a run after a kill: {self.log.read_text()[-600:]}")
+        elif self._visible() != set(self.expected):
+            self.failures.append(f"another set of files: {sorted(self._visible() ^ set(self.expected))}")
+        else:
+            wrong = [path for path, content in self.expected.items() if content and self._content(path) != content]
+            if wrong:
+                self.failures.append(f"files that differ from an undisturbed run's: {wrong}")
+        self.finished += 1
+        shutil.rmtree(self.out, ignore_errors=True)
+
+    def _run(self, kill_after_s: float | None) -> int:
+        again = self.command.again
+        words = self.command.words if again is None or not self.out.exists() else again(self.folder)
+        arguments = (words, str(self.folder), str(self.log), self.name == "build")
+        process = self.context.Process(target=run_gstk, args=arguments)
+        process.start()
+        process.join(kill_after_s)
+        if process.is_alive() and process.pid is not None:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:  # it has no group of its own yet
+                process.kill()
+            process.join()
+        return process.exitcode if process.exitcode is not None else -1
+
+    def _visible(self) -> set[str]:
+        """Files under names that are not hidden."""
+        found = (path.relative_to(self.out) for path in self.out.rglob("*") if path.is_file())
+        return {str(path) for path in found if not any(part.startswith(".") for part in path.parts)}
+
+    def _content(self, path: str) -> bytes:
+        return (self.out / path).read_bytes() if re.search(self.command.exact, path) else b""
+
+    def to_json(self) -> dict[str, Any]:
+        kept = ("kills", "ended_before", "finished", "duration_s", "failures")
+        return {name: getattr(self, name) for name in kept}
+
+
+def broken(file: Path) -> str:
+    """What is wrong with a file that should be whole, by its format; empty where nothing is."""
+    name = file.name
+    try:
+        if name.endswith((".npz", ".pt")):
+            with zipfile.ZipFile(file) as archive:
+                bad = archive.testzip()
+                return f"the member {bad} is damaged" if bad else ""
+        if name.endswith(".nii.gz"):
+            with gzip.open(file) as stream:
+                stream.read()
+        elif name.endswith(".nrrd"):
+            import SimpleITK
+
+            SimpleITK.ReadImage(str(file))
+        elif name.endswith(".json"):
+            json.loads(file.read_bytes())
+        elif name.endswith(".jsonl"):
+            for line in file.read_text().splitlines():
+                json.loads(line)
+        elif name.endswith(".onnx"):
+            import onnx
+
+            onnx.checker.check_model(str(file))
+        elif name.endswith(".plan"):
+            record = json.loads(file.with_suffix(".json").read_bytes()) if file.with_suffix(".json").exists() else None
+            if record is not None and record["size_bytes"] != file.stat().st_size:
+                return f"{file.stat().st_size} bytes, its record says {record['size_bytes']}"
+        elif name.endswith(".csv"):
+            text = file.read_text()
+            if text and not text.endswith("\n"):
+                return "its last line is cut off"
+        elif not file.stat().st_size:
+            return "it is empty"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _resume(folder: Path) -> list[str]:
+    begun = (folder / "out" / "stage1").exists()
+    return ["train", "-o", "out", "--resume"] if begun else ["train", "cases", "-o", "out", "--recipe", "mine.toml"]
+
+
+def _save_network(file: Path) -> None:
+    import torch
+
+    from gstk.training.checkpoint import save_checkpoint
+    from gstk.training.network import build_network
+    from gstk.training.spec import VISTA3DSpec
+
+    torch.manual_seed(7)
+    spec = VISTA3DSpec(width=8, blocks_down=(1, 1), heads=1, attention_downsample=1)
+    save_checkpoint(file, build_network(spec).eval(), spec, {"training": {"recipe": "none", "seed": 7}})
+
+
+def main() -> int:
+    from machine import describe
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--only", nargs="+", choices=SHARES, default=list(SHARES))
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    state: Path = arguments.state.resolve()
+    state.mkdir(parents=True, exist_ok=True)
+    file = state / "progress.json"
+    progress: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "monai.networks.nets.vista3d", "onnxruntime", "onnxscript", "gstk.cli"])
+    for number, name in enumerate(SHARES):
+        if name not in arguments.only:
+            continue
+        wanted = round(SHARES[name] * arguments.kills)
+        before = progress.get(name, {})
+        if before.get("kills", 0) >= wanted:
+            continue
+        folder = state / name
+        folder.mkdir(exist_ok=True)
+        command = write_inputs(folder, {name})[name]
+        campaign = Campaign(name, command, folder, context, seed=1000 * number + before.get("kills", 0))
+        while before.get("kills", 0) + campaign.kills < wanted and len(campaign.failures) < 20:
+            campaign.step()
+            now = campaign.to_json()
+            for key in ("kills", "ended_before", "finished", "failures"):
+                now[key] = before.get(key, type(now[key])()) + now[key]
+            progress[name] = now
+            file.write_text(json.dumps(progress, indent=1))
+        print(name, json.dumps(progress[name]), flush=True)
+    kills = sum(found["kills"] for found in progress.values())
+    if arguments.out:
+        report = {"machine": describe("torch", "onnxruntime"), "kills": kills, "commands": progress}
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"{kills} kills, {sum(len(found['failures']) for found in progress.values())} failures")
+    return int(any(found["failures"] for found in progress.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""The campaigns of `benchmarks/campaigns`, a few seconds of each; and that each of them sees what it looks for."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "campaigns")]
+
+import killed_commands  # noqa: E402
+import readers  # noqa: E402
+
+NAMES = ("npz", "nifti", "manifest", "bundle", "dicom")
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "scratch").mkdir()
+    return tmp_path / "scratch"
+
+
+@on_linux
+@pytest.mark.parametrize("name", NAMES)
+def test_mutated_inputs_end_in_an_error_of_gstks_or_in_none(scratch: Path, name: str) -> None:
+    target = readers.targets(scratch)[name]
+    watch, rng = readers.Watch(target, scratch, most_s=float("inf")), random.Random(3)
+    for _ in range(50 if name == "dicom" else 300):
+        watch(readers.mutate(rng, rng.choice(target.seeds)))
+
+
+@on_linux
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (lambda: os.system("true"), r"os\.system"),
+        (lambda: open(os.devnull, "w").close(), "open '/dev/null'"),
+        (lambda: np.ones(10**8, np.uint8).sum(), "MB for 1 bytes"),
+        (lambda: sum(range(10**6)), "s for 1 bytes"),
+        (lambda: [][1], "list index"),
+    ],
+)
+def test_a_watch_sees_what_no_input_may_do(scratch: Path, fault: Callable[[], Any], words: str) -> None:
+    def read(data: bytes) -> None:
+        if data == b"!":
+            fault()
+
+    watch = readers.Watch(readers.Target("faulty", read, [b""]), scratch)
+    watch(b"")
+    watch.most_s = 1e-3 if "s for" in words and "MB" not in words else float("inf")
+    with pytest.raises((readers.RuleBroken, IndexError), match=words):
+        watch(b"!")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="kills groups of processes")
+def test_killed_commands_leave_no_half_file_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    command = killed_commands.write_inputs(tmp_path, {"prepare"})["prepare"]
+    campaign = killed_commands.Campaign("prepare", command, tmp_path, context, seed=4)
+    while campaign.kills < killed_commands.FINISHED_EACH:
+        campaign.step()
+    assert campaign.finished == 1
+    assert campaign.failures == []
+
+
+def test_half_files_are_seen(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "whole.npz", imgs=np.arange(1000))
+    assert killed_commands.broken(tmp_path / "whole.npz") == ""
+    (tmp_path / "half.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:-200])
+    (tmp_path / "half.json").write_text('{"a": [1, ')
+    (tmp_path / "half.csv").write_text("a,b\n1,")
+    (tmp_path / "half.nii.gz").write_bytes(b"\x1f\x8b\x08\0\0\0\0\0")
+    for file in tmp_path.glob("half*"):
+        assert killed_commands.broken(file), file
