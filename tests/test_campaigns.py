@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "campaigns")]
+sys.path.insert(0, str(ROOT / "benchmarks" / "campaigns"))
 
 import killed_commands  # noqa: E402
 import readers  # noqa: E402
@@ -67,11 +67,11 @@ def test_a_watch_sees_what_no_input_may_do(scratch: Path, fault: Callable[[], An
 def test_killed_commands_leave_no_half_file_and_the_next_run_goes_on(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     command = killed_commands.write_inputs(tmp_path, {"prepare"})["prepare"]
-    campaign = killed_commands.Campaign("prepare", command, tmp_path, context, seed=4)
-    while campaign.kills < killed_commands.FINISHED_EACH:
-        campaign.step()
-    assert campaign.finished == 1
-    assert campaign.failures == []
+    killer = killed_commands.Killer("prepare", command, tmp_path, context, seed=4)
+    while killer.kills < killed_commands.FINISHED_EACH:
+        killer.step()
+    assert killer.finished == 1
+    assert killer.failures == []
 
 
 def test_half_files_are_seen(tmp_path: Path) -> None:

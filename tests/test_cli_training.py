@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_runs import Run
+from small_recipe import SMALL_RECIPE
 
 from gstk.cases.phantoms import generate_phantom
 from gstk.training.checkpoint import load_checkpoint
@@ -22,34 +23,11 @@ pytest.importorskip("torch")
 
 pytestmark = pytest.mark.slow
 
-RECIPE = """
-seed = 1
-[network]
-width = 16
-blocks_down = [1, 1]
-heads = 1
-attention_downsample = 1
-[data]
-patch_size = [16, 16, 16]
-patches_per_case = 2
-max_objects = 2
-workers = 1
-[loop]
-precision = "off"
-[stage1]
-epochs = 1
-learning_rate = 1e-3
-[stage2]
-epochs = 1
-sampler = "error"
-max_rounds = 1
-"""
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with a recipe and three cases, two of them in folders of its cases' folder."""
-    (tmp_path / "mine.toml").write_text(RECIPE)
+    (tmp_path / "mine.toml").write_text(SMALL_RECIPE)
     for index, name in enumerate(("a.npz", "deep/b.npz", "deep/er/c.npz")):
         path = tmp_path / "cases" / name
         path.parent.mkdir(parents=True, exist_ok=True)

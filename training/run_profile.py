@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from gstk.cases.safe_npz import npz_header
 from gstk.core.fields import Fields, FieldsSource
 from gstk.core.profile import BRANCHES, InputProfile, list_profiles
+from gstk.core.safe_npz import npz_header
 from gstk.errors import GstkError, TrainingError
 from gstk.training.case_files import PHANTOMS
 from gstk.training.recipe import Recipe

@@ -1,18 +1,16 @@
 """SIGKILL at 500 random moments of gstk's commands: no half file stands under a final name, and the next run goes on.
 
-    python benchmarks/campaigns/killed_commands.py --state FOLDER [--kills 500]
+    python benchmarks/campaigns/killed_commands.py --state FOLDER [--total 500]
         [--only infer prepare evaluate train export build] [--out benchmarks/results/killed_commands.json]
 
 Each command runs in a process of its own in which its libraries are imported already, and is killed at a moment that is
 drawn evenly over its run. What then lies in its output folder under a name that is not hidden must be whole. The next
 run begins on what the killed one left; every fourth is let to its end and must make what an undisturbed run makes.
-`build` runs on a stand-in for TensorRT. FOLDER keeps how far the campaign is: started again, it goes on. The exit code
-is 1 where something failed.
+`build` runs on a stand-in for TensorRT. The exit code is 1 where something failed.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import multiprocessing
@@ -30,32 +28,11 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "campaigns"), str(ROOT / "tests")]
+from campaign import begin
+from small_recipe import SMALL_RECIPE
 
 SHARES = {"infer": 0.24, "prepare": 0.24, "evaluate": 0.18, "train": 0.16, "export": 0.06, "build": 0.12}
-FINISHED_EACH = 4
-RECIPE = """
-seed = 1
-[network]
-width = 16
-blocks_down = [1, 1]
-heads = 1
-attention_downsample = 1
-[data]
-patch_size = [16, 16, 16]
-patches_per_case = 2
-max_objects = 2
-workers = 0
-[loop]
-precision = "off"
-[stage1]
-epochs = 2
-learning_rate = 1e-3
-[stage2]
-epochs = 1
-max_rounds = 1
-"""
+FINISHED_EACH, MOST_FAILURES = 4, 20
 
 
 @dataclass(frozen=True)
@@ -88,7 +65,7 @@ def write_inputs(folder: Path, names: set[str]) -> dict[str, Command]:
         save_case(cases / f"{index}.npz", case)
         for suffix in (".nii.gz", ".nrrd"):
             write_mask(scans / f"scan{index}{suffix}", case.image, case.geometry)
-    (folder / "mine.toml").write_text(RECIPE)
+    (folder / "mine.toml").write_text(SMALL_RECIPE.replace("workers = 1", "workers = 0"))
     common = ["--backend", "onnxruntime", "--threads", "1"]
     commands = {
         "infer": Command(
@@ -124,7 +101,7 @@ def run_gstk(words: list[str], folder: str, log: str, with_tensorrt: bool) -> No
         main()
 
 
-class Campaign:
+class Killer:
     """Runs a command again and again, kills it, and looks at what it left."""
 
     def __init__(self, name: str, command: Command, folder: Path, context: ForkServerContext, seed: int) -> None:
@@ -261,46 +238,29 @@ def _save_network(file: Path) -> None:
 
 
 def main() -> int:
-    from machine import describe
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--kills", type=int, default=500)
-    parser.add_argument("--only", nargs="+", choices=SHARES, default=list(SHARES))
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    state: Path = arguments.state.resolve()
-    state.mkdir(parents=True, exist_ok=True)
-    file = state / "progress.json"
-    progress: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    campaign = begin(__doc__, 500, SHARES)
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "monai.networks.nets.vista3d", "onnxruntime", "onnxscript", "gstk.cli"])
-    for number, name in enumerate(SHARES):
-        if name not in arguments.only:
-            continue
-        wanted = round(SHARES[name] * arguments.kills)
-        before = progress.get(name, {})
+    for number, name in enumerate(campaign.parts):
+        wanted = round(SHARES[name] * campaign.total)
+        before = campaign.progress.get(name, {})
         if before.get("kills", 0) >= wanted:
             continue
-        folder = state / name
+        folder = campaign.state / name
         folder.mkdir(exist_ok=True)
-        command = write_inputs(folder, {name})[name]
-        campaign = Campaign(name, command, folder, context, seed=1000 * number + before.get("kills", 0))
-        while before.get("kills", 0) + campaign.kills < wanted and len(campaign.failures) < 20:
-            campaign.step()
-            now = campaign.to_json()
+        killer = Killer(
+            name, write_inputs(folder, {name})[name], folder, context, 1000 * number + before.get("kills", 0)
+        )
+        while before.get("kills", 0) + killer.kills < wanted and len(killer.failures) < MOST_FAILURES:
+            killer.step()
+            now = killer.to_json()
             for key in ("kills", "ended_before", "finished", "failures"):
                 now[key] = before.get(key, type(now[key])()) + now[key]
-            progress[name] = now
-            file.write_text(json.dumps(progress, indent=1))
-        print(name, json.dumps(progress[name]), flush=True)
-    kills = sum(found["kills"] for found in progress.values())
-    if arguments.out:
-        report = {"machine": describe("torch", "onnxruntime"), "kills": kills, "commands": progress}
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"{kills} kills, {sum(len(found['failures']) for found in progress.values())} failures")
-    return int(any(found["failures"] for found in progress.values()))
+            campaign.progress[name] = now
+            campaign.save()
+        print(name, json.dumps(campaign.progress[name]), flush=True)
+    return campaign.finish("kills", "torch", "onnxruntime")
 
 
 if __name__ == "__main__":

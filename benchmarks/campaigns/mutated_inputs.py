@@ -1,17 +1,16 @@
 """A million mutated inputs through the readers of Python and C++: none may crash, hang, take memory or be executed.
 
-    python benchmarks/campaigns/mutated_inputs.py --state FOLDER [--inputs 1000000]
+    python benchmarks/campaigns/mutated_inputs.py --state FOLDER [--total 1000000]
         [--only npz nifti manifest bundle dicom cpp] [--out benchmarks/results/mutated_inputs.json]
 
 Python's readers run under atheris, C++'s under libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer: both
 mutate by what was covered. What an input may not do is in `readers.py`; C++ has the same limit of time in `fuzz.cpp`
-and 64 MB for an allocation. Needs `pip install atheris` and clang. FOLDER keeps the corpora, what failed, and how far
-the campaign is: started again, it goes on. The exit code is 1 where an input failed.
+and 64 MB for an allocation. Needs `pip install atheris` and clang. FOLDER keeps the corpora and
+what failed. The exit code is 1 where an input failed.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -23,8 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "campaigns"), str(ROOT / "tests")]
+from campaign import ROOT, begin
 
 SHARES = {"cpp": 0.5, "manifest": 0.15, "npz": 0.12, "nifti": 0.12, "bundle": 0.1, "dicom": 0.01}
 """Of all inputs, by target; DICOM is read by libraries of others, a hundred inputs a second."""
@@ -118,49 +116,31 @@ def add(target: dict[str, Any], chunk: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    from machine import describe
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--inputs", type=int, default=1_000_000)
-    parser.add_argument("--only", nargs="+", choices=SHARES, default=list(SHARES))
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    state: Path = arguments.state.resolve()
-    state.mkdir(parents=True, exist_ok=True)
-    file = state / "progress.json"
-    progress = json.loads(file.read_text()) if file.exists() else {}
-    commands = {name: [sys.executable, __file__, "--target", name] for name in arguments.only if name != "cpp"}
-    if "cpp" in arguments.only:
+    campaign = begin(__doc__, 1_000_000, SHARES)
+    state, progress = campaign.state, campaign.progress
+    commands = {name: [sys.executable, __file__, "--target", name] for name in campaign.parts if name != "cpp"}
+    if "cpp" in campaign.parts:
         commands["cpp"] = [str(build_cpp(state / "build"))]
-    for name in arguments.only:
+    for name in campaign.parts:
         write_seeds(name, state / "corpus" / name)
-    wanted = {name: round(SHARES[name] * arguments.inputs) for name in arguments.only}
+    wanted = {name: round(SHARES[name] * campaign.total) for name in campaign.parts}
     while True:
-        open_targets = [name for name in wanted if progress.get(name, {}).get("inputs", 0) < wanted[name]]
-        if not open_targets:
-            break
+        behind = {name: progress.get(name, {}).get("inputs", 0) / wanted[name] for name in wanted}
         # The one that is the furthest behind goes next, so that a campaign that is ended early has some of each.
-        name = min(open_targets, key=lambda n: progress.get(n, {}).get("inputs", 0) / wanted[n])
+        name = min(behind, key=lambda n: behind[n])
+        if behind[name] >= 1:
+            return campaign.finish("inputs", "atheris")
         target = progress.setdefault(name, {"chunks": 0})
         target["chunks"] += 1
         count = min(CHUNK.get(name, 20_000), wanted[name] - target.get("inputs", 0))
         chunk = run_chunk(name, commands[name], state, count, 1000 + target["chunks"])
         add(target, chunk)
         target["corpus"] = sum(1 for _ in (state / "corpus" / name).iterdir())
-        file.write_text(json.dumps(progress, indent=1))
+        campaign.save()
         print(name, json.dumps(chunk), flush=True)
         if chunk["inputs"] == 0 and "failure" not in chunk:
             print(f"{name}: nothing was run", file=sys.stderr)
             return 2
-    report = {
-        "machine": describe("atheris"),
-        "inputs": sum(t["inputs"] for t in progress.values()),
-        "targets": progress,
-    }
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    return int(any(target["failures"] for target in progress.values()))
 
 
 if __name__ == "__main__":
