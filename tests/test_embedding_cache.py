@@ -88,3 +88,43 @@ def test_another_image_forgets_and_a_small_cache_gives_the_same_masks() -> None:
         assert session.encodes > before
     np.testing.assert_array_equal(*masks)
     assert counts[0] > counts[1]
+
+
+@given(
+    limit=st.integers(1, 60),
+    steps=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 20)), max_size=40),
+)
+def test_images_share_a_limit_and_never_an_embedding(limit: int, steps: list[tuple[int, int, int]]) -> None:
+    first = EmbeddingCache(limit)
+    caches = [first, first.sibling(), first.sibling()]
+    expected: list[tuple[int, int, int]] = []
+    for owner, number, size_bytes in steps:
+        cache = caches[owner]
+        if size_bytes == 0:
+            cache.clear()
+            expected = [entry for entry in expected if entry[0] != owner]
+        else:
+            cache.put(window(number), Embedding(1, (8, 8, 8), (owner, number), size_bytes))
+            expected = [entry for entry in expected if entry[:2] != (owner, number)] + [(owner, number, size_bytes)]
+        while sum(entry[2] for entry in expected) > limit and len(expected) > 1:
+            expected.pop(0)
+        assert {cache.shared_bytes for cache in caches} == {sum(entry[2] for entry in expected)}
+    for owner, cache in enumerate(caches):
+        assert cache.size_bytes == sum(size for own, _, size in expected if own == owner)
+        for number in range(4):
+            found = cache.get(window(number))
+            assert (found is not None) == ((owner, number) in [entry[:2] for entry in expected])
+            assert found is None or found.handle == (owner, number)
+
+
+def test_memory_is_freed_from_the_oldest_on_and_the_newest_stays() -> None:
+    first = EmbeddingCache(100)
+    second = first.sibling()
+    for cache, number in ((first, 1), (second, 2), (first, 3)):
+        cache.put(window(number), Embedding(1, (8, 8, 8), number, 10))
+    assert first.free(5) == 10
+    assert [window(1) in first, window(2) in second, window(3) in first] == [False, True, True]
+    assert second.free(1000) == 10
+    assert window(3) in first
+    second.limit_bytes = 1
+    assert first.limit_bytes == 1

@@ -301,3 +301,40 @@ def test_malformed_requests_are_refused_and_break_nothing(server: Served, client
 
 def served_answer(server: Served, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, Any], Any]:
     return server.ask("POST", path, headers, body)
+
+
+def test_many_clients_at_once_are_each_served_their_own_image() -> None:
+    """Six clients, each with a ball of its own; the cache has room for the embeddings of two."""
+    places = [(12 + 4 * k, 16 + 5 * k, 44 - 5 * k) for k in range(6)]
+    grid = np.indices(SHAPE)
+    settings = Settings(max_sessions=6, cache_bytes=2 * 4 * 32**3)
+    failures: list[BaseException] = []
+    with serving(settings) as served:
+
+        def use(place: tuple[int, int, int]) -> None:
+            ball = ((grid - np.array(place)[:, None, None, None]) ** 2).sum(0) <= 49
+            try:
+                client = nnInteractiveRemoteInferenceSession(served.url)
+                client.set_image(np.where(ball, 900, -100).astype(np.int16)[None], {"spacing": [1, 1, 1]})
+                client.set_target_buffer(np.zeros(SHAPE, np.uint8))
+                for _ in range(8):
+                    client.add_point_interaction(list(place), True)
+                    assert dice(client.target_buffer, ball) > 0.9
+                    client.add_point_interaction([place[0], place[1], place[2] + 6], False)
+                    assert client.target_buffer[place[0], place[1], place[2] + 6] == 0
+                    assert not client.target_buffer[~ball].any()
+                    assert client.undo()
+                    client.reset_interactions()
+                client.close()
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=use, args=(place,)) for place in places]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not failures
+        assert not any(thread.is_alive() for thread in threads)
+        assert not list(served.service.leases)
+        assert served.service._engine_session.embeddings.shared_bytes == 0

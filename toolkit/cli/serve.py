@@ -48,6 +48,7 @@ def serve_command(
     ] = "",
     max_sessions: Annotated[int, typer.Option(min=1, help="Most clients at a time.")] = 8,
     idle_seconds: Annotated[float, typer.Option(min=1, help="Seconds after which an unused session ends.")] = 3600.0,
+    cache_gb: Annotated[float, typer.Option(min=0, help="Memory for embeddings, of all sessions together, GB.")] = 2.0,
     max_upload_gb: Annotated[float, typer.Option(help="Largest volume, GB.")] = 4.0,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -80,6 +81,7 @@ def serve_command(
         hosts=tuple(allow_host or ()),
         name=name,
         upload_limit_bytes=int(max_upload_gb * 2**30),
+        cache_bytes=int(cache_gb * 2**30),
     )
     serve(
         volume,

@@ -80,7 +80,8 @@ class LegacyDoor:
             lease = await self._service.claim(is_page=True)  # these clients give no sign of life
             self._token = lease.token
         workspace = lease.workspace
-        await self._service.act(request, lease, "image", lambda: workspace.set_image(volume))
+        with self._service.admission.admit(image.size, image.dtype):
+            await self._service.act(request, lease, "image", lambda: workspace.set_image(volume))
         return JSONResponse({"status": "ok"})
 
     async def upload_segment(self, request: Request) -> Response:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gstk.errors import GstkError
 
-__all__ = ["MalformedArray", "pack", "unpack"]
+__all__ = ["MalformedArray", "pack", "stated_size", "unpack"]
 
 _HEAD = struct.Struct("<4sBBBB")
 _SIZES = struct.Struct("<QQ")
@@ -65,12 +65,7 @@ def unpack(data: bytes | bytearray | memoryview, ndim: int, max_bytes: int) -> N
         MalformedArray: it is no such container, its sizes do not agree, or it is larger than `max_bytes`.
     """
     view = memoryview(data)
-    name, shape, at, count = _head(view, ndim)
-    if name not in _DTYPES:
-        raise MalformedArray(f"got an array of {name!r:.40}, expected booleans, integers or floats")
-    dtype = np.dtype(name)
-    if any(n < 0 for n in shape):
-        raise MalformedArray(f"got an array of shape {shape}, expected sides of 0 or more")
+    dtype, shape, at, count = _head(view, ndim)
     size = math.prod(shape) * dtype.itemsize
     if size > max_bytes:
         raise MalformedArray(f"got an array of {size} bytes, expected at most {max_bytes}")
@@ -108,8 +103,14 @@ def _unpacked(chunks: list[tuple[memoryview, int]], size: int) -> NDArray[np.uin
     return array
 
 
-def _head(view: memoryview, ndim: int) -> tuple[str, tuple[int, ...], int, int]:
-    """Name of the dtype, shape, where the chunks begin and how many they are."""
+def stated_size(data: bytes | bytearray | memoryview, ndim: int) -> tuple[int, np.dtype[np.generic]]:
+    """How many voxels a container says that it holds, and of what dtype; raises as `unpack`."""
+    dtype, shape, _, _ = _head(memoryview(data), ndim)
+    return math.prod(shape), dtype
+
+
+def _head(view: memoryview, ndim: int) -> tuple[np.dtype[np.generic], tuple[int, ...], int, int]:
+    """The dtype, shape, where the chunks begin and how many they are."""
     try:
         magic, version, codec, axes, length = _HEAD.unpack_from(view, 0)
         if magic != b"NNIA" or version != 1 or codec not in (1, 2):
@@ -122,4 +123,8 @@ def _head(view: memoryview, ndim: int) -> tuple[str, tuple[int, ...], int, int]:
         (count,) = struct.unpack_from("<I", view, at + 8 * axes)
     except (struct.error, UnicodeDecodeError):
         raise MalformedArray("got an array that is cut short in its header") from None
-    return name, shape, at + 8 * axes + 4, count
+    if name not in _DTYPES:
+        raise MalformedArray(f"got an array of {name!r:.40}, expected booleans, integers or floats")
+    if any(n < 0 for n in shape):
+        raise MalformedArray(f"got an array of shape {shape}, expected sides of 0 or more")
+    return np.dtype(name), shape, at + 8 * axes + 4, count

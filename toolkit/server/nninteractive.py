@@ -24,7 +24,7 @@ from gstk.calibration import memory
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts, Point, Voxel
 from gstk.core.volume import Volume
-from gstk.server.nnia import pack, unpack
+from gstk.server.nnia import pack, stated_size, unpack
 from gstk.server.service import BadRequest, Service, parse_object, read_body, read_json
 from gstk.server.workspace import Patch, Workspace
 from gstk.session.strokes import lasso_points, plane_box_points, scribble_points
@@ -136,11 +136,14 @@ class _Door:
         lease = self.service.lease(request)
         spacing_mm = _spacing(_meta(request))
         with self.service.leases.acting(lease):  # an upload may take longer than the clocks allow
-            array = await self._array(request, 4)
-            if array.shape[0] != 1:
-                raise BadRequest(f"got an image of {array.shape[0]} channels, expected 1")
-            volume = await run_in_threadpool(volume_of, array[0], spacing_mm)
-            await self.service.act(request, lease, "image", lambda: lease.workspace.set_image(volume))
+            body = await read_body(request)
+            with self.service.admission.admit(*stated_size(body, 4)):
+                array = await self._unpacked(body, 4)
+                if array.shape[0] != 1:
+                    raise BadRequest(f"got an image of {array.shape[0]} channels, expected 1")
+                volume = await run_in_threadpool(volume_of, array[0], spacing_mm)
+                del body
+                await self.service.act(request, lease, "image", lambda: lease.workspace.set_image(volume))
         return JSONResponse({"original_image_shape": list(array.shape)})
 
     async def set_target_buffer(self, request: Request) -> Response:
@@ -286,7 +289,9 @@ class _Door:
         return await _prediction(*await self.service.act(request, lease, name, run))
 
     async def _array(self, request: Request, ndim: int) -> NDArray[np.generic]:
-        body = await read_body(request)
+        return await self._unpacked(await read_body(request), ndim)
+
+    async def _unpacked(self, body: bytearray, ndim: int) -> NDArray[np.generic]:
         most = min(self.service.settings.upload_limit_bytes, memory.free_bytes())
         return await run_in_threadpool(unpack, body, ndim, most)
 

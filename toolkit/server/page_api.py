@@ -152,30 +152,34 @@ class _Door:
         desk = self._desk(lease)
         upload, desk.upload = desk.upload, None
         with self.service.leases.acting(lease):
-            headers: list[Any] = []
-            notes: list[str] = []
-            if body.get("first") is True and self.service.first is not None:
-                case = self.service.first
-            elif upload is not None:
-                try:
-                    case, notes, headers = await run_in_threadpool(upload.read)
-                finally:
-                    await run_in_threadpool(upload.delete)
-            else:
+            first = self.service.first
+            if body.get("first") is True and first is not None:
+                with self.service.admission.admit(first.image.size, first.image.dtype):
+                    return await self._opened(request, lease, first, [], [])
+            if upload is None:
                 raise BadRequest("got nothing to open, expected files to be sent before")
-            workspace = lease.workspace
+            try:
+                with self.service.admission.admit(*await run_in_threadpool(upload.stated_size)):
+                    case, notes, headers = await run_in_threadpool(upload.read)
+                    return await self._opened(request, lease, case, notes, headers)
+            finally:
+                await run_in_threadpool(upload.delete)
 
-            def take() -> None:
-                workspace.set_image(case.volume)
-                workspace.show_nothing(np.dtype(np.uint8))
+    async def _opened(
+        self, request: Request, lease: Lease, case: Case, notes: list[str], headers: list[Any]
+    ) -> Response:
+        workspace, desk = lease.workspace, self._desk(lease)
 
-            desk.case = None
-            await self.service.act(request, lease, "image", take)
-            desk.names, desk.headers, desk.notes = {}, headers, [*notes, *workspace.notes]
-            shown, desk.slope, desk.intercept = await run_in_threadpool(_shown, case)
-            desk.case = shown
-            described = await run_in_threadpool(_described, shown, workspace, desk)
-        return JSONResponse(described)
+        def take() -> None:
+            workspace.set_image(case.volume)
+            workspace.show_nothing(np.dtype(np.uint8))
+
+        desk.case = None
+        await self.service.act(request, lease, "image", take)
+        desk.names, desk.headers, desk.notes = {}, headers, [*notes, *workspace.notes]
+        shown, desk.slope, desk.intercept = await run_in_threadpool(_shown, case)
+        desk.case = shown
+        return JSONResponse(await run_in_threadpool(_described, shown, workspace, desk))
 
     async def voxels(self, request: Request) -> Response:
         image = self._case(self.service.lease(request)).image

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from gstk.cases.npz import Case
 from gstk.errors import GstkError, Interrupted
+from gstk.server.admission import Admission
 from gstk.server.compute import ComputeThread, Stopping
 from gstk.server.guard import TooLarge
 from gstk.server.leases import AtCapacity, Clocks, Lease, LeaseLost, Leases
@@ -78,6 +79,7 @@ class Service:
         settings: how it serves.
         compute: the thread that runs the engine.
         leases: who uses it.
+        admission: what volumes there is memory for.
         first: a volume that pages open by themselves; None where there is none.
     """
 
@@ -90,9 +92,10 @@ class Service:
         self.settings, self.first = settings, first
         self.compute = ComputeThread()
         self._engine_session = engine_session
-        share = max(1, settings.cache_bytes // settings.max_sessions)
+        engine_session.embeddings.limit_bytes = settings.cache_bytes
+        self.admission = Admission(engine_session.embeddings.free)
         self.leases = Leases(
-            lambda: Workspace(engine_session.sibling(share), settings.call_s),
+            lambda: Workspace(engine_session.sibling(), settings.call_s),
             settings.max_sessions,
             settings.clocks,
             settings.name,
@@ -104,7 +107,7 @@ class Service:
         volume[8:24, 8:24, 8:24] = 40
 
         def click() -> None:
-            with warnings.catch_warnings(), self._engine_session.sibling(1) as session:
+            with warnings.catch_warnings(), self._engine_session.sibling() as session:
                 warnings.simplefilter("ignore")
                 session.set_image(volume)
                 session.add_point((16, 16, 16))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import warnings
@@ -11,6 +12,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gstk.cases.npz import Case, CaseWarning
 from gstk.cases.volumes import case_name, read_any
@@ -23,6 +26,8 @@ MAX_NAME = 200
 _VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".npz")
 _HEADERS_ALONE = (".nhdr", ".mhd", ".raw", ".zraw")
 _HEADER_BYTES = 64 * 2**10
+_DICOM_RATIO = 3
+"""Lossless compression of slices makes them two to three times as small."""
 
 
 class Upload:
@@ -66,17 +71,36 @@ class Upload:
         self._files.append(file)
         self._names.append(name)
 
+    def stated_size(self) -> tuple[int, np.dtype[np.generic]]:
+        """How many voxels the headers state, and of what dtype; for DICOM and .npz at most, by the files' sizes.
+
+        Raises:
+            CaseError: as `read`.
+        """
+        volumes = self._volumes()
+        if not volumes:
+            return self._bytes * _DICOM_RATIO // 2, np.dtype(np.int16)
+        try:
+            return self._check_before_reading(volumes[0])
+        except GstkError as error:
+            raise CaseError(self._without_paths(str(error))) from None
+
+    def _volumes(self) -> list[Path]:
+        """The volume, or nothing where there are DICOM slices."""
+        if not self._files:
+            raise CaseError("got no file, expected a scan: NIfTI, NRRD, MetaImage, .npz or DICOM slices")
+        volumes = [file for file in self._files if file.suffix != ".dcm"]
+        if volumes and len(self._files) > 1:
+            raise CaseError(f"got {len(self._files)} files, expected one volume, or DICOM slices alone")
+        return volumes
+
     def read(self) -> tuple[Case, list[str], list[Any]]:
         """The case, what is odd about it, and the DICOM headers of its slices where it came as DICOM with pydicom here.
 
         Raises:
             CaseError: there is no file, or it cannot be read; the message does not show the folder.
         """
-        if not self._files:
-            raise CaseError("got no file, expected a scan: NIfTI, NRRD, MetaImage, .npz or DICOM slices")
-        volumes = [file for file in self._files if file.suffix != ".dcm"]
-        if volumes and len(self._files) > 1:
-            raise CaseError(f"got {len(self._files)} files, expected one volume, or DICOM slices alone")
+        volumes = self._volumes()
         is_dicom = not volumes
         try:
             if volumes:
@@ -98,12 +122,19 @@ class Upload:
         """Deletes the folder and all in it."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _check_before_reading(self, file: Path) -> None:
-        """Refuses files that name other files of this machine as their data, and those that unpack to too much."""
+    def _check_before_reading(self, file: Path) -> tuple[int, np.dtype[np.generic]]:
+        """Refuses files that name other files of this machine as their data, and those that unpack to too much.
+
+        Returns:
+            How many voxels the file states, at most, and their dtype.
+        """
+        unknown = (0, np.dtype(np.uint8))
         if file.suffix == ".npz":
             with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(file) as archive:
-                self._check_size(sum(member.file_size for member in archive.infolist()))
-            return
+                size_bytes = sum(member.file_size for member in archive.infolist())
+                self._check_size(size_bytes)
+                return size_bytes, np.dtype(np.uint8)
+            return unknown
         with file.open("rb") as stream:
             head = stream.read(_HEADER_BYTES)
         if file.suffix == ".nrrd":
@@ -123,11 +154,11 @@ class Upload:
         try:
             reader.ReadImageInformation()
         except RuntimeError:
-            return  # `read_any` says why it cannot be read
-        voxels = 1
-        for side in reader.GetSize():
-            voxels *= side
-        self._check_size(voxels * reader.GetNumberOfComponents())
+            return unknown  # `read_any` says why it cannot be read
+        voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+        self._check_size(voxels)
+        one_voxel = SimpleITK.Image([1] * reader.GetDimension(), reader.GetPixelID(), reader.GetNumberOfComponents())
+        return voxels, SimpleITK.GetArrayViewFromImage(one_voxel).dtype
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._limit_bytes:

@@ -9,16 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.calibration import memory
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.regions import Region, bounds, union, voxel_count
 from gstk.core.volume import Volume, VolumeWarning
-from gstk.errors import CaseError, PromptError
+from gstk.errors import PromptError
 from gstk.session.advice import no_change
 from gstk.session.session import Session
 
-__all__ = ["Patch", "Workspace", "require_memory"]
+__all__ = ["Patch", "Workspace"]
 
 CALL_S = 45.0
 """Seconds for a call: clients take a server that is silent for 60 s for dead."""
@@ -61,9 +60,8 @@ class Workspace:
         """Takes an image; masks and prompts of the one before are forgotten.
 
         Raises:
-            CaseError: there is too little memory, or the image is of one value only.
+            ProfileError: the image is not for the network.
         """
-        require_memory(volume.geometry.shape, volume.image.dtype)
         self._geometry, self.shown, self._stale = volume.geometry, None, union(None, None)
         self.queued.clear()
         with warnings.catch_warnings(record=True) as caught:
@@ -187,21 +185,6 @@ class Workspace:
         """Frees the image and what was computed for it."""
         self._geometry = self.shown = None
         self.session.close()
-
-
-def require_memory(shape: Sequence[int], dtype: np.dtype[np.generic]) -> None:
-    """Refuses a volume that does not fit beside what is there already.
-
-    Raises:
-        CaseError: its voxels, the network's copy of them and two label maps take more than what is free.
-    """
-    need = int(np.prod([int(n) for n in shape], dtype=object)) * (dtype.itemsize + 1 + 4)
-    free = memory.free_bytes()
-    if need > free:
-        raise CaseError(
-            f"got a volume {tuple(shape)} of {dtype}, which takes {need / 1e9:.1f} GB of memory, expected at most the "
-            f"{free / 1e9:.1f} GB that are free; crop it, or sample it coarser"
-        )
 
 
 def _differing(new: NDArray[np.integer], old: NDArray[np.integer]) -> Region | None:

@@ -64,9 +64,9 @@ class ObjectSegmenter:
         encodes, decodes: runs of the network's halves so far.
     """
 
-    def __init__(self, engine: TimedEngine, cache_bytes: int, extra: Extra | None = None) -> None:
+    def __init__(self, engine: TimedEngine, embeddings: EmbeddingCache, extra: Extra | None = None) -> None:
         self.engine, self.costs, self.extra = engine, engine.costs, extra
-        self.embeddings = EmbeddingCache(cache_bytes)
+        self.embeddings = embeddings
         self._latest: tuple[Window, NDArray[np.float32]] | None = None
         self.encodes = self.decodes = 0
 

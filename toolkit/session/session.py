@@ -25,7 +25,7 @@ from gstk.errors import GstkError, PromptError
 from gstk.session.call_report import CallReport
 from gstk.session.costs import Costs
 from gstk.session.deadline import Budget
-from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES
+from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES, EmbeddingCache
 from gstk.session.planner import Plan
 from gstk.session.prompt_checks import changed_prompts, check_prompts, expand_classes, image_voxel, warn_of_empty_masks
 from gstk.session.prompt_methods import PromptMethods
@@ -61,6 +61,7 @@ class Session(PromptMethods):
         budget: Budget | None = None,
         owns_engine: bool = True,
         profile: InputProfile | None = None,
+        embeddings: EmbeddingCache | None = None,
     ) -> None:
         """Begins without an image.
 
@@ -74,11 +75,13 @@ class Session(PromptMethods):
             budget: of each object; None is any time.
             owns_engine: whether the engine is closed with the session.
             profile: what the network's input is; None is as for gstk's own small networks.
+            embeddings: an empty cache, whose limit counts instead of `cache_bytes`.
         """
         self._owns_engine = owns_engine
         self.profile = profile or find_profile("tiny")
         self._costs = Costs(model)
-        self._segmenter = ObjectSegmenter(TimedEngine(engine, self._costs), cache_bytes, extra)
+        embeddings = EmbeddingCache(cache_bytes) if embeddings is None else embeddings
+        self._segmenter = ObjectSegmenter(TimedEngine(engine, self._costs), embeddings, extra)
         self._scheduler = Scheduler(self._segmenter, policy)
         self._budget = budget
         self._image: ImageState | None = None
@@ -86,25 +89,28 @@ class Session(PromptMethods):
         self.report = CallReport()
         self.intensities = ""
 
-    def sibling(self, cache_bytes: int = DEFAULT_LIMIT_BYTES) -> Session:
+    def sibling(self) -> Session:
         """Another session on the same engine, with the same settings and no image.
 
-        Each of them may have an image of its own. The engine is closed with this session, so close this one last.
+        Each of them may have an image of its own; they share the limit of memory for embeddings. The engine is closed
+        with this session, so close this one last.
         Sessions on one engine are to be called by one thread after the other: `cancel` ends whatever the engine runs.
-
-        Args:
-            cache_bytes: memory for the other session's embeddings.
         """
         return Session(
             self._segmenter.engine.engine,
             self._scheduler.policy,
             self._segmenter.extra,
-            cache_bytes,
-            self._costs.model,
-            self._budget,
+            model=self._costs.model,
+            budget=self._budget,
             owns_engine=False,
             profile=self.profile,
+            embeddings=self.embeddings.sibling(),
         )
+
+    @property
+    def embeddings(self) -> EmbeddingCache:
+        """The embeddings of the image's windows."""
+        return self._segmenter.embeddings
 
     def set_image(
         self,
