@@ -60,11 +60,12 @@ def fitting_profile(
         side = max(DEFAULT_ROI_SIDE, 2 * spec.roi_multiple)
         profile = replace(find_profile("tiny"), patch=(side, side, side))
     if "classes" in profile.branches:
-        if not any(key.startswith("class_head.") for key in state):
-            raise ExportError(
-                f"got the profile {profile.name} with class prompts, but weights without a class head; take a profile "
-                'with branches = ["points"]'
-            )
+        for part, prefix in (("class head", "class_head."), ("up path for classes", "image_encoder.up_layers_auto.")):
+            if not any(key.startswith(prefix) for key in state):
+                raise ExportError(
+                    f"got the profile {profile.name} with class prompts, but weights without a {part}; take a profile "
+                    'with branches = ["points"]'
+                )
         last = max(profile.classes.names)
         if last >= spec.n_classes:
             raise ExportError(f"got class {last} in the profile {profile.name}, expected below {spec.n_classes}")

@@ -142,7 +142,11 @@ def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
     ("change", "message"),
     [
         (lambda s: _without(s, "point_head.mask_tokens.weight"), r"1 missing \(point_head.mask_tokens.weight\)"),
-        (lambda s: {**s, "what.is.this": torch.zeros(1)}, r"1 unexpected \(what.is.this\)"),
+        (
+            lambda s: {**s, "what.is.this": torch.zeros(1)},
+            r"1 unexpected \(what.is.this\); give a checkpoint of MONAI's",
+        ),
+        (lambda s: _without(s, "class_head.mlp.0.weight"), r"1 missing \(class_head.mlp.0.weight\)"),
         (lambda s: {**s, "point_head.mask_tokens.weight": torch.zeros(2, 8)}, r"1 mis-shaped .*\(2, 8\) for \(1, 8\)"),
         (lambda s: _without(s, "image_encoder.encoder.conv_init.weight"), "no VISTA3D with a point head"),
         (lambda s: {k: v for k, v in s.items() if ".encoder.layers.1." not in k}, r"encoder levels \[0, 2\]"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gstk.cli.inspect import _list_classes
 from gstk.core.fields import Fields, FieldsSource
 from gstk.core.profile import InputProfile, builtin_profiles, find_profile
 from gstk.errors import ProfileError, PromptError
@@ -130,3 +131,13 @@ def test_every_builtin_profile_says_whose_it_is() -> None:
     profiles: dict[str, Any] = builtin_profiles()
     assert all(profile.summary for profile in profiles.values())
     assert all(profile.licence for name, profile in profiles.items() if name != "tiny")
+
+
+def test_inspect_lists_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    _list_classes(find_profile("nv-segment-ct"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "  1  liver"
+    assert "  2  kidney  stands for left kidney, right kidney" in lines
+    assert lines[-1] == "everything: 117 classes"
+    with pytest.raises(ProfileError, match="has no class prompts"):
+        _list_classes(find_profile("tiny"))

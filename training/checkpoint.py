@@ -35,6 +35,7 @@ _MAX_LEVELS = 8
 _RESERVED = ("gstk", "architecture", "model")
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "network")
 _PREFIXES = ("module.", "network.", "model.", "_orig_mod.")
+_REMEDY = "give a checkpoint of MONAI's VISTA3D (vista3d132), or one of gstk train"
 _OPTIONAL = ("image_encoder.up_layers_auto.", "class_head.")
 _BLOCK = re.compile(r"image_encoder\.encoder\.layers\.(\d{1,3})\.blocks\.(\d{1,3})\.conv1\.weight")
 _PLAIN = (type(None), bool, int, float, str)
@@ -229,7 +230,7 @@ def _infer_spec(state: Mapping[str, Tensor], path: Path) -> VISTA3DSpec:
         missing = "image_encoder.encoder.conv_init.weight and point_head.class_embeddings.weight"
         raise CheckpointError(
             f"{path} is no VISTA3D with a point head: expected {missing} among its {len(state)} tensors, "
-            f"got {', '.join(list(state)[:3])}, ..."
+            f"got {', '.join(list(state)[:3])}, ...; {_REMEDY}"
         )
     query = state.get("point_head.transformer.final_attn_token_to_image.q_proj.weight")
     compared = query.shape[0] if query is not None and query.ndim == 2 else 0
@@ -265,7 +266,9 @@ def _check_keys(spec: VISTA3DSpec, state: Mapping[str, Tensor], path: Path) -> N
     """Compares names and shapes with those of the network, built without memory on torch's meta device."""
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in build_network(spec).state_dict().items()}
-    missing = [name for name in expected if name not in state and not name.startswith(_OPTIONAL)]
+    # A branch is there or not: half of it would be filled up with random weights.
+    left_out = tuple(prefix for prefix in _OPTIONAL if not any(name.startswith(prefix) for name in state))
+    missing = [name for name in expected if name not in state and not name.startswith(left_out)]
     unexpected = [name for name in state if name not in expected]
     misshaped = [
         f"{name} {tuple(state[name].shape)} for {shape}"
@@ -278,7 +281,9 @@ def _check_keys(spec: VISTA3DSpec, state: Mapping[str, Tensor], path: Path) -> N
         if names
     ]
     if faults:
-        raise CheckpointError(f"the weights of {path} are not those of VISTA3D {spec.to_dict()}: {'; '.join(faults)}")
+        raise CheckpointError(
+            f"the weights of {path} are not those of VISTA3D {spec.to_dict()}: {'; '.join(faults)}; {_REMEDY}"
+        )
 
 
 def _require_plain(value: object, name: str, *, tensors: bool) -> None:

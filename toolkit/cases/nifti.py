@@ -137,6 +137,12 @@ def read_nifti(file: Path) -> tuple[npt.NDArray[Any], Geometry, bytes]:
         raise CaseError(f"cannot read {file}: {error}") from error
 
 
+def has_place(header: bytes) -> bool:
+    """Whether a header, of `read_nifti`, says where the image lies; without, its axes count as right, front, head."""
+    given = _Header(header, "the header")
+    return any(code > 0 for code in given.get(given.fields.codes))
+
+
 def write_nifti(path: Path, mask: npt.NDArray[Any], geometry: Geometry, header: bytes | None = None) -> None:
     """Write a mask to a .nii or .nii.gz file, which need not be there.
 

@@ -68,6 +68,7 @@ class Case:
         modality: DICOM modality such as "CT", where the file says it.
         slices: where the slices lie that the image was resampled from; None where it is on the grid that was read.
         nifti_header: of the NIfTI file that the image is from, which its mask carries; None for other files.
+        has_orientation: whether the file says how the patient lies.
 
     Raises:
         CaseError: an array's shape is not the geometry's.
@@ -83,6 +84,7 @@ class Case:
     modality: str | None = None
     slices: SliceGrid | None = None
     nifti_header: bytes | None = None
+    has_orientation: bool = True
 
     def __post_init__(self) -> None:
         for what, array in (("image", self.image), ("labels", self.labels), ("prev_mask", self.prev_mask)):
@@ -96,7 +98,8 @@ class Case:
         units = "HU" if self.modality == "CT" else None
         if self.image.dtype == np.uint8 or (from_npz and is_case_like(self.image)):
             units = "0-255"  # windowed already: uint8 has no room for HU
-        return Volume(self.image, self.geometry, self.modality, units, not from_npz, self.name)
+        has_orientation = self.has_orientation and not from_npz
+        return Volume(self.image, self.geometry, self.modality, units, has_orientation, self.name)
 
 
 def load_case(path: StrPath, spacing_order: SpacingOrder = "zyx") -> Case:

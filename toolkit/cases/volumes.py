@@ -18,9 +18,10 @@ import numpy.typing as npt
 from gstk.cases.dicom import read_dicom
 from gstk.cases.dicom_headers import is_dicom_file
 from gstk.cases.itk import one_line, quiet_itk
-from gstk.cases.nifti import read_nifti, write_nifti
+from gstk.cases.nifti import has_place, read_nifti, write_nifti
 from gstk.cases.npz import Case, CaseWarning, LabelMap, SpacingOrder, check_image, load_case, to_label_map
 from gstk.cases.slice_grid import SliceGrid
+from gstk.cases.stated_orientation import states_orientation
 from gstk.core.files import StrPath, atomic_path, explain_lost_bytes, is_lfs_pointer
 from gstk.core.geometry import Geometry
 from gstk.errors import CaseError, GeometryError, OutputError
@@ -142,7 +143,7 @@ def read_volume(
     if not is_volume(file):
         what = "holds no DICOM slices" if file.is_dir() else "is of no known format"
         raise CaseError(f"{file} {what}; {_KNOWN}")
-    modality, header, slices = None, None, None
+    modality, header, slices, has_orientation = None, None, None, True
     what = f"the image of {file.name}"
     try:
         if _suffix(file) not in VOLUME_SUFFIXES or not file.is_file():
@@ -150,8 +151,10 @@ def read_volume(
             image, geometry, modality, slices = dicom.voxels, dicom.geometry, dicom.modality, dicom.slices
         elif _suffix(file) in (".nii", ".nii.gz"):
             image, geometry, header = read_nifti(file)
+            has_orientation = has_place(header)
         else:
             image, geometry = _read_with_itk(file)
+            has_orientation = states_orientation(file)
         image = check_image(image, what)
         if slices is None:
             image, geometry, slices = _straighten(image, geometry, file.name, is_label_map)
@@ -159,7 +162,16 @@ def read_volume(
         raise CaseError(f"cannot read {file}: {error}") from error
     except MemoryError as error:
         raise CaseError(f"cannot read {file}: {str(error) or 'it does not fit into memory'}") from error
-    return Case(case_name(file), image, geometry, path=file, modality=modality, slices=slices, nifti_header=header)
+    return Case(
+        case_name(file),
+        image,
+        geometry,
+        path=file,
+        modality=modality,
+        slices=slices,
+        nifti_header=header,
+        has_orientation=has_orientation,
+    )
 
 
 def write_case_mask(path: StrPath, mask: npt.NDArray[Any], case: Case) -> Path | None:

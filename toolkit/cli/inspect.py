@@ -3,11 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gstk.cli.options import PhaseOption, SeriesOption
+
+if TYPE_CHECKING:
+    from gstk.core.profile import InputProfile
 
 __all__ = ["inspect_command"]
 
@@ -20,6 +23,9 @@ def inspect_command(
         Path | None,
         typer.Option(help="Where a scan's contact sheet goes; NAME_sheet.png here.", show_default=False),
     ] = None,
+    classes: Annotated[
+        bool, typer.Option("--classes", help="List the classes that a bundle's network segments by name.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a contact sheet that is there.")] = False,
     series: SeriesOption = None,
     phase: PhaseOption = None,
@@ -38,6 +44,9 @@ def inspect_command(
 
     opened = Bundle.open(find_bundle(path))
     manifest, roi, shape = opened.manifest, opened.manifest.roi, opened.manifest.architecture
+    if classes:
+        _list_classes(manifest.profile)
+        return
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -67,6 +76,23 @@ def inspect_command(
         table.add_row(f"{precision} report", words)
     table.add_row("training", _training(manifest.training))
     print_table(table)
+
+
+def _list_classes(profile: "InputProfile") -> None:
+    from gstk.errors import ProfileError
+
+    if "classes" not in profile.branches:
+        raise ProfileError(f"the profile {profile.name} has no class prompts; its objects are clicked or boxed")
+    table = profile.classes
+    for class_id, name in sorted(table.names.items()):
+        what = ""
+        if class_id in table.groups:
+            what = f"  stands for {', '.join(table.name_of(k) for k in table.groups[class_id])}"
+        elif class_id in table.untrained:
+            what = "  not trained"
+        typer.echo(f"{class_id:3d}  {name}{what}")
+    for name, ids in table.sets.items():
+        typer.echo(f"{name}: {len(ids)} classes")
 
 
 def _training(values: Mapping[str, Any]) -> str:

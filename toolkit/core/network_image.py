@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from gstk.core.intensities import IntensityWindow, prepare_intensities
 from gstk.core.orientation import AxisMap
 from gstk.core.profile import InputProfile
 from gstk.core.training_grid import TrainingGrid
-from gstk.core.volume import Volume
+from gstk.core.volume import Volume, VolumeWarning
 from gstk.core.window import Window
 
 __all__ = ["NetworkImage"]
@@ -68,6 +69,9 @@ class NetworkImage:
             VolumeWarning: the volume is probably not what the network was trained on.
         """
         image, low, high, words = prepare_intensities(volume, profile, intensity_window, assume_window)
+        if profile.orientation == "RAS" and not volume.has_orientation:
+            said = f"{volume.name} does not say how the patient lies: its axes count as right, front and head (RAS)"
+            warnings.warn(said, VolumeWarning, stacklevel=3)
         axes = AxisMap.of(profile, volume.geometry, volume.has_orientation)
         grid = TrainingGrid.of(profile, image, volume.geometry)
         if low is None or high is None:
