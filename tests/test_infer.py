@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from gstk.batch.infer import infer
 from gstk.batch.placed_points import PlacedPoint
 from gstk.batch.results import InferResult
+from gstk.cases.label_maps import read_label_map
+from gstk.cases.label_names import LabelName
 from gstk.cases.npz import Case, save_case
+from gstk.cases.volumes import read_volume
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.errors import CaseError, OutputError
@@ -266,3 +269,43 @@ def test_an_earlier_mask_is_changed_only_near_clicks(session: Session, tmp_path:
     assert refused.error is not None
     with pytest.raises(CaseError, match="one case"):
         infer(session, [scan, write_scan(tmp_path / "b.nii.gz")], tmp_path / "five", prompts=off, start_mask=other)
+
+
+def test_a_segmentation_of_3d_slicer_is_written_and_gone_on_from(session: Session, tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    both = {1: ObjectPrompts((FIRST,)), 2: ObjectPrompts((SECOND,))}
+    first = only(infer(session, scan, tmp_path / "one", prompts=both, format="seg.nrrd"))
+    assert first.output == tmp_path / "one" / "scan_mask.seg.nrrd"
+    image = SimpleITK.ReadImage(str(first.output))
+    image.SetMetaData("Segment0_Name", "Läsion")
+    image.SetMetaData("Segment0_Color", "0 0 1")
+    SimpleITK.WriteImage(image, str(tmp_path / "named.seg.nrrd"))
+    given = SimpleITK.GetArrayFromImage(image)
+    off = {2: ObjectPrompts((Point(SECOND.zyx, False),))}
+    for ending in ("seg.nrrd", "nii.gz"):
+        again = only(
+            infer(session, scan, tmp_path / ending, prompts=off, start_mask=tmp_path / "named.seg.nrrd", format=ending)
+        )
+        assert again.output is not None
+        labels, names = read_label_map(again.output, read_volume(scan))
+        assert names[1] == LabelName("Läsion", (0, 0, 255))
+        np.testing.assert_array_equal(labels == 1, given == 1)
+        assert labels[SECOND.zyx] != 2
+        assert (tmp_path / ending / "scan_mask_labels.json").is_file()
+    with pytest.raises(OutputError, match="expected one of nii"):
+        infer(session, scan, tmp_path / "none", prompts=off, format="dcm")
+
+
+@pytest.mark.parametrize("format", ["nii.gz", "nii", "nrrd", "seg.nrrd", "mha", "npz"])
+def test_every_format_of_every_case(session: Session, tmp_path: Path, format: str) -> None:
+    case = write_case(tmp_path / "a.npz", {1: ObjectPrompts((FIRST,))})
+    result = only(infer(session, case, tmp_path / "out", format=format))
+    assert result.error is None
+    assert result.output == tmp_path / "out" / f"a_mask.{format}"
+    off = {1: ObjectPrompts((Point((9, 14, 14), False),))}  # which follows the click of the case
+    again = only(infer(session, case, tmp_path / "two", prompts=off, start_mask=result.output))
+    assert again.error is None
+    assert again.output is not None
+    mask = segs(again.output)
+    assert mask[9, 14, 14] == 0
+    assert (mask == 1).sum() > 0.5 * result.objects[0].voxels

@@ -139,9 +139,6 @@ def test_a_scan_is_opened_clicked_and_saved(page: Page, tmp_path: Path) -> None:
     np.testing.assert_allclose(
         [float(v) for v in saved.GetMetaData("Segment0_Color").split()], [0, 128 / 255, 1], atol=1e-5
     )
-    extent = [int(v) for v in saved.GetMetaData("Segment0_Extent").split()]
-    expected = [v for axis in (2, 1, 0) for v in (lambda i: (i.min(), i.max()))(np.nonzero(mask)[axis])]
-    assert extent == expected
     _, _, data = page.ask("GET", "/api/save?format=npz")
     np.testing.assert_array_equal(np.load(io.BytesIO(data))["segs"], mask)
     again = Page(page.served, page.lease)

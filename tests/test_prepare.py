@@ -174,7 +174,7 @@ def test_label_maps(tmp_path: Path) -> None:
     }
     with pytest.raises(CaseError, match=r"got shape .* for the label map other\.nrrd of ct, expected \(4, 5, 6\)"):
         prepare_case(source, labels=write(tmp_path / "other.nrrd", labels[1:]))
-    with pytest.raises(CaseError, match=r"the label map moved\.nrrd lies up to 9 mm away from ct; resample it"):
+    with pytest.raises(CaseError, match=r"moved\.nrrd of ct lies up to 9 mm away from the image; resample it"):
         prepare_case(source, labels=write(tmp_path / "moved.nrrd", labels, (1, 2, 12)))
     with pytest.raises(CaseError, match="expected whole label ids"):
         prepare_case(source, labels=write(tmp_path / "soft.nrrd", labels / 3.0))

@@ -20,6 +20,8 @@ from test_training_grid import a_direction  # noqa: E402
 
 import gstk  # noqa: E402
 from gstk.batch.infer import infer  # noqa: E402
+from gstk.cases.label_names import LabelName, object_colour  # noqa: E402
+from gstk.cases.nifti import read_nifti_labels  # noqa: E402
 from gstk.core.geometry import Geometry  # noqa: E402
 from gstk.core.profile import InputProfile, find_profile  # noqa: E402
 from gstk.core.prompts import ObjectPrompts, Point  # noqa: E402
@@ -213,3 +215,6 @@ def test_infer_segments_classes_and_names_them(network: Any, tmp_path: Path) -> 
     assert {int(k) for k in labels} == {int(k) for k in np.unique(expected)} - {0}
     assert all(labels[str(one.object_id)]["name"] == one.name for one in result.objects)
     assert "near names: spleen" in str(wrong.error)
+    assert read_nifti_labels(result.output) == {
+        one.object_id: LabelName(one.name, object_colour(one.object_id)) for one in result.objects
+    }

@@ -12,7 +12,10 @@ from gstk.cases.volumes import VOLUME_SUFFIXES, regular_mask_path
 from gstk.core.files import make_folder, refuse_existing
 from gstk.errors import OutputError
 
-__all__ = ["NAME", "CaseFiles", "plan_case_files"]
+__all__ = ["FORMATS", "NAME", "CaseFiles", "plan_case_files"]
+
+FORMATS = ("nii.gz", "nii", "nrrd", "seg.nrrd", "mha", "npz")
+"""Formats of results that may be asked for."""
 
 NAME = "{stem}_mask"
 """The name of a result without its suffix; `{stem}` is the name of the case without its own."""
@@ -25,7 +28,7 @@ class CaseFiles(NamedTuple):
         source: the case.
         mask: its label map.
         regular: the label map on the regular grid, of an image that was resampled when it was read.
-        labels: JSON that names and colours the label map's ids.
+        labels: JSON that names and colours the label map's ids, where they have names.
         overlay: a picture.
     """
 
@@ -37,7 +40,13 @@ class CaseFiles(NamedTuple):
 
 
 def plan_case_files(
-    sources: Sequence[Path], folder: Path, name: str = NAME, *, labels: bool, overlay: bool, overwrite: bool
+    sources: Sequence[Path],
+    folder: Path,
+    name: str = NAME,
+    format: str | None = None,
+    *,
+    overlay: bool,
+    overwrite: bool,
 ) -> list[CaseFiles]:
     """Names the files of every case, and makes the folders for them.
 
@@ -45,7 +54,8 @@ def plan_case_files(
         sources: the cases, without repetition.
         folder: where the files go.
         name: of a result without its suffix, with `{stem}` for the name of its case.
-        labels, overlay: whether these are written, too.
+        format: one of `FORMATS`; None is that of each case, and NIfTI for DICOM.
+        overlay: whether a picture is written, too.
         overwrite: whether files of an earlier run are replaced.
 
     Returns:
@@ -56,12 +66,18 @@ def plan_case_files(
     """
     _check_name(name, several=len(sources) > 1)
 
+    if format is not None and format not in FORMATS:
+        raise OutputError(f"got the format {format!r}, expected one of {', '.join(FORMATS)}")
+
+    def suffix(path: Path) -> str:
+        return _suffix(path) if format is None else f".{format}"
+
     def called(stem: str) -> str:
         return name.format(stem=stem)
 
     masks, jsons, pictures = (
         [folder / path for path in distinct_names(sources, suffix_of, called)]
-        for suffix_of in (_suffix, lambda _: "_labels.json", lambda _: "_overlay.png")
+        for suffix_of in (suffix, lambda _: "_labels.json", lambda _: "_overlay.png")
     )
     files = [
         CaseFiles(source, mask, regular_mask_path(mask), *others)
@@ -75,9 +91,7 @@ def plan_case_files(
                     f"the result of {each.source} would overwrite the case {path}; give another --out folder"
                 )
     written = [
-        path
-        for each in files
-        for path in (each.mask, each.regular, *([each.labels] if labels else ()), *([each.overlay] if overlay else ()))
+        path for each in files for path in (each.mask, each.regular, each.labels, *([each.overlay] if overlay else ()))
     ]
     refuse_existing(written, overwrite, "another --out folder or --name")
     for each in files:

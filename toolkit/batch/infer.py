@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gstk.batch.case_files import NAME, CaseFiles, plan_case_files
-from gstk.batch.class_names import write_class_names
 from gstk.batch.placed_points import PlacedPoint, add_placed_points
 from gstk.batch.ray_pool import Workers, map_on_ray
 from gstk.batch.results import InferResult
 from gstk.batch.segment_case import segment_case, segment_classes
+from gstk.cases.label_maps import read_label_map
+from gstk.cases.label_names import LabelName, object_colour, write_label_names
 from gstk.cases.npz import SpacingOrder, save_segs
-from gstk.cases.prepare import read_labels
 from gstk.cases.reading import read_case
 from gstk.cases.volumes import find_cases, write_case_mask
 from gstk.core.files import StrPath, make_folder
@@ -53,6 +53,7 @@ def infer(
     out_dir: StrPath,
     *,
     name: str = NAME,
+    format: str | None = None,
     prompts: Mapping[int, ObjectPrompts] | None = None,
     points_mm: Mapping[int, Sequence[PlacedPoint]] | None = None,
     start_mask: StrPath | None = None,
@@ -79,14 +80,16 @@ def infer(
             and geometry (DICOM: .nii.gz). Where two cases have the same name, the results of all come with their
             folders (`gstk.cases.names.distinct_names`).
         name: of a result without its suffix, with `{stem}` for the name of its case. The challenge asks for "{stem}".
+        format: one of `FORMATS`, whatever the format of the case; "seg.nrrd" is a segmentation of 3D Slicer.
         prompts: by object id, for every source; they replace those of an .npz case for the same object.
         points_mm: further clicks by object id, at places in the patient; they follow those in voxels.
-        start_mask: an earlier result on the grid of the one source: its objects are begun with, and clicks change them
-            only near them.
+        start_mask: an earlier result on the grid of the one source (`gstk.cases.label_maps.read_label_map`): its
+            objects are begun with, clicks change them only near them, and names stay.
         overlay: also write a picture, `<name>_overlay.png`.
         intensity_window: intensities of volumes that are not .npz, where the network takes the challenge's 0 to 255.
         classes: names of classes, groups or sets to segment, where the weights have classes; `prompts` then correct the
-            class of their id. Beside the mask, `<name>_labels.json` names the labels.
+            class of their id. The mask carries their names (`gstk.cases.volumes.write_mask`), and
+            so does `<name>_labels.json` beside it.
         assume_window: the window that made 0 to 255 of HU, where the network takes HU; see `Session.set_image`.
         spacing_order: axis order of the `spacing` of .npz cases.
         series, phase: which image of each DICOM folder, as in `gstk.cases.volumes.read_volume`.
@@ -108,9 +111,7 @@ def infer(
         EvaluationError: see `gstk.batch.ray_pool.map_on_ray`.
     """
     paths = find_cases(sources, besides=out_dir)
-    tasks = plan_case_files(
-        paths, make_folder(out_dir), name, labels=bool(classes), overlay=overlay, overwrite=overwrite
-    )
+    tasks = plan_case_files(paths, make_folder(out_dir), name, format, overlay=overlay, overwrite=overwrite)
     if start_mask is not None and classes:
         raise CaseError("got a mask to begin with and classes, expected one of the two")
     if start_mask is not None and len(paths) > 1:
@@ -187,7 +188,13 @@ def _infer_one(session: Session, options: _Options, task: CaseFiles) -> InferRes
         window = "auto" if path.suffix.lower() == ".npz" else options.intensity_window
         given = options.prompts if case.slices is None else case.slices.to_regular(options.prompts)
         case = replace(case, prompts=add_placed_points({**case.prompts, **given}, options.points_mm, case))
-        start = None if options.start_mask is None else read_labels(options.start_mask, case)
+        start = None
+        names: dict[int, LabelName] = {}
+        if options.start_mask is not None:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                start, names = read_label_map(options.start_mask, case)
+            notes += [str(w.message) for w in caught]
         within_s = None
         if options.budget is not None:
             spent_s = options.started_s + time.perf_counter() - began + _WRITE_S * case.image.size
@@ -200,14 +207,15 @@ def _infer_one(session: Session, options: _Options, task: CaseFiles) -> InferRes
             else:
                 mask, objects, said = segment_case(session, case, within_s, window, options.assume_window, start)
         notes += [*(str(w.message) for w in caught), *said]
+        names |= {o.object_id: LabelName(o.name, object_colour(o.object_id)) for o in objects if o.name}
         if output.suffix == ".npz":
             save_segs(output, mask)
         else:
-            regular = write_case_mask(output, mask, case)
+            regular = write_case_mask(output, mask, case, names)
             if regular is not None:
                 notes.append(f"the mask on the regular grid, for viewers, is {regular}")
-        if options.classes:
-            write_class_names(task.labels, objects)
+        if names:
+            write_label_names(task.labels, names, {one.object_id: one.voxels for one in objects})
         picture = None
         if options.overlay:
             from gstk.cases.overlay import save_overlay

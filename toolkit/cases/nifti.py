@@ -11,6 +11,7 @@ import math
 import struct
 import warnings
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -18,12 +19,14 @@ from typing import IO, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from gstk.cases.label_names import LabelName
 from gstk.cases.nifti_check import check_nifti_is_whole
+from gstk.cases.nifti_labels import label_extension, parse_label_extensions
 from gstk.cases.npz import CaseWarning
 from gstk.core.geometry import Geometry
 from gstk.errors import CaseError, GeometryError, OutputError
 
-__all__ = ["read_nifti", "write_nifti"]
+__all__ = ["read_nifti", "read_nifti_labels", "write_nifti"]
 
 _DTYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
@@ -37,6 +40,7 @@ _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SAME_PLACE_VOXELS = 0.1
 _SAME_DIRECTION = 1e-5
 _LARGEST_GZIP_RATIO = 1032
+_MOST_EXTENSION_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,24 @@ def has_place(header: bytes) -> bool:
     return any(code > 0 for code in given.get(given.fields.codes))
 
 
-def write_nifti(path: Path, mask: npt.NDArray[Any], geometry: Geometry, header: bytes | None = None) -> None:
+def read_nifti_labels(file: Path) -> dict[int, LabelName]:
+    """The names and colours of labels in a file that `read_nifti` reads; none where it carries none."""
+    with file.open("rb") as raw:
+        is_gzip = raw.read(2) == b"\x1f\x8b"
+    with gzip.open(file) if is_gzip else file.open("rb") as stream:
+        header = _Header(stream.read(_SECOND.size), str(file))
+        start, end = header.fields.size, int(header.get(header.fields.offset)[0])
+        stream.seek(start)
+        return parse_label_extensions(stream.read(max(0, min(end - start, _MOST_EXTENSION_BYTES))), header.order)
+
+
+def write_nifti(
+    path: Path,
+    mask: npt.NDArray[Any],
+    geometry: Geometry,
+    header: bytes | None = None,
+    names: Mapping[int, LabelName] | None = None,
+) -> None:
     """Write a mask to a .nii or .nii.gz file, which need not be there.
 
     Args:
@@ -152,6 +173,7 @@ def write_nifti(path: Path, mask: npt.NDArray[Any], geometry: Geometry, header: 
         geometry: where it lies. Axes that are not at right angles are written as the sform alone: ITK refuses such a
             file, where a qform would have it show the mask at a wrong place.
         header: of the image, from `read_nifti`, which is kept in place of `geometry`.
+        names: of label ids, which go into an extension of the header.
 
     Raises:
         OutputError: `header` is of an image of another shape.
@@ -163,14 +185,15 @@ def write_nifti(path: Path, mask: npt.NDArray[Any], geometry: Geometry, header: 
     fields = known.fields
     known.set(fields.datatype, 2 if mask.dtype == np.uint8 else 512)
     known.set(fields.bitpix, 8 * mask.dtype.itemsize)
-    known.set(fields.offset, fields.size + 4)
+    extension = label_extension(names or {}, known.order)
+    known.set(fields.offset, fields.size + len(extension))
     known.set(fields.scale, 1, 0)
     known.set(fields.display, 0, 0)
     stored = np.ascontiguousarray(mask, mask.dtype.newbyteorder(known.order))
     with path.open("wb") as raw:
         # Without a name and a time in it, equal masks are equal files.
         stream = gzip.GzipFile("", "wb", 3, raw, mtime=0) if path.name.lower().endswith(".gz") else raw
-        stream.write(bytes(known.data) + bytes(4))  # no extension follows
+        stream.write(bytes(known.data) + extension)
         for plane in stored:
             stream.write(plane.tobytes())
         if stream is not raw:

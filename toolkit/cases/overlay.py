@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gstk.cases.label_names import object_colour
 from gstk.core.files import StrPath, atomic_path
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point, Voxel
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-__all__ = ["draw_overlay", "object_colour", "save_overlay", "upright"]
+__all__ = ["draw_overlay", "save_overlay", "upright"]
 
 PANEL_PIXELS = 300
 GAP_PIXELS = 8
@@ -29,14 +30,8 @@ MIN_PANEL_PIXELS = 24
 """A slice smaller than this, such as one across two voxels, lies in the middle of a panel of this size."""
 MAX_ROWS = 8
 _VIEWS = (("axial", 0), ("coronal", 1), ("sagittal", 2))
-_COLOURS = ((255, 176, 0), (100, 143, 255), (220, 38, 127), (0, 190, 150), (254, 97, 0), (150, 110, 255))
 _FOREGROUND, _BACKGROUND = (60, 230, 90), (255, 70, 70)
 _BOX, _AROUND = (255, 255, 255), (18, 18, 22)
-
-
-def object_colour(object_id: int) -> tuple[int, int, int]:
-    """RGB of an object; neighbours in number differ, also to the colour-blind."""
-    return _COLOURS[(object_id - 1) % len(_COLOURS)]
 
 
 def save_overlay(

@@ -3,7 +3,6 @@
 The intensity rule is the paper's (`gstk.core.intensities`).
 """
 
-import itertools
 import logging
 import warnings
 from collections import Counter
@@ -15,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from gstk.cases.label_maps import read_label_map
 from gstk.cases.names import distinct_names
 from gstk.cases.npz import Case, CaseWarning, LabelMap, SpacingOrder, save_case, to_label_map
-from gstk.cases.volumes import case_name, find_cases, is_volume, read_any, read_volume
+from gstk.cases.volumes import case_name, find_cases, is_volume, read_any
 from gstk.core import intensities as intensities_of
 from gstk.core.files import StrPath, make_folder, refuse_existing
 from gstk.core.geometry import Geometry
@@ -40,7 +40,6 @@ __all__ = [
     "boxes_of",
     "prepare",
     "prepare_case",
-    "read_labels",
     "relabel",
     "rescale",
     "window_image",
@@ -262,7 +261,7 @@ def _build(
     else:
         prepared = prepare_intensities(case.volume, profile, intensity_window)
         image, intensities = prepared.image, prepared.words
-    label_map = case.labels if labels is None else read_labels(labels, case)
+    label_map = case.labels if labels is None else read_label_map(labels, case).labels
     label_ids: dict[int, int] = {}
     if label_map is None or (labels is None and case.prompts):
         case = replace(case, image=image)
@@ -289,31 +288,6 @@ def _turned(case: Case, profile: InputProfile) -> Case:
     return Case(case.name, image, geometry, prompts, labels, path=case.path, modality=case.modality)
 
 
-def read_labels(labels: StrPath, case: Case) -> LabelMap:
-    """Reads a label map that lies on a case's grid, uint8 or uint16 (z,y,x).
-
-    Raises:
-        CaseError: it cannot be read, holds no label ids, or lies on another grid.
-    """
-    other = read_any(labels) if str(labels).lower().endswith(".npz") else read_volume(labels, is_label_map=True)
-    what = f"the label map {Path(labels).name}"
-    array = other.image if other.labels is None else other.labels
-    if case.slices is not None and other.slices is None and array.shape == case.slices.geometry.shape:
-        return case.slices.resample(to_label_map(array, array.shape, what), nearest=True)
-    label_map = to_label_map(array, case.geometry.shape, f"{what} of {case.name}")
-    # An .npz has no origin, so there only the shape can be compared.
-    if not any(str(path).lower().endswith(".npz") for path in (labels, case.path)):
-        off_mm = _largest_offset_mm(case.geometry, other.geometry)
-        if off_mm > 0.1 * min(case.geometry.spacing_mm):
-            raise CaseError(f"{what} lies up to {off_mm:.3g} mm away from {case.name}; resample it to the image's grid")
-    return label_map
-
-
-def _largest_offset_mm(first: Geometry, second: Geometry) -> float:
-    corners = list(itertools.product(*((0, n - 1) for n in first.shape)))
-    return float(np.linalg.norm(first.voxel_to_mm(corners) - second.voxel_to_mm(corners), axis=1).max())
-
-
 def _match_labels(paths: list[Path], labels: StrPath | None) -> dict[Path, Path]:
     if labels is None:
         return {}
@@ -321,8 +295,8 @@ def _match_labels(paths: list[Path], labels: StrPath | None) -> dict[Path, Path]
     if not start.is_dir() or is_volume(start):
         if len(paths) > 1:
             raise CaseError(f"got one label map {start} for {len(paths)} sources, expected a folder of label maps")
-        return {paths[0]: find_cases(start)[0]}
-    candidates = find_cases(start)
+        return {paths[0]: find_cases(start, segmentations=True)[0]}
+    candidates = find_cases(start, segmentations=True)
     names, others = (
         {name.as_posix(): path for name, path in zip(distinct_names(found, lambda _: ""), found, strict=True)}
         for found in (paths, candidates)

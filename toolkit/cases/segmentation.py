@@ -1,86 +1,204 @@
-"""Label maps as 3D Slicer's segmentations (.seg.nrrd): names and colours travel with the voxels.
+"""3D Slicer's segmentations (.seg.nrrd): a label map whose names and colours stand in fields of the NRRD header.
 
-The fields are those that 3D Slicer writes (its documentation, "Segmentations", file format): `Segment<N>_ID`, `_Name`,
-`_Color`, `_LabelValue`, `_Layer`, `_Extent`.
+The fields are those of its documentation ("Segmentations", labelmap file format): `Segment<N>_ID`, `_Name`,
+`_Color`, `_LabelValue`, `_Layer`, `_Extent`. Segments of one layer share its voxels, and 3D Slicer cuts the layer to
+the extent of the first of them, so every extent here is that of the whole image.
 """
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.cases.npz import to_label_map
-from gstk.core.files import StrPath, atomic_path
+from gstk.cases.itk import one_line, quiet_itk
+from gstk.cases.label_names import LabelName, clean_name, object_colour
+from gstk.cases.npz import CaseWarning
 from gstk.core.geometry import Geometry
-from gstk.core.regions import bounds
-from gstk.errors import CaseError, OutputError
+from gstk.errors import CaseError
 
-__all__ = ["SegmentName", "write_segmentation"]
+__all__ = [
+    "SEGMENTATION_SUFFIX",
+    "Segmentation",
+    "is_segmentation",
+    "read_fields",
+    "read_segmentation",
+    "segment_fields",
+    "segment_names",
+]
+
+SEGMENTATION_SUFFIX = ".seg.nrrd"
+_MOST_SEGMENTS = 65535
+_MOST_LAYERS = 256
 
 
-class SegmentName(NamedTuple):
-    """How an object is called and shown: `colour` is RGB, 0..255."""
+class Segmentation(NamedTuple):
+    """What a .seg.nrrd file holds.
 
-    name: str
-    colour: tuple[int, int, int]
+    Attributes:
+        labels: integer (z,y,x), ids of segments.
+        geometry: where they lie, LPS mm; often a part of the image.
+        names: by id.
+    """
+
+    labels: NDArray[np.integer]
+    geometry: Geometry
+    names: dict[int, LabelName]
 
 
-def write_segmentation(
-    path: StrPath, labels: NDArray[np.integer], geometry: Geometry, names: Mapping[int, SegmentName]
-) -> None:
-    """Writes a .seg.nrrd file, compressed, whole or not at all.
+def is_segmentation(path: Path) -> bool:
+    """Whether a file's name is that of a segmentation of 3D Slicer."""
+    return path.name.lower().endswith(SEGMENTATION_SUFFIX) and path.is_file()
+
+
+def segment_fields(labels: NDArray[np.integer], names: Mapping[int, LabelName]) -> dict[str, str]:
+    """The fields of the NRRD header that make a segmentation of a label map in 3D Slicer.
 
     Args:
-        path: the file to write; its name ends with .seg.nrrd.
-        labels: (z,y,x), whole label ids 0..65535.
-        geometry: of the image that was segmented.
-        names: by label id. Ids without a name are called "object N"; those without a voxel are left out.
-
-    Raises:
-        OutputError: the labels are no label map of the geometry's shape, the suffix is another, or the file cannot be
-            written.
+        labels: (z,y,x), 0..65535; ids without a voxel are left out.
+        names: by label id. Ids without a name are called "object N".
     """
-    import SimpleITK
-
-    target = Path(path)
-    if not target.name.lower().endswith(".seg.nrrd"):
-        raise OutputError(f"got the name {target.name!r}, expected one that ends with .seg.nrrd")
-    try:
-        array = to_label_map(labels, geometry.shape, "the mask")
-    except CaseError as error:
-        raise OutputError(str(error)) from None
-    image = SimpleITK.GetImageFromArray(array)
-    geometry.apply_to(image)
-    for key, value in _fields(array, names).items():
-        image.SetMetaData(key, value)
-    with atomic_path(target) as partial:
-        try:
-            SimpleITK.WriteImage(image, str(partial), useCompression=True)
-        except RuntimeError as error:
-            raise OutputError(f"cannot write {target}: {error}") from error
-
-
-def _fields(labels: NDArray[np.integer], names: Mapping[int, SegmentName]) -> dict[str, str]:
     fields = {
         "Segmentation_MasterRepresentation": "Binary labelmap",
+        "Segmentation_SourceRepresentation": "Binary labelmap",
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
-    for index, label in enumerate(int(i) for i in np.unique(labels) if i):
-        name = names.get(label) or SegmentName(f"object {label}", (255, 176, 0))
-        region = bounds(labels == label) or (slice(0, 1),) * 3
+    extent = " ".join(f"0 {side - 1}" for side in reversed(labels.shape))
+    for index, label in enumerate(int(i) for i in np.flatnonzero(np.bincount(labels.ravel())) if i):
+        name = names.get(label) or LabelName("", object_colour(label))
         fields |= {
             f"Segment{index}_ID": f"object_{label}",
-            f"Segment{index}_Name": " ".join(name.name.split()) or f"object {label}",
+            f"Segment{index}_Name": clean_name(name.name, label),
             f"Segment{index}_NameAutoGenerated": "0",
             f"Segment{index}_Color": " ".join(f"{part / 255:.6g}" for part in name.colour),
             f"Segment{index}_ColorAutoGenerated": "0",
             f"Segment{index}_LabelValue": str(label),
             f"Segment{index}_Layer": "0",
-            f"Segment{index}_Extent": " ".join(f"{axis.start} {axis.stop - 1}" for axis in reversed(region)),
+            f"Segment{index}_Extent": extent,
         }
     return fields
+
+
+def read_fields(path: Path) -> dict[str, str]:
+    """The fields of the header of a file that ITK reads, without its voxels.
+
+    Raises:
+        CaseError: the file is damaged.
+    """
+    return _fields_of(_open(path))
+
+
+def segment_names(fields: Mapping[str, str]) -> dict[int, LabelName]:
+    """The names and colours in the fields of a NRRD header, by label value; none where it is no segmentation."""
+    names = {}
+    for index in range(_count(fields)):
+        label = _whole(fields.get(f"Segment{index}_LabelValue"), 1)
+        names[label] = _name(fields, index, label)
+    return names
+
+
+def read_segmentation(path: Path) -> Segmentation:
+    """Reads a .seg.nrrd file, as 3D Slicer and gstk write them.
+
+    Segments of several layers may have the same label value, and may overlap; they are numbered 1..K in their order
+    where values repeat, and a voxel of several segments is given to the last of them.
+
+    Raises:
+        CaseError: the file is damaged, or holds no segmentation of voxels.
+
+    Warns:
+        CaseWarning: segments were numbered anew, or overlap.
+    """
+    import SimpleITK
+
+    reader = _open(path)
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() > _MOST_LAYERS:
+        raise CaseError(f"got {reader.GetDimension()} axes in {path.name}, expected a segmentation in 3-D")
+    try:
+        with quiet_itk():
+            image = reader.Execute()
+    except RuntimeError as error:
+        raise CaseError(f"cannot read {path}: {one_line(error)}") from error
+    fields = _fields_of(reader)
+    array = SimpleITK.GetArrayFromImage(image)
+    layers = array[..., None] if array.ndim == 3 else array
+    if layers.dtype.kind not in "iu":
+        raise CaseError(f"got values of {layers.dtype} in {path.name}, expected whole label values")
+    geometry = Geometry.from_sitk(image)
+    if not _count(fields):
+        if layers.shape[-1] > 1:
+            raise CaseError(f"got layers without segments in {path.name}, expected a segmentation of 3D Slicer")
+        return Segmentation(layers[..., 0], geometry, {})
+    return _merge(layers, fields, geometry, path.name)
+
+
+def _merge(layers: NDArray[Any], fields: Mapping[str, str], geometry: Geometry, file_name: str) -> Segmentation:
+    segments = []
+    for index in range(_count(fields)):
+        layer = _whole(fields.get(f"Segment{index}_Layer"), index)
+        if layer >= layers.shape[-1]:
+            raise CaseError(f"got segment {index} of {file_name} in layer {layer}, expected one of {layers.shape[-1]}")
+        segments.append((layer, _whole(fields.get(f"Segment{index}_LabelValue"), 1)))
+    values = [value for _, value in segments]
+    ids = values
+    if len(set(values)) < len(values):
+        ids = list(range(1, len(values) + 1))
+        what = f"segments of {file_name} have the same label value; they are numbered 1 to {len(ids)}"
+        warnings.warn(what, CaseWarning, stacklevel=3)
+    names = {label: _name(fields, index, label) for index, label in enumerate(ids)}
+    if layers.shape[-1] == 1 and ids is values and layers.min() >= 0 and layers.max() <= _MOST_SEGMENTS:
+        table = np.zeros(_MOST_SEGMENTS + 1, np.uint16)
+        table[values] = values
+        return Segmentation(table[layers[..., 0]], geometry, names)
+    labels = np.zeros(layers.shape[:3], np.uint16)
+    shared = 0
+    for label, (layer, value) in zip(ids, segments, strict=True):
+        inside = layers[..., layer] == value
+        shared += int(np.count_nonzero(labels[inside]))
+        labels[inside] = label
+    if shared:
+        what = f"{shared} voxels of {file_name} are in several segments; the last one keeps them"
+        warnings.warn(what, CaseWarning, stacklevel=3)
+    return Segmentation(labels, geometry, names)
+
+
+def _open(path: Path) -> Any:
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with quiet_itk():
+            reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise CaseError(f"cannot read {path}: {one_line(error)}") from error
+    return reader
+
+
+def _fields_of(reader: Any) -> dict[str, str]:
+    return {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+
+
+def _count(fields: Mapping[str, str]) -> int:
+    found = {int(m[1]) for key in fields if (m := re.fullmatch(r"Segment(\d{1,5})_ID", key))}
+    return next((index for index in range(_MOST_SEGMENTS) if index not in found), _MOST_SEGMENTS)
+
+
+def _whole(text: str | None, otherwise: int) -> int:
+    return int(text) if text is not None and re.fullmatch(r"\d{1,5}", text.strip()) else otherwise
+
+
+def _name(fields: Mapping[str, str], index: int, label: int) -> LabelName:
+    parts = fields.get(f"Segment{index}_Color", "").split()
+    try:
+        red, green, blue = (round(255 * min(1.0, max(0.0, float(part)))) for part in parts)
+        colour = red, green, blue
+    except (ValueError, OverflowError):
+        colour = object_colour(label)
+    return LabelName(clean_name(fields.get(f"Segment{index}_Name", ""), label), colour)

@@ -7,7 +7,7 @@ import errno
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ import numpy.typing as npt
 from gstk.cases.dicom import read_dicom
 from gstk.cases.dicom_headers import is_dicom_file
 from gstk.cases.itk import one_line, quiet_itk
+from gstk.cases.label_names import LabelName
 from gstk.cases.nifti import has_place, read_nifti, write_nifti
 from gstk.cases.npz import Case, CaseWarning, LabelMap, SpacingOrder, check_image, load_case, to_label_map
+from gstk.cases.segmentation import SEGMENTATION_SUFFIX, is_segmentation, segment_fields
 from gstk.cases.slice_grid import SliceGrid
 from gstk.cases.stated_orientation import states_orientation
 from gstk.core.files import StrPath, atomic_path, explain_lost_bytes, is_lfs_pointer
@@ -60,19 +62,23 @@ def is_volume(path: StrPath) -> bool:
     return _suffix(file) in VOLUME_SUFFIXES or _is_dicom(file)
 
 
-def find_cases(paths: StrPath | Iterable[StrPath], besides: StrPath | None = None) -> list[Path]:
+def find_cases(
+    paths: StrPath | Iterable[StrPath], besides: StrPath | None = None, segmentations: bool = False
+) -> list[Path]:
     """Expand files and folders to cases.
 
     Args:
         paths: one path or several. A file stands for itself. A folder stands for every .npz and volume file in it and
             below, sorted; a folder with DICOM slices is itself one case. Hidden files and folders are passed over.
         besides: a folder of results, passed over where it lies below a folder of `paths`.
+        segmentations: whether 3D Slicer's segmentations (.seg.nrrd) count. Otherwise they are passed over in folders.
 
     Returns:
         The cases, without repetition.
 
     Raises:
-        CaseError: a path does not exist, is of no known format, or is a folder without any case.
+        CaseError: a path does not exist, is of no known format, is a segmentation where none is wanted, or is a folder
+            without any case.
     """
     found: dict[Path, None] = {}
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
@@ -80,7 +86,10 @@ def find_cases(paths: StrPath | Iterable[StrPath], besides: StrPath | None = Non
         if not start.exists():
             raise CaseError(f"{start} does not exist; check the path")
         if start.is_dir():
-            cases = list(_cases_below(start, None if besides is None else Path(besides).resolve()))
+            below = _cases_below(start, None if besides is None else Path(besides).resolve())
+            cases = [case for case in below if segmentations or not is_segmentation(case)]
+        elif is_segmentation(start) and not segmentations:
+            raise CaseError(f"got the segmentation {start}, expected an image; --from begins with a segmentation")
         else:
             cases = [start] if _suffix(start) or _is_dicom(start) else []
         if not cases:
@@ -174,16 +183,19 @@ def read_volume(
     )
 
 
-def write_case_mask(path: StrPath, mask: npt.NDArray[Any], case: Case) -> Path | None:
+def write_case_mask(
+    path: StrPath, mask: npt.NDArray[Any], case: Case, names: Mapping[int, LabelName] | None = None
+) -> Path | None:
     """Write a segmentation of a case's image where that image lies, whole or not at all.
 
     A NIfTI mask carries the header of a NIfTI image. Where the image was resampled (`Case.slices`), the mask is given
-    back on what was read, and also written as `<name>_regular` on the grid of the case.
+    back on what was read, and also written as `<name>_regular` on the grid of the case; a .seg.nrrd, which is for
+    viewers, is written on the grid of the case alone.
 
     Args:
-        path: see `write_mask`.
+        path, names: see `write_mask`.
         mask: (z, y, x) of the case's image, whole label ids 0..65535.
-        case: from `read_volume`.
+        case: from `read_volume`, or an .npz case, which lies at the origin.
 
     Returns:
         The file of the mask on the regular grid; None where there is none.
@@ -192,12 +204,12 @@ def write_case_mask(path: StrPath, mask: npt.NDArray[Any], case: Case) -> Path |
         OutputError: see `write_mask`.
     """
     target = Path(path)
-    if case.slices is None:
-        write_mask(target, mask, case.geometry, nifti_header=case.nifti_header)
+    if case.slices is None or _suffix(target) == SEGMENTATION_SUFFIX:
+        write_mask(target, mask, case.geometry, nifti_header=case.nifti_header, names=names)
         return None
-    write_mask(target, case.slices.restore(mask), case.slices.geometry, nifti_header=case.nifti_header)
+    write_mask(target, case.slices.restore(mask), case.slices.geometry, nifti_header=case.nifti_header, names=names)
     regular = regular_mask_path(target)
-    write_mask(regular, mask, case.geometry)
+    write_mask(regular, mask, case.geometry, names=names)
     return regular
 
 
@@ -206,15 +218,25 @@ def regular_mask_path(mask: Path) -> Path:
     return mask.with_name(f"{case_name(mask)}_regular{_suffix(mask)}")
 
 
-def write_mask(path: StrPath, mask: npt.NDArray[Any], geometry: Geometry, *, nifti_header: bytes | None = None) -> None:
+def write_mask(
+    path: StrPath,
+    mask: npt.NDArray[Any],
+    geometry: Geometry,
+    *,
+    nifti_header: bytes | None = None,
+    names: Mapping[int, LabelName] | None = None,
+) -> None:
     """Write a segmentation, compressed, in the format that the suffix names; whole or not at all.
 
     Args:
-        path: the file to write: .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd.
+        path: the file to write: .nii, .nii.gz, .nrrd, .seg.nrrd, .nhdr, .mha or .mhd.
         mask: (z, y, x), whole label ids 0..65535 of any dtype; written as uint8 where they fit, else as uint16.
         geometry: of the image that was segmented. NIfTI stores it in single precision; axes that are not at right
             angles it stores as the sform alone, which readers built on ITK refuse.
         nifti_header: `Case.nifti_header` of a NIfTI image; a NIfTI mask carries it in place of `geometry`.
+        names: of label ids, with colours. A .seg.nrrd always has them (object N where there is none), as 3D Slicer's
+            segmentations do; .nrrd and .nhdr carry the same fields, NIfTI an extension
+            (`gstk.cases.nifti_labels`); MetaImage has no place for them.
 
     Raises:
         OutputError: the mask is no label map of the geometry's shape, the suffix is unknown, the format cannot hold
@@ -222,7 +244,7 @@ def write_mask(path: StrPath, mask: npt.NDArray[Any], geometry: Geometry, *, nif
     """
     target = Path(path)
     suffix = _suffix(target)
-    if suffix not in VOLUME_SUFFIXES:
+    if suffix not in (SEGMENTATION_SUFFIX, *VOLUME_SUFFIXES):
         raise OutputError(f"got the suffix {target.suffix!r} for {target.name}, expected {', '.join(VOLUME_SUFFIXES)}")
     try:
         labels = to_label_map(mask, geometry.shape, "the mask")
@@ -230,16 +252,22 @@ def write_mask(path: StrPath, mask: npt.NDArray[Any], geometry: Geometry, *, nif
         raise OutputError(str(error)) from None
     with atomic_path(target) as partial:
         if suffix in (".nii", ".nii.gz"):
-            write_nifti(partial, labels, geometry, nifti_header)
+            write_nifti(partial, labels, geometry, nifti_header, names)
         else:
-            _write_with_itk(partial, labels, geometry, target)
+            as_segmentation = suffix == SEGMENTATION_SUFFIX or (names and suffix in (".nrrd", ".nhdr"))
+            fields = segment_fields(labels, names or {}) if as_segmentation else {}
+            _write_with_itk(partial, labels, geometry, target, fields)
 
 
-def _write_with_itk(partial: Path, labels: LabelMap, geometry: Geometry, target: Path) -> None:
+def _write_with_itk(
+    partial: Path, labels: LabelMap, geometry: Geometry, target: Path, fields: Mapping[str, str]
+) -> None:
     import SimpleITK
 
     image = SimpleITK.GetImageFromArray(labels)
     geometry.apply_to(image)
+    for key, value in fields.items():
+        image.SetMetaData(key, value)
     try:
         with quiet_itk():
             SimpleITK.WriteImage(image, str(partial), useCompression=True)
@@ -346,7 +374,7 @@ def _files(folder: Path) -> list[Path]:
 def _suffix(path: Path) -> str:
     """The known suffix that a name ends with, in lower case; empty for none."""
     name = path.name.lower()
-    return next((suffix for suffix in (*VOLUME_SUFFIXES, ".npz") if name.endswith(suffix)), "")
+    return next((suffix for suffix in (SEGMENTATION_SUFFIX, *VOLUME_SUFFIXES, ".npz") if name.endswith(suffix)), "")
 
 
 def _is_dicom(file: Path) -> bool:

@@ -52,6 +52,14 @@ def infer_command(
             "the names of their cases: '{stem}'."
         ),
     ] = "{stem}_mask",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Format of the results: nii.gz, nii, nrrd, mha, npz, or seg.nrrd, a segmentation of 3D Slicer with "
+            "names and colours. Default: that of the case, and nii.gz for DICOM.",
+            show_default=False,
+        ),
+    ] = None,
     bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -162,6 +170,7 @@ def infer_command(
             cases,
             out_dir,
             name=name,
+            format=format,
             prompts=prompts,
             points_mm=read_places(point_mm or [], background_mm or [], lps),
             start_mask=start,

@@ -125,8 +125,8 @@ class Fields:
         """The object under a key whose own keys are ids: id → its key."""
         ids = {}
         for text in self.sub(key).values:
-            if not text.isdecimal() or len(text) > 9 or str(int(text)) != text or int(text) < 1:
-                raise self.sub(key).wrong(text, "class ids from 1 on as keys")
+            if not text.isdecimal() or len(text) > 5 or str(int(text)) != text or not 1 <= int(text) <= 65535:
+                raise self.sub(key).wrong(text, "class ids from 1 to 65535, which label maps hold, as keys")
             ids[int(text)] = text
         return ids
 

@@ -19,9 +19,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from gstk._version import __version__
+from gstk.cases.label_names import LabelName, object_colour
 from gstk.cases.npz import Case
-from gstk.cases.overlay import object_colour
-from gstk.cases.segmentation import SegmentName
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Point
 from gstk.server.leases import Lease, LeaseLost
@@ -56,7 +55,7 @@ class Desk:
 
     case: Case | None = None
 
-    names: dict[int, SegmentName] = field(default_factory=dict)
+    names: dict[int, LabelName] = field(default_factory=dict)
     upload: Upload | None = None
     headers: list[Any] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -223,7 +222,7 @@ class _Door:
         patch, done, spent_s, advice = await self.service.act(request, lease, str(kind), run)
         asks = kind not in ("undo", "redo", "reset")
         if asks and object_id not in desk.names:
-            desk.names[object_id] = SegmentName(f"object {object_id}", object_colour(object_id))
+            desk.names[object_id] = LabelName(f"object {object_id}", object_colour(object_id))
         said: dict[str, Any] = {
             "done": done,
             "seconds": round(time.monotonic() - began, 3),
@@ -344,7 +343,7 @@ def _object_id(body: dict[str, Any]) -> int:
     return object_id
 
 
-def _names(objects: object) -> dict[int, SegmentName]:
+def _names(objects: object) -> dict[int, LabelName]:
     if not isinstance(objects, list) or len(objects) > MOST_OBJECTS:
         raise BadRequest(f"got no objects, expected a list of at most {MOST_OBJECTS}")
     names = {}
@@ -353,7 +352,7 @@ def _names(objects: object) -> dict[int, SegmentName]:
         if not isinstance(colour, str) or not re.fullmatch(r"#[0-9a-f]{6}", colour):
             raise BadRequest("got an object without a colour, expected one such as #ffb000")
         name = str(entry.get("name", ""))[:100]
-        names[_object_id({"object": entry.get("id")})] = SegmentName(
+        names[_object_id({"object": entry.get("id")})] = LabelName(
             name, (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16))
         )
     return names

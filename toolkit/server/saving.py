@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gstk.cases.label_names import LabelName
 from gstk.cases.npz import Case
-from gstk.cases.segmentation import SegmentName, write_segmentation
 from gstk.cases.volumes import write_case_mask
 from gstk.errors import BackendMissing, OutputError
 
@@ -32,7 +32,7 @@ class SavedFile:
 
 
 def save_labels(
-    kind: str, labels: NDArray[np.integer], case: Case, names: Mapping[int, SegmentName], headers: Sequence[Any] = ()
+    kind: str, labels: NDArray[np.integer], case: Case, names: Mapping[int, LabelName], headers: Sequence[Any] = ()
 ) -> SavedFile:
     """A label map as a file.
 
@@ -58,10 +58,7 @@ def save_labels(
         return SavedFile(name, "application/dicom", _dicom_seg(labels, names, headers))
     with tempfile.TemporaryDirectory(prefix="gstk-save-") as folder:
         file = Path(folder) / f"mask.{kind}"
-        if kind == "seg.nrrd":
-            write_segmentation(file, labels, case.geometry, names)
-        else:
-            write_case_mask(file, labels, case)
+        write_case_mask(file, labels, case, names)
         return SavedFile(name, "application/octet-stream", file.read_bytes())
 
 
@@ -69,7 +66,7 @@ def _smallest(labels: NDArray[np.integer]) -> NDArray[np.integer]:
     return labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
 
 
-def _dicom_seg(labels: NDArray[np.integer], names: Mapping[int, SegmentName], headers: Sequence[Any]) -> bytes:
+def _dicom_seg(labels: NDArray[np.integer], names: Mapping[int, LabelName], headers: Sequence[Any]) -> bytes:
     try:
         import highdicom
         from pydicom.sr.codedict import codes
