@@ -156,6 +156,34 @@ def small_export(once_for_all: OnceForAll) -> SmallExport:
 
 
 @pytest.fixture(scope="session")
+def by_class(small_export: SmallExport, once_for_all: OnceForAll) -> Bundle:
+    """The small network with the graph for classes, float32 and float16; do not write to its files."""
+    from gstk.core.bundle import Bundle
+    from gstk.core.profile import find_profile
+    from gstk.export import export as export_module
+    from gstk.export.export import Options, export_bundle
+    from gstk.export.onnx_writer import trace_graph
+    from gstk.export.parity import ParityCase
+
+    def traced(graph: Any) -> Any:
+        return trace_graph(graph) if graph.kind == "class_encoder" else small_export.traced(graph.kind)
+
+    def export(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(export_module, "default_cases", lambda _: (ParityCase((8, 8, 8), 1, 1),) * 2)
+            patch.setattr(export_module, "trace_graph", traced)
+            export_bundle(
+                small_export.checkpoint,
+                folder / "bundle",
+                profile=find_profile("nv-segment-ct"),
+                default_roi=(32, 32, 32),
+                options=Options(fp16=True, fp16_io="fp32"),
+            )
+
+    return Bundle.open(once_for_all("by_class", export) / "bundle")
+
+
+@pytest.fixture(scope="session")
 def every_precision(small_export: SmallExport, once_for_all: OnceForAll) -> Bundle:
     """The small bundle with FP16 graphs and an INT8 encoder beside its own; do not write to its files."""
     pytest.importorskip("nncf")

@@ -15,38 +15,17 @@ pytest.importorskip("onnxscript")
 
 from gstk.core.bundle import Bundle  # noqa: E402
 from gstk.core.class_vectors import load_class_vectors  # noqa: E402
-from gstk.core.profile import find_profile  # noqa: E402
 from gstk.engines import available, open_engine  # noqa: E402
 from gstk.errors import BundleError, EngineError, ExportError  # noqa: E402
 from gstk.export import classes as classes_module  # noqa: E402
 from gstk.export import export as export_module  # noqa: E402
 from gstk.export.check import check_graph  # noqa: E402
 from gstk.export.classes import classes_to_compare  # noqa: E402
-from gstk.export.export import Options, export_bundle  # noqa: E402
+from gstk.export.export import Options  # noqa: E402
 from gstk.export.onnx_writer import trace_graph  # noqa: E402
-from gstk.export.parity import ParityCase  # noqa: E402
 from gstk.export.tolerances import Tolerance  # noqa: E402
 
 INSTALLED = [backend.name for backend in available() if backend.version]
-
-
-@pytest.fixture(scope="module")
-def by_class(small_export: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The small network with the graph for classes, float32 and float16."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_module, "default_cases", lambda _: (ParityCase((8, 8, 8), 1, 1),) * 2)
-        patch.setattr(
-            export_module,
-            "trace_graph",
-            lambda graph: trace_graph(graph) if graph.kind == "class_encoder" else small_export.traced(graph.kind),
-        )
-        return export_bundle(
-            small_export.checkpoint,
-            tmp_path_factory.mktemp("classes") / "bundle",
-            profile=find_profile("nv-segment-ct"),
-            default_roi=(32, 32, 32),
-            options=Options(fp16=True, fp16_io="fp32"),
-        )
 
 
 @pytest.mark.parametrize("name", INSTALLED)

@@ -8,13 +8,23 @@ import typer
 
 from gstk.cli.options import SpacingOrderOption, needing
 from gstk.cli.progress import LongWork
+from gstk.core.bundle import MANIFEST_NAME, Bundle, builtin_names, find_bundle
 
 __all__ = ["export_command", "report_lines"]
 
 
 def export_command(
-    checkpoint: Annotated[Path, typer.Argument(help="VISTA3D weights: .pt, .pth or .safetensors.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the bundle.", show_default=False)],
+    context: typer.Context,
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="VISTA3D weights: .pt, .pth or .safetensors. With --triton also a bundle that is there already.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the bundle.", show_default=False)
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the model. Default: the checkpoint's file name.", show_default=False)
     ] = None,
@@ -91,9 +101,39 @@ def export_command(
     spacing_order: Annotated[
         SpacingOrderOption, typer.Option(help="Axis order of the calibration cases' spacing.")
     ] = SpacingOrderOption.zyx,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REPOSITORY",
+            help="Also write the graphs as models of NVIDIA's Triton Inference Server into this model repository.",
+            show_default=False,
+        ),
+    ] = None,
+    triton_platform: Annotated[
+        str, typer.Option(metavar="onnxruntime|tensorrt", help="Which of Triton's backends runs them.")
+    ] = "onnxruntime",
+    triton_precision: Annotated[
+        str | None,
+        typer.Option(metavar="fp32|fp16", help="Of Triton's models. Default: fp16 where the bundle has it."),
+    ] = None,
+    plans: Annotated[
+        Path | None,
+        typer.Option(help="Folder of TensorRT's plans for Triton. Default: where `gstk build` puts them."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing bundle, and Triton's models of its name.")
+    ] = False,
 ) -> None:
     """Export a checkpoint to a bundle: ONNX graphs that were compared with torch, and a manifest."""
+    if is_bundle(checkpoint):
+        _require_triton_alone(context, checkpoint)
+        with needing("export"):
+            _write_triton(find_bundle(checkpoint), triton, triton_platform, triton_precision, plans, overwrite)
+        return
+    if output is None:
+        raise typer.BadParameter("needs a folder for the bundle", param_hint="--output")
+    if triton is None:
+        _require_not_given(context, "triton_platform", "triton_precision", "plans")
     default_roi = None if roi is None else _sides(roi)
     if int8 and calibration_cases is None:
         raise typer.BadParameter("needs --calibration-cases DIR, labelled cases", param_hint="--int8")
@@ -147,6 +187,49 @@ def export_command(
     if bundle.manifest.licence == UNKNOWN_LICENCE:
         typer.echo("warning: the licence of the weights is recorded as unknown; state it with --licence", err=True)
     typer.echo(f"{bundle.path}: {bundle.manifest.name}, {bundle.size_bytes / 1e6:.1f} MB")
+    if triton is not None:
+        _write_triton(bundle.path, triton, triton_platform, triton_precision, plans, overwrite)
+
+
+def is_bundle(source: Path) -> bool:
+    """Whether a path is a bundle's folder, or a name that is no path but a built-in bundle's."""
+    return (source / MANIFEST_NAME).is_file() or (not source.exists() and str(source) in builtin_names())
+
+
+def _require_triton_alone(context: typer.Context, bundle: Path) -> None:
+    """A bundle is exported already: all but what Triton's models need would be ignored."""
+    given = [name for name in context.params if _is_given(context, name)]
+    if "triton" not in given:
+        raise typer.BadParameter(
+            f"got the bundle {bundle}, expected weights; a bundle goes with --triton REPOSITORY",
+            param_hint="CHECKPOINT",
+        )
+    other = set(given) - {"checkpoint", "triton", "triton_platform", "triton_precision", "plans", "overwrite"}
+    if other:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(other))
+        raise typer.BadParameter(f"applies to weights, and {bundle} is a bundle; drop it", param_hint=options)
+
+
+def _require_not_given(context: typer.Context, *names: str) -> None:
+    for name in names:
+        if _is_given(context, name):
+            raise typer.BadParameter("needs --triton REPOSITORY", param_hint=f"--{name.replace('_', '-')}")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _write_triton(
+    bundle: Path, repository: Path | None, platform: str, precision: str | None, plans: Path | None, overwrite: bool
+) -> None:
+    from gstk.export.triton import TritonOptions, write_triton_repository
+
+    assert repository is not None
+    options = TritonOptions(platform, precision, plans)
+    for model in write_triton_repository(Bundle.open(bundle), repository, options, overwrite):
+        typer.echo(str(model))
 
 
 def report_lines(reports: Mapping[str, Any]) -> list[str]:

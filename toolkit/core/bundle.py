@@ -41,6 +41,7 @@ __all__ = [
     "Manifest",
     "RoiRules",
     "builtin",
+    "builtin_names",
     "find_bundle",
     "refuse_existing",
     "write_bundle",
@@ -123,14 +124,23 @@ def builtin(name: str) -> Path:
     Raises:
         BundleError: no bundle of that name ships with this gstk.
     """
-    shelf = Path(str(resources.files("gstk"))) / "bundles"
-    names = sorted(p.name for p in shelf.iterdir() if (p / MANIFEST_NAME).is_file()) if shelf.is_dir() else []
+    names = builtin_names()
     if name not in names:
         raise BundleError(
             f"got {name!r}, expected a bundle folder or a built-in name ({', '.join(names) or 'none ships here'}); "
             "write a bundle with `gstk export`"
         )
-    return shelf / name
+    return _shelf() / name
+
+
+def builtin_names() -> list[str]:
+    """Names of the bundles that ship inside the package."""
+    shelf = _shelf()
+    return sorted(path.name for path in shelf.iterdir() if (path / MANIFEST_NAME).is_file()) if shelf.is_dir() else []
+
+
+def _shelf() -> Path:
+    return Path(str(resources.files("gstk"))) / "bundles"
 
 
 def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
