@@ -9,11 +9,14 @@ from PIL import Image
 
 from gstk.cases.label_names import object_colour
 from gstk.cases.overlay import (
+    BOTTOM_PIXELS,
     CAPTION_PIXELS,
     GAP_PIXELS,
+    LEFT_PIXELS,
     MAX_ROWS,
     MIN_PANEL_PIXELS,
     PANEL_PIXELS,
+    RIGHT_PIXELS,
     draw_overlay,
     save_overlay,
 )
@@ -34,11 +37,12 @@ def panels(picture: Image.Image, geometry: Geometry, row: int = 0) -> list[np.nd
         sizes.append((round(extent_mm[rows] * scale), round(extent_mm[columns] * scale)))
     height = max(h for h, _ in sizes)
     assert min(min(size) for size in sizes) >= 150, "captions and small slices would move the panels"
-    top = GAP_PIXELS + CAPTION_PIXELS + row * (height + CAPTION_PIXELS + GAP_PIXELS)
+    top = GAP_PIXELS + CAPTION_PIXELS + row * (height + CAPTION_PIXELS + BOTTOM_PIXELS + GAP_PIXELS)
     pixels, left, found = np.asarray(picture).astype(float), GAP_PIXELS, []
     for h, w in sizes:
+        left += LEFT_PIXELS
         found.append(pixels[top : top + h, left : left + w])
-        left += w + GAP_PIXELS
+        left += w + RIGHT_PIXELS + GAP_PIXELS
     return found
 
 
@@ -68,8 +72,8 @@ def test_size_and_rows(scene) -> None:
     said = {3: ObjectPrompts((Point((4, 5, 6)),)), 1: ObjectPrompts((Point((8, 9, 10)),)), 2: NOTHING}
     picture = draw_overlay(volume, geometry, mask, said)
     assert picture.mode == "RGB"
-    assert picture.width == 3 * PANEL_PIXELS + 4 * GAP_PIXELS
-    assert picture.height == 2 * (PANEL_PIXELS + CAPTION_PIXELS) + 3 * GAP_PIXELS
+    assert picture.width == 3 * (LEFT_PIXELS + PANEL_PIXELS + RIGHT_PIXELS) + 4 * GAP_PIXELS
+    assert picture.height == 2 * (PANEL_PIXELS + CAPTION_PIXELS + BOTTOM_PIXELS) + 3 * GAP_PIXELS
     captions = np.asarray(picture)[GAP_PIXELS : GAP_PIXELS + CAPTION_PIXELS].astype(float)
     assert count(captions, object_colour(1), 100) > 20  # in order of the ids, their edges blend into the ground
     assert count(captions, object_colour(3), 60) == 0
@@ -79,7 +83,7 @@ def test_no_more_rows_than_fit(scene) -> None:
     volume, geometry, mask = scene
     said = {k: ObjectPrompts((Point((1, 2, 3)),)) for k in range(1, 20)}
     picture = draw_overlay(volume, geometry, mask, said)
-    assert picture.height == MAX_ROWS * (PANEL_PIXELS + CAPTION_PIXELS + GAP_PIXELS) + GAP_PIXELS
+    assert picture.height == MAX_ROWS * (PANEL_PIXELS + CAPTION_PIXELS + BOTTOM_PIXELS + GAP_PIXELS) + GAP_PIXELS
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
@@ -116,7 +120,7 @@ def test_objects_that_do_not_fit_are_counted(scene) -> None:
     def last_caption(objects: int) -> int:
         said = {k: ObjectPrompts((Point((1, 2, 3)),)) for k in range(1, objects + 1)}
         picture = np.asarray(draw_overlay(volume, geometry, mask, said)).astype(float)
-        top = GAP_PIXELS + (MAX_ROWS - 1) * (PANEL_PIXELS + CAPTION_PIXELS + GAP_PIXELS)
+        top = GAP_PIXELS + (MAX_ROWS - 1) * (PANEL_PIXELS + CAPTION_PIXELS + BOTTOM_PIXELS + GAP_PIXELS)
         return count(picture[top : top + CAPTION_PIXELS], object_colour(MAX_ROWS), 100)
 
     assert last_caption(MAX_ROWS + 3) > last_caption(MAX_ROWS) + 20
@@ -254,7 +258,7 @@ def test_two_slices(axis: int, spacing_mm: float) -> None:
     widths = [[60, 2 * spacing_mm][a == axis] for a in (2, 2, 1)]
     sizes = [(h / max(h, w), w / max(h, w)) for h, w in zip(heights, widths, strict=True)]
     panel = max(max(MIN_PANEL_PIXELS, round(h * PANEL_PIXELS)) for h, _ in sizes)
-    assert picture.height == 2 * GAP_PIXELS + CAPTION_PIXELS + panel
+    assert picture.height == 2 * GAP_PIXELS + CAPTION_PIXELS + panel + BOTTOM_PIXELS
     pixels = np.asarray(picture).astype(float)
     assert count(pixels, GREEN) > 45  # a whole dot in each of the three, however thin its slice
     assert count(pixels, object_colour(1)) > 100

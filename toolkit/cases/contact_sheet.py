@@ -8,22 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.cases.overlay import upright
+from gstk.cases.ticks import LINE_PIXELS, TEXT, WORD_PIXELS, draw_tick, tick_indices
 from gstk.core.files import StrPath, atomic_path
 from gstk.core.geometry import Geometry
 from gstk.core.resampling import intensity_range, normalise
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.ImageDraw import ImageDraw
 
 __all__ = ["draw_contact_sheet", "orientation_words", "save_contact_sheet"]
 
 COLUMNS = 5
 PANEL_PIXELS = 240
 _LEFT, _BOTTOM, _TOP, _GAP = 52, 30, 18, 10
-_TICKS = 5
-_STEPS = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000)
-_BACK, _TEXT, _TICK = (18, 18, 22), (235, 235, 235), (255, 215, 106)
+_BACK, _MM = (18, 18, 22), (255, 215, 106)
 _VIEWS = (("axial", 0), ("coronal", 1), ("sagittal", 2))
 _TOWARDS = (("I", "S"), ("A", "P"), ("R", "L"))  # low and high end of LPS z, y and x
 
@@ -127,35 +125,21 @@ def _panel(
     panel = Image.new("RGB", (size[0] + _LEFT + 24, size[1] + _TOP + _BOTTOM), _BACK)
     panel.paste(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB"), (_LEFT, _TOP))
     pen = ImageDraw.Draw(panel)
-    pen.text((_LEFT, 3), title, fill=_TEXT)
+    pen.text((_LEFT, 3), title, fill=TEXT)
     voxel = [(n - 1) / 2 for n in geometry.shape]
     voxel[through] = place
     for axis, pixels in ((right, size[0]), (down, size[1])):
         n = geometry.shape[axis.array]
-        for index in range(0, n, _step(n)):
+        for index in tick_indices(n, pixels, WORD_PIXELS if axis is right else 2 * LINE_PIXELS + 2):
             along = (n - 1 - index if axis.reversed else index) + 0.5
             at = along * pixels / n
             there = [*voxel]
             there[axis.array] = index
             mm = geometry.voxel_to_mm(there)[2 - axis.patient]
             side = _TOWARDS[axis.patient][int(mm >= 0)]
-            _tick(pen, axis is right, at, size, str(index), f"{side}{abs(mm):.0f}")
-    pen.text((_LEFT + size[0] + 4, _TOP + size[1] + 1), "zyx"[right.array], fill=_TEXT)
-    pen.text((4, 3), "zyx"[down.array], fill=_TEXT)
+            lines = ((str(index), TEXT), (f"{side}{abs(mm):.0f}", _MM))
+            x, y = (_LEFT + at, _TOP + size[1]) if axis is right else (_LEFT - 1, _TOP + at)
+            draw_tick(pen, x, y, lines, is_below=axis is right)
+    pen.text((_LEFT + size[0] + 14, _TOP + size[1] + 1), "zyx"[right.array], fill=TEXT)
+    pen.text((4, 3), "zyx"[down.array], fill=TEXT)
     return panel
-
-
-def _tick(pen: ImageDraw, is_bottom: bool, at: float, size: tuple[int, int], index: str, mm: str) -> None:
-    bottom = _TOP + size[1]
-    if is_bottom:
-        pen.line((_LEFT + at, bottom, _LEFT + at, bottom + 4), fill=_TEXT)
-        for line, text, colour in ((4, index, _TEXT), (15, mm, _TICK)):
-            pen.text((_LEFT + at - pen.textlength(text) / 2, bottom + line), text, fill=colour)
-    else:
-        pen.line((_LEFT - 4, _TOP + at, _LEFT, _TOP + at), fill=_TEXT)
-        for line, text, colour in ((-11, index, _TEXT), (0, mm, _TICK)):
-            pen.text((_LEFT - 6 - pen.textlength(text), _TOP + at + line), text, fill=colour)
-
-
-def _step(count: int) -> int:
-    return next((step for step in _STEPS if count / step <= _TICKS), max(1, count // _TICKS))

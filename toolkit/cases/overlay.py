@@ -1,4 +1,4 @@
-"""A picture of a result: three orthogonal slices through each object's prompt, with mask, clicks and box."""
+"""A picture of a result: three orthogonal slices through each object's prompt, with mask, clicks, box and ticks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gstk.cases.label_names import object_colour
+from gstk.cases.ticks import LINE_PIXELS, TEXT, WORD_PIXELS, draw_tick, tick_indices
 from gstk.core.files import StrPath, atomic_path
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point, Voxel
@@ -26,6 +27,8 @@ __all__ = ["draw_overlay", "save_overlay", "upright"]
 PANEL_PIXELS = 300
 GAP_PIXELS = 8
 CAPTION_PIXELS = 20
+LEFT_PIXELS, RIGHT_PIXELS, BOTTOM_PIXELS = 34, 20, 18
+"""Around each panel, for ticks and the letters of the axes."""
 MIN_PANEL_PIXELS = 24
 """A slice smaller than this, such as one across two voxels, lies in the middle of a panel of this size."""
 MAX_ROWS = 8
@@ -62,6 +65,7 @@ def draw_overlay(
 
     Slices are named and turned by the geometry's direction, whatever the order of storage: the patient's left on the
     right, anterior up in the axial slice, superior up in the others. An oblique volume is shown along its own axes.
+    Ticks are voxel indices of the array, as `--point z,y,x` takes them.
 
     Args:
         volume: (z,y,x), any real dtype.
@@ -87,10 +91,11 @@ def draw_overlay(
         z, y, x = (geometry.shape[a] - 1 - zyx[a] if flip else zyx[a] for a, flip in zip(axes, flipped, strict=True))
         return z, y, x
 
+    ruler = _Ruler(tuple(axes), tuple(flipped))
     rows = []
     for _, said in shown:
         there, centre = _turned(said, turn), turn(_centre(said))
-        rows.append([_panel(volume, mask, spacing_mm, there, centre, axis, low, high) for _, axis in _VIEWS])
+        rows.append([_panel(volume, mask, spacing_mm, there, centre, axis, low, high, ruler) for _, axis in _VIEWS])
     captions = [
         [f"object {object_id}   {name} {'zyx'[axes[k]]} = {_centre(said)[axes[k]]}" for name, k in _VIEWS]
         for object_id, said in shown
@@ -141,6 +146,22 @@ def _turned(prompts: ObjectPrompts, turn: Callable[[Voxel], Voxel]) -> ObjectPro
     return ObjectPrompts(points, Box.from_corners(corners))
 
 
+class _Ruler(NamedTuple):
+    """Which axis of the array a picture's axes are, and whether they run against it."""
+
+    axes: tuple[int, ...]
+    flipped: tuple[bool, ...]
+
+    def letter(self, axis: int) -> str:
+        """Of the array's axis along the picture's: z, y or x."""
+        return "zyx"[self.axes[axis]]
+
+    def ticks(self, axis: int, count: int, pixels: int, least_pixels: int) -> list[tuple[int, int]]:
+        """Round indices of the array along an axis of the picture, each with its place there; see `tick_indices`."""
+        indices = tick_indices(count, pixels, least_pixels)
+        return [(index, count - 1 - index if self.flipped[axis] else index) for index in indices]
+
+
 def _panel(
     volume: NDArray[np.generic],
     mask: NDArray[np.generic],
@@ -150,6 +171,7 @@ def _panel(
     axis: int,
     low: float,
     high: float,
+    ruler: _Ruler,
 ) -> Image:
     from PIL import Image, ImageDraw
     from scipy import ndimage
@@ -180,7 +202,18 @@ def _panel(
         return left + x, top + (size[1] - y if flip else y)
 
     _draw_prompts(ImageDraw.Draw(panel), prompts, centre, axis, to_pixel)
-    return panel
+    framed = Image.new("RGB", (panel.width + LEFT_PIXELS + RIGHT_PIXELS, panel.height + BOTTOM_PIXELS), _AROUND)
+    framed.paste(panel, (LEFT_PIXELS, 0))
+    pen = ImageDraw.Draw(framed)
+    bottom = top + size[1]
+    for index, place in ruler.ticks(columns, grey.shape[1], size[0], WORD_PIXELS):
+        x = LEFT_PIXELS + to_pixel(0, place)[0]
+        draw_tick(pen, x, bottom, ((str(index), TEXT),), is_below=True)
+    for index, place in ruler.ticks(rows, grey.shape[0], size[1], LINE_PIXELS + 2):
+        draw_tick(pen, LEFT_PIXELS + left - 1, to_pixel(place, 0)[1], ((str(index), TEXT),), is_below=False)
+    pen.text((LEFT_PIXELS + left + size[0] + 11, bottom + 4), ruler.letter(columns), fill=TEXT)
+    pen.text((2, bottom + 4), ruler.letter(rows), fill=TEXT)
+    return framed
 
 
 def _draw_prompts(
