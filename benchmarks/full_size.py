@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -153,11 +153,11 @@ def _peak_gb() -> float:
 
 
 class Apart:
-    """A function of this file in a process of its own, which gives its result, or its next one, when asked."""
+    """A function of a benchmark in a process of its own, which gives its result, or its next one, when asked."""
 
-    def __init__(self, name: object, *arguments: object) -> None:
+    def __init__(self, name: object, *arguments: object, script: str = __file__) -> None:
         print(f"{name} {' '.join(map(str, arguments))}", file=sys.stderr, flush=True)
-        own = [sys.executable, __file__, "--call", json.dumps([name, *arguments])]
+        own = [sys.executable, script, "--call", json.dumps([name, *arguments])]
         self._process = subprocess.Popen(own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self) -> Any:
@@ -176,12 +176,12 @@ class Apart:
         self._process.communicate()
 
 
-def answer(call: str) -> None:
+def answer(call: str, functions: Mapping[str, Any]) -> None:
     """In the process of an `Apart`: one result for each line of standard input."""
     name, *arguments = json.loads(call)
-    found = globals()[name](*arguments) if name.startswith("time_") else None
+    found = functions[name](*arguments) if name.startswith("time_") else None
     for _ in sys.stdin:
-        print(ANSWER + json.dumps(globals()[name](*arguments) if found is None else next(found)), flush=True)
+        print(ANSWER + json.dumps(functions[name](*arguments) if found is None else next(found)), flush=True)
 
 
 def apart(name: str, *arguments: object) -> Any:
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--call", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.call:
-        answer(arguments.call)
+        answer(arguments.call, globals())
         return
     with contextlib.ExitStack() as stack:
         if arguments.work:

@@ -58,3 +58,17 @@ def test_classes_of_one_patch_are_the_networks_own_answer(network: object) -> No
         logits = network(image[None, None], class_vector=torch.tensor([[3], [1], [40]]))[:, 0].numpy()  # type: ignore[operator]
     expected = np.where((logits > 0).any(0), np.array([3, 1, 40])[logits.argmax(0)], 0)
     assert (expected == labels.T).mean() > 0.9999
+
+
+def test_clicks_outside_of_the_cropped_image_are_left_out(network: object) -> None:
+    """In the air far from the patient, where MONAI's own post-processing fails with an index error."""
+    rng = np.random.default_rng(6)
+    ct = np.full((40, 60, 60), -1000, np.int16)
+    ct[5:35, 5:25, 5:25] = rng.integers(50, 900, (30, 20, 20))
+    volume = Volume(ct, Geometry(ct.shape, (1.5, 1.5, 1.5)), "CT", "HU")  # type: ignore[arg-type]
+    profile = replace(find_profile("nv-segment-ct"), patch=(32, 32, 32))
+    pipeline = BundlePipeline(network, profile, volume)  # type: ignore[arg-type]
+    inside, outside = Point((20, 15, 15)), Point((20, 55, 55))
+    assert not pipeline.points(ObjectPrompts((outside,))).any()
+    both = pipeline.points(ObjectPrompts((inside, outside)))
+    np.testing.assert_array_equal(both, pipeline.points(ObjectPrompts((inside,))))

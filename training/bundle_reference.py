@@ -66,6 +66,7 @@ class BundlePipeline:
         """
         self._network, self._profile = network.eval(), profile
         self._device = next(network.parameters()).device
+        self._shape_zyx = volume.geometry.shape
         values = prepare_intensities(volume, profile, assume_window=assume_window).image
         self._affine = _affine_of(volume)
         image = MetaTensor(torch.from_numpy(np.ascontiguousarray(values.T, np.float32))[None], affine=self._affine)
@@ -76,7 +77,7 @@ class BundlePipeline:
     def points(
         self, prompts: ObjectPrompts, class_id: int | None = None, automatic: torch.Tensor | None = None
     ) -> NDArray[np.bool_]:
-        """The mask (z,y,x) of one object's clicks.
+        """The mask (z,y,x) of one object's clicks. Those outside of the cropped image, where MONAI fails, are left out.
 
         Args:
             prompts: a box stands for a click at its centre, where there is no click on the object.
@@ -86,11 +87,18 @@ class BundlePipeline:
         said = [(point.zyx, int(point.foreground)) for point in prompts.points]
         if prompts.box is not None and not any(on_it for _, on_it in said):
             said.insert(0, (prompts.box.centre(), 1))
-        if not said:
-            return np.zeros(self._data["image"].meta["spatial_shape"], bool).T
-        coords = self._to_image(np.array([zyx[::-1] for zyx, _ in said], np.float64))
+        coords = self._to_image(np.array([zyx[::-1] for zyx, _ in said], np.float64).reshape(-1, 3))
+        on_it = torch.tensor([label for _, label in said], dtype=torch.int64, device=self._device)
+        held = ((coords.round() >= 0) & (coords.round() < torch.tensor(self.image.shape[2:]).to(coords))).all(dim=1)
+        coords, on_it = coords[held], on_it[held]
+        if not len(coords):
+            return (
+                np.zeros(self._shape_zyx, bool)
+                if automatic is None
+                else self._to_volume({"pred": automatic[0].clone()}) > 0
+            )
         special = 2 if class_id in self._profile.classes.special else 0
-        labels = torch.tensor([[label + special for _, label in said]], device=self._device)
+        labels = (on_it + special)[None]
         prompt_class = None if class_id is None else torch.tensor([[class_id]], device=self._device)
         with torch.no_grad():
             logits = point_based_window_inferer(
@@ -126,8 +134,11 @@ class BundlePipeline:
 
     def classes(self, class_ids: Sequence[int]) -> NDArray[np.uint16]:
         """The label map (z,y,x) of classes, by their ids."""
-        logits = self.class_logits(class_ids)[0]
-        return self._to_volume({"pred": logits, "label_prompt": torch.tensor(class_ids)}).astype(np.uint16)
+        return self.labels(self.class_logits(class_ids), class_ids)
+
+    def labels(self, logits: torch.Tensor, class_ids: Sequence[int]) -> NDArray[np.uint16]:
+        """The label map (z,y,x) of `class_logits`, which it changes."""
+        return self._to_volume({"pred": logits[0], "label_prompt": torch.tensor(class_ids)}).astype(np.uint16)
 
     def _to_image(self, points_xyz: NDArray[np.float64]) -> torch.Tensor:
         """Voxels (K,3) of the volume as voxels of the image.

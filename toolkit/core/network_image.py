@@ -101,7 +101,9 @@ class NetworkImage:
 
     def points(self, window: Window, points_zyx: NDArray[np.float64]) -> NDArray[np.float32]:
         """Voxels (K,3) of the volume as voxels of the network's image of a window, float32 (K,3), put inside it."""
-        inside = np.clip(window.to_window(points_zyx), 0, np.array(window.shape, np.float32) - 1)
+        # On the training grid a click at the volume's end may lie beyond the last voxel's middle, and MONAI leaves it.
+        rim = 0.5 if self.grid is not None and self.grid.holds(window) else 0.0
+        inside = np.clip(window.to_window(points_zyx), -rim, np.array(window.shape, np.float32) - 1 + rim)
         return np.asarray(self.axes.points_to_network(inside, window.shape), np.float32)
 
     def to_window(self, values: NDArray[np.float32]) -> NDArray[np.float32]:

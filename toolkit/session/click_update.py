@@ -22,6 +22,7 @@ __all__ = [
     "enforce_clicks",
     "fallback_mask",
     "keep_clicked_components",
+    "spread",
     "squared_distance",
 ]
 
@@ -107,7 +108,7 @@ def apply_click(
     region = union(before_region, after_region)
     if not all(axis.start <= i < axis.stop for i, axis in zip(click.zyx, region, strict=True)):
         return before_region, before.copy()  # neither mask comes near
-    old, new = (_spread(r, v, region) for r, v in ((before_region, before), (after_region, after)))
+    old, new = (spread(r, v, region) for r, v in ((before_region, before), (after_region, after)))
     if scope.weigh is not None:
         scope.weigh(region, old, new)
     changed = (new > 0) & (old <= 0) if click.foreground else (new <= 0) & (old > 0)
@@ -141,7 +142,7 @@ def fallback_mask(
         whole = union(whole, part)
     values = np.full([axis.stop - axis.start for axis in whole], -1, np.float32)
     if region is not None and logits is not None:
-        values = _spread(region, logits, whole)
+        values = spread(region, logits, whole)
     elif prompts.box is not None:
         inside = np.zeros(values.shape, np.float32)
         for axis, (first, last) in enumerate(zip(*prompts.box.corners(), strict=True)):
@@ -181,7 +182,7 @@ def squared_distance(
     return np.asarray(axes[0][:, None, None] + axes[1][None, :, None] + axes[2][None, None, :])
 
 
-def _spread(region: Region, values: NDArray[np.float32], wider: Region) -> NDArray[np.float32]:
+def spread(region: Region, values: NDArray[np.float32], wider: Region) -> NDArray[np.float32]:
     """Logits of a region on a wider one; -1, outside the mask, beyond the region."""
     spread = np.full([axis.stop - axis.start for axis in wider], -1, np.float32)
     inner = tuple(slice(a.start - w.start, a.stop - w.start) for a, w in zip(region, wider, strict=True))

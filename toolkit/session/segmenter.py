@@ -30,6 +30,7 @@ from gstk.session.planner import can_start, initial_prompts, window_sizes
 from gstk.session.projection import project_on
 from gstk.session.state import ImageState, ObjectState
 from gstk.session.thin_boxes import answer_thin_box, is_thin
+from gstk.session.tiled_objects import click_on_tiles, segment_in_tiles, wants_tiles
 from gstk.session.timed_engine import TimedEngine
 from gstk.session.window_selection import adapt_window, initial_window, network_points
 
@@ -159,6 +160,11 @@ class ObjectSegmenter:
             return self._correct_class(image, state, click, clock)
         if not can_start(prompts):
             return ObjectState(prompts)  # nothing says where the object is
+        if state.is_tiled and click is not None:
+            decode = partial(self._decode_window, image)
+            clicked = click_on_tiles(image, state, click, decode, self._answer_s, clock, self.costs)
+            if clicked is not None:
+                return clicked
         points = network_points(prompts)
         window = state.window
         if window is None or not window.holds(points[0]).all():
@@ -166,10 +172,17 @@ class ObjectSegmenter:
         clock = clock.keeping(self.costs.nearest_s(window.inside(geometry.shape)))
         window = self._affordable_window(image, window, clock)
         logits = self._decode_window(image, window, points, clock.deadline)
+        first = window, logits
         window, logits = self._adapt_window(image, prompts, points, window, logits, clock)
 
         # Whatever improves on one window's answer has its place here: it gives logits on a grid of its own.
         grid = window
+        tiled = None
+        if self.extra is None and wants_tiles(image, window):
+            decode = partial(self._decode_window, image)
+            tiled = segment_in_tiles(image, points, first, (window, logits), decode, self._answer_s, clock)
+        if tiled is not None:
+            grid, logits = tiled
         if self.extra is not None:
             logits = self._decode_more_points(image, prompts, points, window, logits, clock)
             sample = partial(self._sample, image)
@@ -183,7 +196,7 @@ class ObjectSegmenter:
             enforce_clicks(values, region, prompts)
             if prompts.box is not None and not prompts.points and is_thin(prompts.box, window):
                 region, values = answer_thin_box(prompts.box, geometry, region, values)
-            return ObjectState(prompts, window, region, values)
+            return ObjectState(prompts, window, region, values, is_tiled=tiled is not None)
         values = projector.project()
         if not projector.is_filtered:
             values = keep_clicked_components(values, region, prompts)
@@ -196,7 +209,7 @@ class ObjectSegmenter:
         elif prompts.box is not None and not prompts.points and is_thin(prompts.box, window):
             region, values = answer_thin_box(prompts.box, geometry, region, values)
         self.costs.resampling.measured(values.size, time.perf_counter() - began)
-        return ObjectState(prompts, window, region, values)
+        return ObjectState(prompts, window, region, values, is_tiled=tiled is not None)
 
     def _correct_class(self, image: ImageState, state: ObjectState, click: Point, clock: Clock) -> ObjectState:
         """An object of a class after a click, by MONAI's rule; see `class_correction`.

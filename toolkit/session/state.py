@@ -37,6 +37,7 @@ class ObjectState:
         is_fallback: the mask is not the network's answer to all prompts.
         class_id: the class that the object came from; None where it came from none.
         grid_mask: of an object of a class, its mask on the training grid.
+        is_tiled: whether the network saw it in tiles at the training's resolution.
         given: the object as it began, with a mask from outside; None where it began with prompts.
         compromises: what was skipped to have this mask in time.
     """
@@ -50,6 +51,7 @@ class ObjectState:
     compromises: tuple[str, ...] = ()
     class_id: int | None = None
     grid_mask: GridMask | None = None
+    is_tiled: bool = False
 
     @property
     def size_bytes(self) -> int:

@@ -90,5 +90,22 @@ def adapt_window(
         high = np.minimum(np.where(cut_high, high + grown, high), shape)
         better = frame(geometry, low, high, policy)
         return better if np.prod(np.array(better.step)) > 1.1 * np.prod(np.array(window.step)) else None
-    better = frame(geometry, low, high, policy)
-    return better if np.prod(np.array(better.step)) < 0.4 * np.prod(np.array(window.step)) else None
+    narrower = _narrower(geometry, low, high, policy)
+    if narrower is None or np.prod(np.array(narrower.step)) >= 0.4 * np.prod(np.array(window.step)):
+        return None
+    return narrower
+
+
+def _narrower(
+    geometry: Geometry, low: NDArray[np.float64], high: NDArray[np.float64], policy: WindowPolicy
+) -> Window | None:
+    """The window for an object between two faces that is small in a window; None where there is no better one.
+
+    Where the network has a resolution it is the training's, and none is finer, along no axis.
+    """
+    if policy.training_window is None:
+        return frame(geometry, low, high, policy)
+    window = policy.training_window(((low + high - 1) / 2).tolist())
+    if window is None or np.prod(window.shape) > policy.max_voxels:
+        return None
+    return window if window.holds(np.stack([low, high - 1])).all() else None

@@ -1,0 +1,396 @@
+"""Masks of gstk beside those of NVIDIA's own pipeline, made of MONAI's modules around the unsplit network; writes JSON.
+
+    python benchmarks/monai_parity.py --raw DIR --cases DIR [--network small|full] [--work DIR] [--out FILE]
+
+`--raw` holds CT and MR volumes as NIfTI, NRRD or folders of DICOM, `--cases` `.npz` cases of the challenge. Weights are
+random and balanced (`random_weights.py`): the small network has a patch of 64³, the full-size one is `vista3d132` with
+128³. The full-size one takes fewer volumes, and about an hour on 2 cores; bundles in `--work` are made once.
+
+Clicks: volumes as they are, and some with other headers (oblique, RAS, LPS, every second slice, a small part), one
+click each in the middle, near an edge and near a corner; of several candidates those that the network's mask holds,
+since NVIDIA's pipeline gives nothing for others. Classes: logits of one patch, "everything" on the CT volumes, and the
+largest class corrected by a click on it and one beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+import torch
+from machine import describe
+from monai.transforms import LoadImage
+from numpy.typing import NDArray
+from random_weights import CLASSES_SHARE, POINTS_SHARE, write_checkpoint
+from rich.console import Console
+from scipy.ndimage import binary_dilation, binary_erosion
+
+import gstk
+from gstk.core.geometry import Geometry
+from gstk.core.network_image import NetworkImage
+from gstk.core.profile import InputProfile, find_profile
+from gstk.core.prompts import ObjectPrompts, Point
+from gstk.core.volume import Volume
+from gstk.core.window import WindowPolicy
+from gstk.engines import open_engine
+from gstk.engines.base import BundleEngine
+from gstk.session.session import Session
+from gstk.training.bundle_reference import BundlePipeline
+from gstk.training.spec import VISTA3DSpec
+
+PATCH = {"small": 64, "full": 128}
+SPECS = {"small": VISTA3DSpec(width=8, blocks_down=(1, 1, 1)), "full": VISTA3DSpec()}
+CANDIDATES = 12
+BORDER_VOXELS = 1
+
+
+@dataclass(frozen=True)
+class Input:
+    """A volume, and the CT window that its 0 to 255 were made by, where that has to be undone."""
+
+    name: str
+    volume: Volume
+    assume_window: str | None = None
+
+
+def profile_for(name: str, network: str) -> InputProfile:
+    return replace(find_profile(name), patch=(PATCH[network],) * 3)
+
+
+def is_ct(volume: Volume) -> bool:
+    return volume.modality == "CT" or volume.image.min() < -500
+
+
+def with_header(volume: Volume, direction: NDArray[np.float64], name: str) -> Input:
+    """The same voxels with other axes."""
+    geometry = Geometry(
+        volume.geometry.shape,
+        volume.geometry.spacing_mm,
+        (12.0, -30.0, 7.0),
+        tuple(direction.ravel()),  # type: ignore[arg-type]
+    )
+    return Input(name, replace(volume, geometry=geometry))
+
+
+def rotation(degrees: Sequence[float]) -> NDArray[np.float64]:
+    turned = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(degrees)):
+        i, j = (a for a in range(3) if a != axis)
+        turn = np.eye(3)
+        turn[[i, j], [i, j]], turn[i, j], turn[j, i] = np.cos(angle), -np.sin(angle), np.sin(angle)
+        turned = turn @ turned
+    return turned
+
+
+def part_of(volume: Volume, name: str, inside: tuple[slice, slice, slice]) -> Input:
+    """Some voxels of a volume; every n-th slice makes voxels n times as thick."""
+    steps = [axis.step or 1 for axis in inside]
+    image = np.ascontiguousarray(volume.image[inside])
+    spacing = tuple(s * n for s, n in zip(volume.geometry.spacing_mm, steps, strict=True))
+    geometry = Geometry(image.shape, spacing, volume.geometry.origin_mm, volume.geometry.direction)  # type: ignore[arg-type]
+    return Input(name, replace(volume, image=image, geometry=geometry))
+
+
+def as_written(inputs: Iterator[Input], folder: Path) -> Iterator[Input]:
+    """Volumes as they are read from files, by turns NIfTI, NRRD and MetaImage."""
+    for index, given in enumerate(inputs):
+        image = sitk.GetImageFromArray(given.volume.image)
+        given.volume.geometry.apply_to(image)
+        file = folder / f"{index}{('.nii.gz', '.nrrd', '.mha')[index % 3]}"
+        sitk.WriteImage(image, str(file))
+        yield replace(given, name=f"{given.name} ({file.suffix.strip('.')})", volume=gstk.read_volume(file))
+
+
+def headers_and_shapes(volume: Volume) -> Iterator[Input]:
+    """One CT with the headers and shapes that volumes come with."""
+    whole = slice(None)
+    _, y, x = volume.image.shape
+    yield with_header(volume, np.diag([-1.0, -1.0, 1.0]), "RAS")
+    yield with_header(volume, np.eye(3), "LPS")
+    yield with_header(volume, np.diag([1.0, -1.0, -1.0]), "two axes flipped")
+    yield with_header(volume, np.eye(3)[[2, 0, 1]], "axes permuted")
+    yield with_header(volume, rotation([12, -20, 8]), "oblique")
+    yield with_header(volume, rotation([80, 5, -40]) @ np.diag([1.0, 1.0, -1.0]), "oblique and flipped")
+    yield part_of(volume, "every second slice", (slice(None, None, 2), whole, whole))
+    yield part_of(volume, "small", (slice(8, 20), slice(y // 3, y // 3 + 24), slice(x // 3, x // 3 + 30)))
+
+
+def inputs_of(raw: Path, cases: Path, network: str, profile: str, folder: Path) -> Iterator[Input]:
+    paths = sorted(path for path in raw.iterdir() if path.is_dir() or ".nii" in path.name or path.suffix == ".nrrd")
+    volumes = {path.name: gstk.read_volume(path) for path in paths}
+    takes_ct = profile == "nv-segment-ct"
+    for name, volume in volumes.items():
+        if is_ct(volume) or not takes_ct:
+            yield Input(name, volume)
+    first_ct = next(volume for volume in volumes.values() if is_ct(volume))
+    variants = list(headers_and_shapes(first_ct))
+    if network == "full":
+        variants = [variants[index] for index in ((4, 7) if takes_ct else (6,))]
+    yield from as_written(iter(variants), folder)
+    names = sorted(path.name for path in cases.glob("CT_*.npz" if takes_ct else "*.npz"))
+    for name in names if network == "small" else names[:1]:
+        yield Input(name, gstk.read_volume(cases / name), "soft" if takes_ct else None)
+
+
+class Remembering(torch.nn.Module):
+    """An image encoder that answers again what it was asked before: clicks in one window are encoded once."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self._answers: dict[Any, Any] = {}
+
+    def forward(self, image: torch.Tensor, **branches: bool) -> Any:
+        key = (hash(image.cpu().numpy().tobytes()), tuple(sorted(branches.items())))
+        if key not in self._answers:
+            self._answers = {key: self.encoder(image, **branches)}
+        return self._answers[key]
+
+
+def candidates(shape: Sequence[int], rng: np.random.Generator) -> dict[str, list[tuple[int, int, int]]]:
+    """Voxels to click on: in the middle, near one face, and near a corner."""
+    size = np.array(shape)
+    near = np.minimum(4, size // 4)
+    found: dict[str, list[tuple[int, int, int]]] = {"middle": [], "edge": [], "corner": []}
+    for _ in range(CANDIDATES):
+        middle = (size * rng.uniform(0.3, 0.7, 3)).astype(int)
+        offset = 1 + rng.integers(0, near + 1)
+        at_end = np.where(rng.integers(0, 2, 3) == 1, size - 1 - offset, offset)
+        edge = np.where(np.arange(3) == rng.integers(3), at_end, middle)
+        for place, voxel in (("middle", middle), ("edge", edge), ("corner", at_end)):
+            z, y, x = (int(i) for i in np.clip(voxel, 0, size - 1))
+            found[place].append((z, y, x))
+    return found
+
+
+def agreement(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> dict[str, Any]:
+    """Where two masks differ: at their borders, where a rounding decides, or elsewhere."""
+    different = ours != theirs
+    rim = binary_dilation(theirs, iterations=BORDER_VOXELS) & ~binary_erosion(theirs, iterations=BORDER_VOXELS)
+    return {
+        "voxels": int(ours.size),
+        "different": int(different.sum()),
+        "at_the_border": int((different & rim).sum()),
+        "agreement": 1 - float(different.mean()),
+        "foreground": float(theirs.mean()),
+    }
+
+
+def session_of(engine: BundleEngine, profile: InputProfile) -> Session:
+    policy = WindowPolicy(int(np.prod(profile.patch)), engine.bundle.manifest.roi.multiple, 32, adapts=False)
+    return Session(engine, policy, profile=profile, owns_engine=False)
+
+
+def reading(path: Path) -> dict[str, Any]:
+    """How far the voxels and axes that gstk reads are from those that MONAI's own reader gives."""
+    volume = gstk.read_volume(path)
+    theirs = LoadImage(image_only=True, ensure_channel_first=True)(str(path))
+    affine = np.diag([-1.0, -1, 1, 1]) @ _lps_affine(volume.geometry)
+    same_shape = tuple(theirs.shape[1:]) == volume.image.shape[::-1]
+    return {
+        "same_shape": same_shape,
+        "largest_value": float(np.abs(theirs.numpy()[0].T - volume.image).max()) if same_shape else None,
+        "largest_affine": float(np.abs(theirs.affine.numpy() - affine).max()),
+    }
+
+
+def _lps_affine(geometry: Geometry) -> NDArray[np.float64]:
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(geometry.direction, (3, 3)) * geometry.spacing_mm[::-1]
+    affine[:3, 3] = geometry.origin_mm
+    return affine
+
+
+def compare_clicks(
+    network: Any, engine: BundleEngine, profile: InputProfile, inputs: Iterator[Input], console: Console
+) -> list[dict[str, Any]]:
+    rows = []
+    for given in inputs:
+        rng = np.random.default_rng(3)
+        pipeline = BundlePipeline(network, profile, given.volume, given.assume_window)
+        with session_of(engine, profile) as session:
+            session.set_image(given.volume, assume_window=given.assume_window)
+            for place, clicks in candidates(given.volume.image.shape, rng).items():
+                for click in clicks:
+                    session.reset()
+                    session.add_point(click)
+                    ours = session.mask > 0
+                    if not ours.sum() > 1:
+                        continue
+                    theirs = pipeline.points(ObjectPrompts((Point(click),)))
+                    if theirs[click]:
+                        found = agreement(ours, theirs)
+                        rows.append({"volume": given.name, "place": place, "click": click, **found})
+                        console.print(profile.name, given.name, place, click, found, soft_wrap=True)
+                        break
+                else:
+                    rows.append({"volume": given.name, "place": place, "click": None})
+    return rows
+
+
+def compare_classes(
+    network: Any, engine: BundleEngine, profile: InputProfile, inputs: Iterator[Input], console: Console
+) -> dict[str, Any]:
+    ids = profile.classes.expand(["everything"])
+    vectors = engine.class_vectors()[list(ids)]
+    rows: list[dict[str, Any]] = []
+    errors = []
+    for given in inputs:
+        pipeline = BundlePipeline(network, profile, given.volume, given.assume_window)
+        source = NetworkImage.prepare(given.volume, profile)
+        window = source.training_window([n // 2 for n in given.volume.image.shape])
+        assert window is not None
+        patch = source.sample(window)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(patch), class_vector=torch.tensor(ids)[:, None])[:, 0].numpy()
+        features = engine.class_features(patch)
+        logits = (vectors @ features.reshape(len(features), -1)).reshape(expected.shape)
+        errors.append(float(np.abs(logits - expected).max()))
+        del features, logits, expected
+        automatic = pipeline.class_logits(ids)
+        with session_of(engine, profile) as session:
+            session.set_image(given.volume)
+            began = time.perf_counter()
+            ours = session.segment_classes(["everything"])
+            everything_s = time.perf_counter() - began
+            theirs = pipeline.labels(automatic, ids)
+            shares = [float((theirs == k).mean()) for k in ids]
+            largest = ids[int(np.argmax([float((automatic[0, i] > 0).float().mean()) for i in range(len(ids))]))]
+            row: dict[str, Any] = {
+                "volume": given.name,
+                "agreement": float((ours == theirs).mean()),
+                "foreground": float((theirs > 0).mean()),
+                "classes_present": int(sum(share > 0 for share in shares)),
+                "first_s": everything_s,
+                "corrections": [],
+            }
+            logits_of = automatic[:, [ids.index(largest)]].clone()
+            del automatic
+            began = time.perf_counter()
+            session.add_class(largest)
+            row["second_s"] = time.perf_counter() - began
+            before = session.mask == largest
+            class_mask = pipeline.labels(logits_of, [largest]) == largest
+            row["class"] = {"id": largest, **agreement(before, class_mask)}
+            for inside in (False, True):
+                own = binary_erosion(class_mask if inside else ~class_mask, iterations=2)
+                where = np.argwhere(own[4:-4, 4:-4, 4:-4]) + 4
+                if not len(where):
+                    continue
+                z, y, x = (int(i) for i in where[len(where) // 2])
+                prompts = ObjectPrompts((Point((z, y, x), not inside),))
+                corrected = pipeline.points(prompts, largest, logits_of.clone())
+                corrected[z, y, x] = not inside  # a clicked voxel is what it was clicked as
+                session.add_point((z, y, x), foreground=not inside, object_id=largest)
+                found = agreement(session.mask == largest, corrected)
+                found["changed"] = int((corrected != class_mask).sum())
+                row["corrections"].append({"click": (z, y, x), "foreground_click": not inside, **found})
+                session.undo()
+        console.print(row, soft_wrap=True)
+        rows.append(row)
+    return {"largest_logit_error": max(errors), "volumes": rows}
+
+
+def prepared_bundle(work: Path, network: str, raw: Path, console: Console) -> Path:
+    """The checkpoint and the bundle of a network in a folder, made where they are not there."""
+    from gstk.export.export import export_bundle
+
+    checkpoint, bundle = work / f"{network}.pt", work / f"{network}_fp32"
+    profile = profile_for("nv-segment-ct", network)
+    if not checkpoint.is_file():
+        path = next(path for path in sorted(raw.iterdir()) if ".nii" in path.name and is_ct(gstk.read_volume(path)))
+        source = NetworkImage.prepare(gstk.read_volume(path), profile)
+        window = source.training_window([n // 2 for n in source.volume.shape])
+        assert window is not None
+        shares = write_checkpoint(
+            checkpoint, SPECS[network], source.sample(window), profile.classes.expand(["everything"])
+        )
+        console.print("foreground of the balanced weights", shares)
+    if not bundle.is_dir():
+        export_bundle(checkpoint, bundle, profile=profile, on_progress=console.print)
+    return bundle
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--raw", type=Path, required=True)
+    parser.add_argument("--cases", type=Path, required=True)
+    parser.add_argument("--network", choices=list(SPECS), default="small")
+    parser.add_argument("--parts", nargs="+", default=["clicks", "classes"])
+    parser.add_argument("--profiles", nargs="+", default=["challenge", "nv-segment-ct"], help="of the clicks")
+    parser.add_argument("--work", type=Path, help="folder for checkpoints and bundles, made once")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "monai_parity.json")
+    arguments = parser.parse_args()
+    from gstk.training.checkpoint import load_network
+
+    console = Console(stderr=True)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        work = arguments.work or Path(folder)
+        name = arguments.network
+        bundle = prepared_bundle(work, name, arguments.raw, console)
+        network = load_network(work / f"{name}.pt").eval()
+        network.image_encoder = Remembering(network.image_encoder)
+        report: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+        own = report.setdefault(name, {})
+        own |= {"machine": describe("torch", "monai", "openvino"), "patch": PATCH[name]}
+        own |= {"points_share": POINTS_SHARE, "classes_share": CLASSES_SHARE}
+        with open_engine(bundle, "openvino", "fp32", torch.get_num_threads()) as engine:
+            if "clicks" in arguments.parts:
+                own["reading"] = {
+                    p.name: reading(p) for p in sorted(arguments.raw.iterdir()) if p.is_dir() or ".nii" in p.name
+                }
+                for profile in arguments.profiles:
+                    inputs = inputs_of(arguments.raw, arguments.cases, name, profile, Path(folder))
+                    rows = compare_clicks(network, engine, profile_for(profile, name), inputs, console)
+                    own[f"clicks {profile}"] = summary(rows)
+                    write(report, arguments.out)
+            if "classes" in arguments.parts:
+                profile_ct = profile_for("nv-segment-ct", name)
+                inputs = class_inputs(arguments.raw, name)
+                own["classes"] = compare_classes(network, engine, profile_ct, inputs, console)
+                write(report, arguments.out)
+
+
+def write(report: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def class_inputs(raw: Path, network: str) -> Iterator[Input]:
+    """Two CT volumes; for the full-size network a part of the larger one."""
+    for path in sorted(raw.iterdir()):
+        volume = gstk.read_volume(path)
+        if not is_ct(volume):
+            continue
+        if network == "full" and max(volume.image.shape) > 400:
+            yield part_of(volume, path.name, (slice(None), slice(150, 350), slice(150, 350)))
+        else:
+            yield Input(path.name, volume)
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    compared = [row for row in rows if row["click"] is not None]
+    voxels, different = (sum(row[key] for row in compared) for key in ("voxels", "different"))
+    return {
+        "clicks": len(compared),
+        "without_a_mask_at_the_click": len(rows) - len(compared),
+        "agreement_over_all": 1 - different / voxels,
+        "least_agreement": min(row["agreement"] for row in compared),
+        "different_at_the_border": sum(row["at_the_border"] for row in compared) / max(1, different),
+        "median_foreground": float(np.median([row["foreground"] for row in compared])),
+        "rows": list(rows),
+    }
+
+
+if __name__ == "__main__":
+    main()
