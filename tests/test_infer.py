@@ -309,3 +309,21 @@ def test_every_format_of_every_case(session: Session, tmp_path: Path, format: st
     mask = segs(again.output)
     assert mask[9, 14, 14] == 0
     assert (mask == 1).sum() > 0.5 * result.objects[0].voxels
+
+
+def test_clicks_that_changed_nothing_are_named(session: Session, tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    telling, idle = Point((10, 14, 9), False), Point((17, 20, 25), False)
+    said = {1: ObjectPrompts((FIRST, telling, idle)), 2: ObjectPrompts((SECOND,))}
+    result = only(infer(session, scan, tmp_path / "out", prompts=said))
+    assert result.error is None
+    named = [note for note in result.warnings if "changed nothing" in note]
+    assert [note.partition(" changed")[0] for note in named] == ["the background click (17, 20, 25)"]
+    assert all("The click was outside the mask already" in note and "mm from its border" in note for note in named)
+    alone = only(infer(session, scan, tmp_path / "alone", prompts={1: ObjectPrompts((FIRST, telling)), 2: said[2]}))
+    assert alone.output is not None
+    assert result.output is not None
+    masks = [SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(r.output))) for r in (result, alone)]
+    np.testing.assert_array_equal(*masks)
+    assert result.report is not None
+    assert set(result.report.object_s) == {1, 2}

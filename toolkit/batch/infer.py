@@ -10,7 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from gstk.batch.case_files import NAME, CaseFiles, plan_case_files
+from gstk.batch.idle_clicks import find_idle_clicks
 from gstk.batch.placed_points import PlacedPoint, add_placed_points
 from gstk.batch.ray_pool import Workers, map_on_ray
 from gstk.batch.results import InferResult
@@ -45,6 +48,7 @@ class _Options(NamedTuple):
     phase: int | None
     budget: Budget | None
     started_s: float
+    checks_clicks: bool
 
 
 def infer(
@@ -81,7 +85,8 @@ def infer(
             folders (`gstk.cases.names.distinct_names`).
         name: of a result without its suffix, with `{stem}` for the name of its case. The challenge asks for "{stem}".
         format: one of `FORMATS`, whatever the format of the case; "seg.nrrd" is a segmentation of 3D Slicer.
-        prompts: by object id, for every source; they replace those of an .npz case for the same object.
+        prompts: by object id, for every source; they replace those of an .npz case for the same object. Of one source,
+            without a budget, a warning names those that changed nothing.
         points_mm: further clicks by object id, at places in the patient; they follow those in voxels.
         start_mask: an earlier result on the grid of the one source (`gstk.cases.label_maps.read_label_map`): its
             objects are begun with, clicks change them only near them, and names stay.
@@ -135,6 +140,7 @@ def infer(
         phase,
         budget,
         started_s,
+        checks_clicks=budget is None and len(paths) == 1,
     )
     if workers is not None:  # their working folder is another
         tasks = [CaseFiles(*(path.absolute() for path in task)) for task in tasks]
@@ -207,6 +213,7 @@ def _infer_one(session: Session, options: _Options, task: CaseFiles) -> InferRes
             else:
                 mask, objects, said = segment_case(session, case, within_s, window, options.assume_window, start)
         notes += [*(str(w.message) for w in caught), *said]
+        report = session.report
         names |= {o.object_id: LabelName(o.name, object_colour(o.object_id)) for o in objects if o.name}
         if output.suffix == ".npz":
             save_segs(output, mask)
@@ -223,8 +230,12 @@ def _infer_one(session: Session, options: _Options, task: CaseFiles) -> InferRes
 
             shown, _ = window_image(case, window)
             picture = save_overlay(task.overlay, shown, case.geometry, mask, case.prompts)
+        if options.checks_clicks and not options.classes:
+            begun = set() if start is None else {int(k) for k in np.unique(start)}
+            clicked = sorted({*options.prompts, *options.points_mm} - begun)
+            notes += find_idle_clicks(session, mask, clicked, case.geometry)
     except (GstkError, MemoryError) as error:
         reason = str(error) or "it does not fit into memory"
         return InferResult(path, seconds=time.perf_counter() - began, warnings=tuple(notes), error=reason)
     seconds = time.perf_counter() - began
-    return InferResult(path, output, picture, objects, seconds, tuple(notes), session.intensities, session.report)
+    return InferResult(path, output, picture, objects, seconds, tuple(notes), session.intensities, report)

@@ -1,0 +1,61 @@
+"""Clicks that changed nothing: each click is left out once, and the mask compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gstk.core.geometry import Geometry
+from gstk.core.prompts import ObjectPrompts, Point
+from gstk.session.advice import no_change
+from gstk.session.planner import can_start
+from gstk.session.session import Session
+
+__all__ = ["MOST_CHECKED", "find_idle_clicks"]
+
+MOST_CHECKED = 4
+"""Clicks of an object, from the last one back: each takes the network's decoder once."""
+
+
+def find_idle_clicks(
+    session: Session, mask: NDArray[np.uint16], object_ids: Iterable[int], geometry: Geometry
+) -> list[str]:
+    """Says which clicks changed nothing, and how far they were from the mask.
+
+    Args:
+        session: that made the mask; its prompts end as they are, and its report is of the last comparison.
+        mask: uint16 (z,y,x), its label map.
+        object_ids: of objects that were begun by clicks or a box, not by a mask.
+        geometry: the image's.
+
+    Returns:
+        A sentence for each such click.
+    """
+    sentences = []
+    for object_id in object_ids:
+        prompts = session.prompts(object_id)
+        inside = mask == object_id
+        for point in _candidates(prompts, inside):
+            others = replace(prompts, points=tuple(other for other in prompts.points if other is not point))
+            session.set_prompts(others, object_id)
+            if np.array_equal(session.mask == object_id, inside):
+                kind = "foreground" if point.foreground else "background"
+                why = no_change(inside, point.zyx, point.foreground, geometry)
+                sentences.append(f"the {kind} click {point.zyx} changed nothing of object {object_id}. {why}")
+        if session.prompts(object_id) != prompts:
+            session.set_prompts(prompts, object_id)
+    return sentences
+
+
+def _candidates(prompts: ObjectPrompts, inside: NDArray[np.bool_]) -> list[Point]:
+    """The last clicks without which the object still has a start, in their order."""
+    last = prompts.points[-MOST_CHECKED:]
+    return [
+        point
+        for point in last
+        if can_start(replace(prompts, points=tuple(other for other in prompts.points if other is not point)))
+        and inside.any()
+    ]
