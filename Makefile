@@ -54,7 +54,7 @@ types: $(DEV)/.installed $(STUBS)/.made
 unit: $(DEV)/.installed native
 	$(DEV)/bin/pytest -q -n 2 --dist loadfile --durations=10
 
-# Without what builds C++, exports or trains: under two minutes on two idle cores.
+# Without the tests that build C++, export, train or start a browser: under two minutes on two idle cores.
 quick: lint
 	$(DEV)/bin/pytest -q -n 2 --dist loadfile -m "not slow"
 

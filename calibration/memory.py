@@ -34,7 +34,7 @@ def peak_bytes() -> int:
 
 
 def forget_peak() -> None:
-    """Lets `peak_bytes` begin anew; where the system does not, it goes on from the start of the process."""
+    """Resets `peak_bytes`; where the system cannot, the peak stays that since the start of the process."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident set size
 

@@ -46,11 +46,11 @@ def check_region(shape: Shape, multiple: int, minimum: int, max_voxels: int) -> 
 
     Args:
         shape: (H, W, D).
-        multiple, minimum: what sides of a region are multiples of, and their least, voxels.
+        multiple, minimum: every side of a region is a multiple of the first and at least the second, in voxels.
         max_voxels: of a region.
 
     Raises:
-        EngineError: it is not as these say.
+        EngineError: the region does not fit these rules.
     """
     if any(side % multiple or side < minimum for side in shape):
         raise EngineError(
@@ -88,7 +88,7 @@ def checked_points(
     """The prompts of B objects as the backends take them; see `Engine.decode`.
 
     Raises:
-        EngineError: a shape, dtype, label or place is not as `Engine.decode` expects.
+        EngineError: a shape, dtype, label or coordinate is not as `Engine.decode` expects.
     """
     coords, labels = _as_dtype("coords", coords, np.float32), _as_dtype("labels", labels, np.int64)
     if coords.ndim != 3 or coords.shape[2] != 3 or 0 in coords.shape:
@@ -113,13 +113,15 @@ def checked_points(
 
 
 def _as_dtype(name: str, values: ArrayLike, dtype: type[np.generic]) -> NDArray[Any]:
-    """The values as a contiguous array: integers must stay what they are, reals may be rounded to float32."""
+    """The values as a contiguous array: integers must keep their value, reals may be rounded to float32."""
     array = np.asarray(values)
     if array.dtype == dtype:
         return np.ascontiguousarray(array)
     if array.dtype.kind not in "biuf":
         raise EngineError(f"got {name} of dtype {array.dtype}, expected {np.dtype(dtype)}; convert it first")
-    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit becomes infinity, which is refused below
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # a value beyond float32 becomes infinity, which the caller refuses
         converted = np.ascontiguousarray(array, dtype=dtype)
     if np.issubdtype(dtype, np.integer) and not np.array_equal(converted, array):
         raise EngineError(f"got {name} of dtype {array.dtype} with values that no {np.dtype(dtype)} holds")

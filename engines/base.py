@@ -1,4 +1,4 @@
-"""What every engine does: check what it is given, hand it to its backend, own what it holds.
+"""The base class of engines: it checks arguments, calls the backend, and owns the memory.
 
 Axis letters: B objects, N points, H W D voxels of the region, in the order (z,y,x).
 """
@@ -34,7 +34,7 @@ _serial = itertools.count(1)
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """An encoded region. It stays where the engine put it and is of use to that engine only.
+    """An encoded region. It stays on the engine's device, and only the engine that made it can decode it.
 
     Attributes:
         engine_id: which engine made it.
@@ -50,7 +50,7 @@ class Embedding:
 
 
 class Sample(NamedTuple):
-    """What an engine is run on.
+    """The input of an encode and a decode.
 
     Attributes:
         image: float32 [1,1,H,W,D], 0–1.
@@ -88,7 +88,7 @@ class Engine(ABC):
         """Begins an engine.
 
         Args:
-            multiple, minimum: what sides of a region are multiples of, and their least, voxels.
+            multiple, minimum: every side of a region is a multiple of the first and at least the second, in voxels.
             max_voxels: of a region.
         """
         self._multiple, self._minimum, self._max_voxels = multiple, minimum, max_voxels
@@ -175,14 +175,14 @@ class Engine(ABC):
     def interrupt(self) -> None:
         """Ends the calls under way, from another thread: they raise `Interrupted` at the next layer of the network.
 
-        A call that the backend cannot end goes on. Calls that begin later are not concerned.
+        A call that the backend cannot end runs on. Calls that begin later run normally.
         """
         self._interrupts += 1
         if not self._closed:
             self._interrupt()
 
     def close(self) -> None:
-        """Frees what the engine holds, after the calls under way; closing again does nothing."""
+        """Frees the engine's memory after the calls under way; closing again does nothing."""
         with self._encoding, self._decoding:
             if not self._closed:
                 self._closed = True
@@ -202,10 +202,10 @@ class Engine(ABC):
 
     @abstractmethod
     def _decode(self, handle: Any, coords: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The logits, an array that nothing else refers to."""
+        """The logits, a fresh array."""
 
     def _class_features(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The features, an array that nothing else refers to."""
+        """The features, a fresh array."""
         raise EngineError(f"the {self.name} engine runs no class prompts; take another backend, such as openvino")
 
     @abstractmethod
@@ -213,7 +213,7 @@ class Engine(ABC):
         """Drops the backend's objects."""
 
     def _interrupt(self) -> None:  # noqa: B027 - not every backend can
-        """Asks the backend to end what runs; it then raises whatever it raises."""
+        """Asks the backend to end the calls under way; these then raise the backend's own error."""
 
     def _require_open(self) -> None:
         if self._closed:
@@ -242,7 +242,7 @@ class Engine(ABC):
 
     @contextmanager
     def _failing_as(self, task: str) -> Iterator[None]:
-        """Turns whatever a backend raises into one EngineError that says what it was doing."""
+        """Turns any error of a backend into an EngineError that names the task."""
         interrupts = self._interrupts
         try:
             yield
@@ -317,7 +317,7 @@ class BundleEngine(Engine):
             self._load(encoder, decoder, threads)
 
     def _class_graph(self) -> Path:
-        """The graph of class prompts, which is loaded when one comes.
+        """The graph of class prompts, which is loaded at the first class prompt.
 
         Raises:
             EngineError: the bundle has none.
@@ -337,7 +337,7 @@ class BundleEngine(Engine):
     @classmethod
     @abstractmethod
     def devices(cls) -> list[Device]:
-        """What it can compute on here, the best first.
+        """The devices of this machine that the backend can use, the best first.
 
         Raises:
             BackendMissing: the backend's package cannot be imported.

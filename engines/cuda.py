@@ -1,7 +1,7 @@
 """CUDA through `cuda.bindings.runtime`: memory, streams, events and graphs. Import this module inside functions alone.
 
 Every call returns a tuple that begins with an error code; `check` is the one place that reads it. The runtime works in
-the device's primary context, the one that torch and CuPy use, so memory may go to and fro between them.
+the device's primary context, the one that torch and CuPy use, so all of them can share memory.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class CUDAError(RuntimeError):
 
 
 class MemoryBytes(NamedTuple):
-    """Of a GPU."""
+    """Free and total memory of a GPU, bytes."""
 
     free: int
     total: int
 
 
 def check(result: tuple[Any, ...]) -> Any:
-    """What a CUDA call returned, without the error code.
+    """The result of a CUDA call, without its error code.
 
     Args:
         result: as `cuda.bindings` returns it.
@@ -75,7 +75,7 @@ def _text(code: Any) -> str:
 
 @contextmanager
 def on_device(index: int) -> Iterator[None]:
-    """Makes a GPU this thread's, and gives the thread back the one it had."""
+    """Makes a GPU this thread's current one, and restores the previous one at the end."""
     before = check(cudart.cudaGetDevice())
     check(cudart.cudaSetDevice(index))
     try:
@@ -86,7 +86,7 @@ def on_device(index: int) -> Iterator[None]:
 
 
 def memory_bytes() -> MemoryBytes:
-    """Of this thread's GPU."""
+    """Free and total memory of this thread's GPU."""
     return MemoryBytes(*check(cudart.cudaMemGetInfo()))
 
 
@@ -146,7 +146,7 @@ def copy(target: int, source: int, size_bytes: int, stream: Stream) -> None:
 
 
 class _Returned:
-    """Where memory goes that nothing refers to any more."""
+    """Collects memory blocks that nothing refers to any more."""
 
     def __init__(self) -> None:
         self.pieces: deque[tuple[int, int, bool]] = deque()
@@ -162,7 +162,7 @@ class _Returned:
 
 
 class Block:
-    """Memory of a GPU. It goes back when nothing refers to it any more.
+    """A memory block on a GPU. It is returned when nothing refers to it any more.
 
     Attributes:
         address, size_bytes: where, and how much; CUDA aligns it to 256 bytes.
@@ -237,7 +237,7 @@ class Memory:
 
 
 class PinnedArea:
-    """Host memory that the GPU copies from and to by itself; it grows as needed, and then its content is lost."""
+    """Pinned host memory for asynchronous copies. It grows as needed; growing loses its content."""
 
     def __init__(self) -> None:
         self._address, self._size_bytes = 0, 0
@@ -262,7 +262,7 @@ class PinnedArea:
 
 
 class Graph:
-    """Work that was captured, to be launched as often as wanted. Addresses and shapes in it are fixed."""
+    """A captured CUDA graph, which can be launched repeatedly. Addresses and shapes in it are fixed."""
 
     def __init__(self, executable: Any) -> None:
         self._executable = executable

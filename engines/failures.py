@@ -1,6 +1,5 @@
-"""What a backend's error means.
-
-Each backend has words of its own for a full memory, a lost device or a GPU that it cannot use.
+"""Translates errors of backends into gstk's: each backend has its own words for full memory, a lost device or an
+unsupported GPU.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ _lost: list[str] = []
 
 
 def failure(backend: str, task: str, error: BaseException) -> EngineError:
-    """The error to raise for what a backend raised.
+    """The gstk error for an error of a backend.
 
-    After a CUDA error the context is corrupt and later calls fail or lie, in every engine of the process: from then on
-    `refuse_lost_device` raises.
+    After a CUDA error the context is corrupt: in every engine of the process later calls fail or give wrong results.
+    From then on `refuse_lost_device` raises.
 
     Args:
         backend: its name.
@@ -74,7 +73,7 @@ def lost_device() -> str | None:
 
 
 def refuse_lost_device() -> None:
-    """Raises where a CUDA error has been.
+    """Raises if this process had a CUDA error before.
 
     Raises:
         DeviceError: there was one.

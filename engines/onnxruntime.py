@@ -30,7 +30,7 @@ _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "
 class ONNXRuntimeOptions:
     """Settings of `ONNXRuntimeEngine`. All but `arena` are for GPUs."""
 
-    arena: bool | None = option(None, "keep freed memory of the processor for the next run; off where nothing is said")
+    arena: bool | None = option(None, "keep freed memory of the processor for the next run; off by default")
     memory_limit_mb: int | None = option(None, "memory of the GPU for both graphs together, each gets half")
     conv_search: str = option("heuristic", "how cuDNN's kernels are chosen", ("heuristic", "exhaustive", "default"))
     tf32: bool = option(False, "round FP32 products to 10 bits on the GPU")
@@ -174,7 +174,7 @@ class ONNXRuntimeEngine(BundleEngine):
         return np.asarray(features[0], np.float32)
 
     def _run(self, index: int, inputs: dict[str, Any], output: str, place: tuple[str, int]) -> Any:
-        """Runs a graph on arrays and values that ONNX Runtime holds; the output stays at its place."""
+        """Runs a graph on NumPy arrays and on values that ONNX Runtime holds; the output stays on its device."""
         session = self._sessions[index]
         binding = session.io_binding()
         for name, value in inputs.items():

@@ -26,7 +26,7 @@ _OBJECTS, _POINTS = (1, 1, 8), (1, 4, 32)
 
 
 class TensorRTOptions(NamedTuple):
-    """What the provider is given.
+    """Settings of the provider for both graphs.
 
     Attributes:
         encoder, decoder: its settings for each graph.
@@ -52,7 +52,7 @@ def tensorrt_options(
         version: of ONNX Runtime.
 
     Raises:
-        EngineError: a profile that is none, or that the bundle's regions do not fit.
+        EngineError: the profile is malformed, or does not fit the bundle's regions.
     """
     sides = _sides(bundle, options.tensorrt_profile)
     width = bundle.manifest.architecture["width"]

@@ -81,14 +81,14 @@ def _openvino() -> Any:
 
 @functools.cache
 def shared_core() -> Any:
-    """OpenVINO's core, one for the process and as long as it.
+    """OpenVINO's core: one for the whole process, never freed.
 
-    A core gives the thread that makes it a stack for signal handlers, and at its end puts back the one that it found.
-    Where cores do not end in the reverse order of their beginning, that one was freed: the next signal that Python
-    handles, such as Ctrl-C, then ends the process (the CPU plugin of OpenVINO 2026.4).
+    A core gives its thread a stack for signal handlers, and restores the previous one when it is freed. Where cores are
+    not freed in the reverse order of their creation, that previous stack is gone: the next signal that Python handles,
+    such as Ctrl-C, then kills the process (the CPU plugin of OpenVINO 2026.4).
 
-    For each shape that comes the plugin keeps kernels, five thousand of each sort if it is let: a hundred regions took
-    0.3 GB with `tiny`. 128 of each sort are those of the last few regions, so that coming back to one costs nothing.
+    The plugin caches kernels for each shape, up to five thousand of each sort by default: a hundred regions took 0.3 GB
+    with `tiny`. 128 of each sort are those of the last few regions, so that coming back to one of these costs nothing.
 
     Snippets, kernels that the plugin generates for chains of small operators, are off: the decoder's few tokens gain
     nothing from them. Without, it compiles 13 % sooner, its first run of a shape takes 40 % less and others 5 to 14 %.
@@ -256,7 +256,7 @@ class OpenVINOEngine(BundleEngine):
         }
 
     def _interrupt(self) -> None:
-        # One that does not run takes no notice.
+        # A request that does not run ignores it.
         for graphs in list(self._graphs.values()):
             for request in graphs.requests:
                 request.cancel()
@@ -285,7 +285,7 @@ def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, mult
     """Encoder or decoder, rewritten for the plugin; for one region where it is given.
 
     Args:
-        multiple: what the sides of regions are multiples of.
+        multiple: every side of a region is a multiple of it.
     """
     model = core.read_model(file)
     if is_decoder:
@@ -324,7 +324,7 @@ def _rewrite_norms_and_int8(model: Any, multiple: int) -> None:
 
 
 def _sizes(inputs: dict[str, NDArray[Any]]) -> tuple[int, ...]:
-    """What varies in the shapes of a graph's inputs."""
+    """The variable sizes in the shapes of a graph's inputs."""
     if "image" in inputs:
         return inputs["image"].shape[2:]
     return *inputs["embedding"].shape[1:4], inputs["point_coords"].shape[1]

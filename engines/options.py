@@ -26,7 +26,7 @@ def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
     """A field of an options dataclass: bool, int, str, Path or a tuple of ints, or one of these or None.
 
     Args:
-        default: its value where nothing is said.
+        default: its value where the user gives none.
         help: what it does, in a line.
         choices: the words that a text may be.
     """

@@ -73,7 +73,7 @@ class Finding:
 def check_bundle(
     path: Path, parity: bool = False, on_progress: Callable[[str], None] = lambda _: None
 ) -> Iterator[Finding]:
-    """Checks a bundle, one finding after the other; what cannot be gone on from is the last.
+    """Checks a bundle, one finding after the other; a finding that makes further checks impossible is the last.
 
     Args:
         path: its folder.

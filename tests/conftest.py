@@ -37,13 +37,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 OnceForAll = Callable[[str, Callable[[Path], None]], Path]
 """Name of a folder, and what fills it → the folder."""
-EXPORTS = {"small_export", "every_precision"}
-"""Fixtures that export a network; what uses them is slow."""
+SLOW_FIXTURES = {"small_export", "every_precision", "browser"}
+"""Fixtures that export a network or start a browser; tests that use them are slow."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if EXPORTS & set(getattr(item, "fixturenames", ())):
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 
 

@@ -1,16 +1,30 @@
-"""Random histories of a session: scripts of prompts on three objects, and a model of what can be undone."""
+"""Random histories of a session: scripts of prompts on three objects, and a model of what can be undone.
+
+`compare_histories` runs them through Python and C++; `benchmarks/cpp_replay.py` does so too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+from cpp_replay import Volume, agreement, replay_many_cpp, replay_python, volume_of
+
+import gstk
+from gstk.cases.npz import save_case
+from gstk.core.bundle import builtin
+from gstk.core.window import WindowPolicy
+from gstk.engines import open_engine
+from gstk.session.session import Session
 
 Prompts = tuple[tuple[int, ...] | None, tuple[tuple[int, ...], ...]]
 """A box of seven numbers or None, and points (z, y, x, foreground)."""
 OBJECTS = (1, 2, 300)
 NOTHING: Prompts = (None, ())
+WINDOW_VOXELS = 32**3
+"""Windows so small that a trained network, whose masks depend on the prompts, takes milliseconds."""
 
 
 @dataclass
@@ -112,3 +126,73 @@ def _prompts_line(k: int, box: tuple[int, ...] | None, points: tuple[tuple[int, 
 
 def _text(numbers: Sequence[int]) -> str:
     return " ".join(map(str, numbers))
+
+
+@dataclass
+class Compared:
+    """What became of histories in Python and C++.
+
+    Attributes:
+        histories: how many were replayed.
+        masks: after all their lines.
+        nonempty: how many of the masks hold an object.
+        identical: how many of the masks are equal in every voxel.
+        least_agreement: the least share of voxels on which two masks agree.
+        differing: scripts after which Python and C++, or either and the model, differ in what they refuse (which says
+            how long the history is) or in how often they encode and decode.
+    """
+
+    histories: int
+    masks: int = 0
+    nonempty: int = 0
+    identical: int = 0
+    least_agreement: float = 1.0
+    differing: list[list[str]] = field(default_factory=list)
+
+
+def compare_histories(program: Path, count: int, folder: Path) -> Compared:
+    """Replays random histories on three volumes through both sessions, without extras and without a budget.
+
+    Args:
+        program: C++'s `replay`.
+        count: histories.
+        folder: where volumes, scripts and masks are written.
+    """
+    rng = np.random.default_rng(17)
+    volumes = _volumes(rng, folder)
+    histories = [random_history(rng, volumes[i % len(volumes)].image.shape) for i in range(count)]
+    scripts = [(volumes[i % len(volumes)], history.lines) for i, history in enumerate(histories)]
+    settings = {"backend": "openvino", "threads": 1, "refine": 0, "window_voxels": WINDOW_VOXELS}
+    replayed = replay_many_cpp(program, builtin("tiny"), scripts, folder, **settings)
+    engine = open_engine("tiny", "openvino", threads=1)
+    roi = engine.bundle.manifest.roi
+    found = Compared(count)
+    with Session(engine, WindowPolicy(WINDOW_VOXELS, roi.multiple, roi.minimum)) as session:
+        for history, (volume, lines), cpp in zip(histories, scripts, replayed, strict=True):
+            python = replay_python(session, volume, lines)
+            # The last line of each is the undo that is refused: the histories are as long as the model says.
+            if not history.refused == python.refused == cpp.refused or cpp.counts != python.counts:
+                found.differing.append(lines)
+            found.masks += len(lines)
+            found.nonempty += int(python.masks.any(axis=(1, 2, 3)).sum())
+            found.identical += int((python.masks == cpp.masks).all(axis=(1, 2, 3)).sum())
+            found.least_agreement = min(found.least_agreement, agreement(cpp, python))
+    return found
+
+
+def _volumes(rng: np.random.Generator, folder: Path) -> list[Volume]:
+    """Noise with balls, isotropic and not, each also in a file."""
+    volumes = []
+    for index, (shape, spacing_mm) in enumerate(
+        [((28, 36, 30), (1.0, 1.0, 1.0)), ((18, 44, 40), (2.5, 0.8, 1.0)), ((40, 36, 44), (1.0, 1.0, 1.0))]
+    ):
+        image = rng.normal(100, 20, shape)
+        z, y, x = np.indices(shape)
+        for _ in range(4):
+            middle, radius = rng.uniform(0, shape), rng.uniform(3, 9)
+            near = sum(((at - m) * s) ** 2 for at, m, s in zip((z, y, x), middle, spacing_mm, strict=True)) < radius**2
+            image[near] += rng.uniform(-60, 60)
+        case = gstk.Case(f"volume{index}", np.clip(image, 0, 255).astype(np.uint8), gstk.Geometry(shape, spacing_mm))
+        save_case(folder / f"{index}.npz", case)
+        volumes.append(volume_of(case, folder / f"{index}.npz"))
+    return volumes

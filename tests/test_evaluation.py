@@ -339,6 +339,7 @@ def test_a_program_that_fails_is_said(tmp_path: Path) -> None:
         ColdSegmenter(["predict.sh", "{inputs}"])
 
 
+@pytest.mark.slow
 def test_a_cold_session_says_what_a_warm_one_says(run: Run, folder: Path, tmp_path: Path) -> None:
     """`gstk evaluate` itself, on the built-in bundle; the clicks that a process replays give the session's masks."""
     common = ("--backend", "onnxruntime", "--threads", "1", "--limit", "1", "--no-report")

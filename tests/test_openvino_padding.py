@@ -33,7 +33,9 @@ def test_points_are_kept_in_front() -> None:
     np.testing.assert_array_equal(more_labels, np.pad(labels, ((0, 0), (0, 1)), constant_values=IGNORED))
 
 
-@pytest.fixture(scope="module", params=["tiny", "small", "small fp16"])
+@pytest.fixture(
+    scope="module", params=["tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in ("small", "small fp16"))]
+)
 def decoders(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     """A decoder as it is, and one that ignores points."""
     if request.param == "tiny":

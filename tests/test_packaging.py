@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src" / "gstk"
 DATA = re.compile(
     r"py\.typed|bundles/tiny/(encoder\.onnx|manifest\.json|prompt_decoder\.onnx|vectors\.npz)"
-    r"|core/profiles/[\w-]+\.toml|training/recipes/[\w-]+\.toml|server/page/[\w./-]+\.(html|css|js|svg)"
+    r"|core/profiles/[\w-]+\.toml|training/recipes/[\w.-]+\.(toml|txt)|server/page/[\w./-]+\.(html|css|js|svg)"
 )
 """The package's files that are not Python, those of C++ apart."""
 

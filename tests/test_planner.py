@@ -127,7 +127,7 @@ def test_more_time_gives_finer_windows_and_less_is_said_in_words() -> None:
     assert "windows of 884736 voxels" in plans[1].compromises[0]
     assert "half of 20 s" in plans[1].compromises[0]
     assert any("share one" in line for line in plans[3].compromises)
-    assert "surely comes from the network" in plans[3].compromises[-1]
+    assert "each mask comes from the network" in plans[3].compromises[-1]
 
 
 def test_memory_limits_windows_too() -> None:

@@ -331,6 +331,7 @@ def test_lists_that_cannot_be_used(tmp_path: Path) -> None:
         find_cases(folder)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_process_that_leaves_its_loader_open() -> None:
     """At exit, and when it is killed: nobody waits for ever, and no worker is left behind."""
     program = """

@@ -114,7 +114,7 @@ class TrainingInterrupted(GstkError):
 
     Attributes:
         signal: its number.
-        checkpoint: path of the file to go on from.
+        checkpoint: path of the checkpoint to resume from.
     """
 
     def __init__(self, message: str, signal: int, checkpoint: object) -> None:

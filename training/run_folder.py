@@ -1,4 +1,4 @@
-"""What a run's folder says of it, so that it can be gone on with: its recipe, and what it trains on.
+"""A run's folder: the recipe and the cases that it records, so that the run can be resumed.
 
 No torch here: a run is found, and mistakes in it, before that is loaded.
 """

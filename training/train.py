@@ -7,7 +7,7 @@ A run's folder:
     profile.json                     what its network's input is, where a profile says so
     init.pt                          what it began with, where that is no file of its own
     stage1/model.pt                  the stage's result: the moving average of its weights
-    stage1/checkpoints/step-*.pt     to go on from; they hold a model too
+    stage1/checkpoints/step-*.pt     to resume from; each holds a model, too
     stage1/events.out.tfevents.*     TensorBoard's log
     stage2/...
 """
@@ -98,8 +98,8 @@ def train(
         stages: 1, 2 or both. Stage 2 begins with the model of stage 1 in `out_dir`, or with `init`.
         init: weights to begin the first of the stages with, a file or a network of the recipe's architecture; None
             takes fresh ones for stage 1.
-        resume: go on from the newest checkpoint in `out_dir`; stages that are done stay as they are. What is not as the
-            run began is told to `report`.
+        resume: continue from the newest checkpoint in `out_dir`; stages that are done stay as they are. `report` is
+            told what differs from how the run began.
 
         before: the record of the training that `init` comes from, where it is a network; a file has its own.
         profile: what the network's input is; the checkpoints carry it. None takes cases in their own axes and voxels,

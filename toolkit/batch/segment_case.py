@@ -31,7 +31,7 @@ def segment_case(
 
     Args:
         session: with a latency model where there is a limit.
-        case: with its previous mask, if any, which is gone on from where there is no time to do all clicks again.
+        case: with its previous mask, if any; where time is short for all clicks, the last one corrects it.
         within_s: seconds for all of it; None is the session's own budget.
         intensity_window, assume_window: see `Session.set_image`.
         start_mask: integer (z,y,x), object ids of an earlier result, which clicks then change only near them.

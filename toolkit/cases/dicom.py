@@ -1,4 +1,4 @@
-"""Reading a DICOM series as one volume, by what the header of each of its slices says.
+"""Reads a DICOM series as one volume, by the header of each of its slices.
 
 pydicom reads the headers, and the pixels that are not compressed; GDCM, by way of SimpleITK, decodes the others.
 """
@@ -66,7 +66,7 @@ def read_dicom(
         series: Series Instance UID, number or description of the series; None takes that of the file, or that with the
             largest image.
         phase: number of the image in its series, from 1, where it holds several; None takes the largest.
-        is_label_map: whether pixels are label ids, of which no resampling makes others.
+        is_label_map: whether pixels are label ids; resampling then takes the nearest pixel and makes no new ids.
 
     Raises:
         CaseError: there is no such image, or it cannot be decoded.

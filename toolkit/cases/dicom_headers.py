@@ -1,4 +1,4 @@
-"""What DICOM files say of each of their frames: where it lies, what its values mean, which image it belongs to.
+"""The headers of DICOM frames: the position of each frame, the meaning of its values, the image it belongs to.
 
 Every value comes from the frame's own header: of a multi-frame file from the functional groups of that frame, then the
 shared ones, then the file's own attributes (DICOM PS3.3, C.7.6.16).
@@ -148,7 +148,7 @@ def read_frames(file: Path) -> list[Frame]:
             frames = [_frame(file, header, per_frame, index, rows, columns) for index in range(max(1, count))]
     except Exception:  # pydicom raises of any kind for a damaged file
         return []
-    if any(frame.position_mm is None for frame in frames):  # that of the first alone would set it apart
+    if any(frame.position_mm is None for frame in frames):  # the first frame's alone would set that frame apart
         frames = [replace(frame, position_mm=None) for frame in frames]
     return frames
 

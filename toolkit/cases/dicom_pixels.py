@@ -127,7 +127,7 @@ def _decode(file: Path) -> npt.NDArray[Any]:
                 pixels = pixel_array(data, raw=True)
     except MemoryError:
         raise
-    except Exception as error:  # of any kind, for damaged files
+    except Exception as error:  # libraries raise errors of any kind for damaged files
         reason = reason_of(error, 160)
         if syntax is None:
             raise CaseError(f"cannot read {file}: it is damaged ({reason})") from None

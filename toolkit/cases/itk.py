@@ -41,7 +41,7 @@ def _c_numbers() -> Iterator[None]:
     libc.newlocale.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p]
     libc.uselocale.argtypes = libc.duplocale.argtypes = libc.freelocale.argtypes = [ctypes.c_void_p]
     libc.freelocale.restype = None
-    # All but its numbers stays as it was: of a new locale without a base, texts would be ASCII.
+    # Only the numbers change: a new locale without a base would make texts ASCII.
     base = libc.duplocale(libc.uselocale(None))
     plain = libc.newlocale(_LC_NUMERIC_MASK, b"C", base) if base else None
     if not plain:
@@ -56,7 +56,7 @@ def _c_numbers() -> Iterator[None]:
 
 
 def one_line(error: RuntimeError) -> str:
-    """The reason in SimpleITK's several lines of where in its source it was, or the message of our own checks."""
+    """An error's reason in one line: SimpleITK's without its lines about ITK's source, or that of gstk's checks."""
     text = str(error).rpartition("ERROR: ")[2]
     # MetaImage's "Reason: No such file or directory" is what errno happened to be.
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Reason:")]

@@ -26,7 +26,8 @@ def distinct_names(
     Returns:
         Names and suffixes alone where they differ. Where some are the same (a cohort of p1/ct.nii.gz,
         p2/ct.nii.gz), every name comes with the folders below the one that all cases share. Names that are still the
-        same (a.nii.gz and a.nrrd in one folder) are made of the case's full file name, and in the end of a number.
+        same (a.nii.gz and a.nrrd in one folder) become the case's full file name, with a number where even that is not
+        enough.
         Names that differ in upper and lower case alone are the same on some systems, and count as the same.
     """
     endings = [ending_of(path) for path in paths]

@@ -45,7 +45,7 @@ _MOST_EXTENSION_BYTES = 2**24
 
 @dataclass(frozen=True)
 class _Fields:
-    """Where a header holds what, as struct formats without byte order: NIfTI-1 or NIfTI-2."""
+    """The layout of a NIfTI-1 or NIfTI-2 header, as struct formats without byte order."""
 
     size: int
     magic: tuple[int, bytes]
@@ -109,7 +109,7 @@ def read_nifti(file: Path) -> tuple[npt.NDArray[Any], Geometry, bytes]:
         by the qform; its axes may be off right angles. The bytes of the header, for `write_nifti`.
 
     Raises:
-        CaseError: the file is damaged, truncated, no 3-D image of single real values, or gives no place.
+        CaseError: the file is damaged, truncated, no 3-D image of single real values, or has no position in space.
 
     Warns:
         CaseWarning: the two forms put the image at different places, or voxels of NaN or infinity became 0.
@@ -325,7 +325,7 @@ def _qform(header: _Header) -> npt.NDArray[np.float64]:
 
 
 def _fresh(geometry: Geometry) -> _Header:
-    """A header of a volume that came from elsewhere: mm, scanner coordinates."""
+    """A new header, for a volume that was not read from NIfTI: mm, scanner coordinates."""
     from scipy.spatial.transform import Rotation
 
     fields = _FIRST if max(geometry.shape) < 2**15 else _SECOND

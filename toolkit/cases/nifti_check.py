@@ -1,4 +1,4 @@
-"""Telling a truncated NIfTI file from a whole one: ITK reads either, with 0 for the voxels that are not there."""
+"""Detects truncated NIfTI files, which ITK reads without an error, with 0 for the missing voxels."""
 
 import gzip
 import math
@@ -15,7 +15,7 @@ __all__ = ["check_nifti_is_whole"]
 def check_nifti_is_whole(file: Path) -> None:
     """Check that a .nii or .nii.gz file holds all the voxels that its header promises.
 
-    A file without a NIfTI header passes: what is wrong with it is ITK's to say.
+    A file without a NIfTI header passes; ITK then reports what is wrong with it.
 
     Raises:
         CaseError: the file ends early, its gzip stream is damaged, or it cannot be read.

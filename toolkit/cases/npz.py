@@ -1,4 +1,4 @@
-"""Segmentation cases: an image, where it lies, what was clicked in it, and the .npz layout that holds all this.
+"""Segmentation cases: an image with its geometry and prompts, and the .npz layout that holds them.
 
 Keys of a case: `imgs` (z, y, x), `spacing` (3,), `boxes` and `clicks` (object arrays, one dict a class),
 `clicks_order` (one list of 'fg' and 'bg' a class), `prev_pred` and `gts` (z, y, x). Only `imgs` must be there. Class i
@@ -50,12 +50,12 @@ _KEYS = ("imgs", "spacing", "boxes", "clicks", "clicks_order", "prev_pred", "gts
 
 
 class CaseWarning(OneLine, UserWarning):
-    """A case was read, but something about it is probably not what its author meant."""
+    """A case was read, but something in it is probably not what its author meant."""
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A volume with what is known about it.
+    """A volume with its geometry, prompts and labels.
 
     Attributes:
         name: file name without its suffix.

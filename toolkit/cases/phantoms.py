@@ -50,7 +50,7 @@ class _Scene:
     materials: NDArray[np.float32]  # mean intensity of each object, index 0 included
     texture: NDArray[np.float32]  # amplitude of each object's texture
     rim: Field | None = None  # painted on top: membranes
-    context: int = 0  # objects up to this one are surroundings, nobody clicks on them
+    context: int = 0  # objects up to this one are surroundings and get no clicks
     noise_range: tuple[float, float] = (0.0, 0.10)
     blur_range: tuple[float, float] = (0.3, 1.1)
 

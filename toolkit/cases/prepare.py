@@ -50,14 +50,14 @@ _LOG = logging.getLogger("gstk")
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What became of one source.
+    """The result for one source.
 
     Attributes:
         source: the file or folder that was read.
         output: the .npz that was written; None where that failed.
-        intensities: what was done to the intensities, in words.
-        label_ids: from the ids of the label map to those of the case, where there was one.
-        warnings: what was odd about the source.
+        intensities: how the intensities were changed, in words.
+        label_ids: id in the label map → id in the case; empty without a label map.
+        warnings: what looked wrong with the source.
         error: why it failed, one line; None where it did not.
     """
 

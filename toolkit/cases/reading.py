@@ -1,4 +1,4 @@
-"""Files of any format, as a session or a command takes them."""
+"""Reads files of any format for sessions and commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_volume(
         GeometryError, PromptError: see `gstk.load_case`.
 
     Warns:
-        CaseWarning: the file is odd; see `gstk.cases.volumes.read_volume`.
+        CaseWarning: something was left out or assumed; see `gstk.cases.volumes.read_volume`.
     """
     return volumes.read_any(path, spacing_order, series=series, phase=phase).volume
 
@@ -39,7 +39,7 @@ def read_volume(
 def read_case(
     path: Path, intensity_window: str, spacing_order: SpacingOrder, series: str | None = None, phase: int | None = None
 ) -> Case:
-    """Reads a case from an .npz or a volume, and says which options the file has no use for.
+    """Reads a case from an .npz or a volume, and warns of options that do not apply to the file.
 
     Args:
         path: see `read_volume`, as for `spacing_order`, `series` and `phase`.

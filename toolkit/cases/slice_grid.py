@@ -18,7 +18,7 @@ __all__ = ["SliceGrid"]
 
 @dataclass(frozen=True, eq=False)
 class SliceGrid:
-    """Where slices lie that were resampled to a regular grid, and the way there and back.
+    """The positions of slices that were resampled to a regular grid, and the mapping in both directions.
 
     Attributes:
         geometry: of the slices as they were read, the best that one affine can say: exact for a steady tilt, whose
@@ -132,7 +132,7 @@ class SliceGrid:
         return self._plane_of(k), min(y, self.regular.shape[1] - 1), min(x, self.regular.shape[2] - 1)
 
     def _box(self, box: Box) -> Box:
-        low = self._voxel((box.z_mid, box.z_mid_y_min, box.z_mid_x_min))  # its extent is that on its middle slice
+        low = self._voxel((box.z_mid, box.z_mid_y_min, box.z_mid_x_min))  # a box has its extent on its middle slice
         high = self._voxel((box.z_mid, box.z_mid_y_max, box.z_mid_x_max))
         first, last = (self._voxel((z, 0, 0))[0] for z in (box.z_min, box.z_max))
         return Box(first, last, low[0], low[2], low[1], high[2], high[1])

@@ -128,7 +128,7 @@ def read_volume(
             given file, or of a folder that with the largest image.
         phase: which image of a DICOM series that holds several (phases, echoes, a scout), from 1. None takes the
             largest.
-        is_label_map: whether voxels are label ids, of which no resampling makes others.
+        is_label_map: whether voxels are label ids; resampling then takes the nearest voxel and makes no new ids.
 
     Returns:
         A case without prompts. The image is (z, y, x) in the file's own dtype (with slope and intercept applied), in

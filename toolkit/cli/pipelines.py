@@ -133,7 +133,7 @@ class Pipeline:
             options += ["--assume-window", self.assume_window]
         if self.budget_s is not None:
             options += ["--budget", str(self.budget_s), "--calls", str(STEPS)]
-        return [sys.executable, "-m", "gstk", "infer", "{inputs}", "-o", "{outputs}", *options]
+        return [sys.executable, "-m", "gstk", "infer", "{inputs}", "-o", "{outputs}", "--name", "{stem}", *options]
 
     def opener(self, cold: bool = False) -> "Callable[[], Segmenter]":
         """What opens it, picklable; `cold` starts a process for each call."""

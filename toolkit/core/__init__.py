@@ -1,1 +1,1 @@
-"""What every room above agrees on: geometry, prompts, windows, resampling, the click rule, bundles, files."""
+"""What all other rooms share: geometry, prompts, windows, resampling, the click rule, bundles, files."""

@@ -108,13 +108,13 @@ class Bundle:
 
     @property
     def sha256(self) -> str:
-        """One hash of all files that the manifest vouches for: what is kept for a bundle is kept under it."""
+        """One hash of all files in the manifest; caches for a bundle are named by it."""
         files = {name: file.sha256 for name, file in self.manifest.files.items()}
         return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files that the manifest vouches for."""
+        """Bytes of all files in the manifest."""
         return sum(file.size_bytes for file in self.manifest.files.values())
 
 
@@ -206,10 +206,10 @@ def write_bundle(
 
 
 def refuse_existing(target: str | os.PathLike[str], overwrite: bool) -> None:
-    """Raises where `write_bundle` may not write, so that a long export says so before it starts.
+    """Raises if `write_bundle` may not write to a path, so that a long export fails before it starts.
 
     Raises:
-        BundleError: the target exists and is not to be replaced, or is no bundle.
+        BundleError: the target exists and `overwrite` is False, or it is no bundle.
     """
     path = Path(target)
     if not os.path.lexists(path):
@@ -229,7 +229,7 @@ def _to_json(manifest: Manifest) -> str:
 
 
 def _put(draft: Path, target: Path) -> None:
-    """Renames the draft to the target. An old bundle steps aside, and back if the new one cannot take its place."""
+    """Renames the draft to the target. An old bundle is moved aside first, and back if that fails."""
     if not target.exists():
         draft.rename(target)
         return

@@ -1,4 +1,4 @@
-"""The classes that a network segments by name: ids, names, groups and sets, and what a user may call them."""
+"""The classes that a network segments by name: ids, names, groups and sets."""
 
 from __future__ import annotations
 

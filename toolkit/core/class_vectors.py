@@ -1,4 +1,4 @@
-"""The vectors of a bundle's classes: what a region's class features are multiplied with, one for each class id."""
+"""The class vectors of a bundle, one for each class id: a class's logits are its vector times the class features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the official protocol clicks next: the centre of the largest error.
+"""The next click of the official protocol: the centre of the largest error.
 
 Evaluation clicks by this rule, and training can. SciPy's image module is imported with the first click, for that takes
 0.3 s.

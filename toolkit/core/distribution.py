@@ -1,4 +1,4 @@
-"""How a volume's values are distributed. Small integers are counted, so that no copy of the volume is made."""
+"""The distribution of a volume's values. Small integers are counted, so that no copy of the volume is made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Distribution"]
 
 
 class Distribution:
-    """The values of a volume, without their places.
+    """The values of a volume, without their positions.
 
     Attributes:
         size: how many there are.
@@ -22,7 +22,7 @@ class Distribution:
     """
 
     def __init__(self, values: NDArray[Any], counts: NDArray[np.int64] | None = None) -> None:
-        """Looks at values.
+        """Counts values.
 
         Args:
             values: any real dtype and shape, not empty.

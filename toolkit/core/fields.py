@@ -58,7 +58,7 @@ class Fields:
         )
 
     def only(self, *known: str) -> None:
-        """Refuses fields of other names: one that is not known would be ignored without a word."""
+        """Refuses fields of other names, which would be ignored silently otherwise."""
         unknown = sorted(set(self.values) - set(known))
         if unknown:
             raise self.source.error(

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Atomic writing of files: a reader never sees half of one."""
 
 import errno
 import os
@@ -24,8 +24,8 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
 
     The yielded path lies in a scratch folder beside `path` and has the same file name, so suffix-driven writers pick
     the same format. Files written next to it (the data file of a detached .mhd or .nhdr header) move along with it.
-    Everything is on the disk before it gets its name (fsync), so what a full disk, a quota or a network drive says only
-    when a file is closed counts too. On an error nothing is left behind and an older `path` stays as it was.
+    Everything is synced to disk (fsync) before it gets its name, so errors that a full disk, a quota or a network drive
+    reports only when a file is closed count, too. On an error nothing is left behind and an older `path` stays.
 
     A writer that does not report its failures must be checked in the block: `explain_lost_bytes` says what went wrong.
 
@@ -77,7 +77,7 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool, otherwise: str) -> N
 
     Args:
         paths: what is to be written.
-        overwrite: the caller's leave to replace them.
+        overwrite: whether they may be replaced.
         otherwise: what to do instead of replacing them, as "another --out folder".
 
     Raises:

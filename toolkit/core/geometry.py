@@ -1,4 +1,4 @@
-"""Where the voxels of a volume lie in the patient.
+"""The geometry of a volume: where its voxels lie in the patient.
 
 Arrays are indexed (z, y, x), the axis order of `SimpleITK.GetArrayFromImage`. Millimetres are LPS world coordinates
 (x to the patient's left, y to posterior, z to superior), as in ITK and DICOM.

@@ -32,7 +32,7 @@ _SOURCE = FieldsSource("the manifest", "export the bundle again", BundleError)
 
 @dataclass(frozen=True)
 class GraphFile:
-    """One file of a bundle, as the manifest vouches for it.
+    """One file of a bundle: its hash and size, as the manifest states them.
 
     Attributes:
         sha256: 64 lower-case hexadecimal digits.
@@ -81,7 +81,7 @@ class Manifest:
         class_vectors: name of the file with a vector for each class (`gstk.core.class_vectors`), listed under `files`;
             empty where the bundle has no class prompts.
         parity: agreement with torch, as `gstk.export.parity` measured it.
-        reports: what was found about the other precisions: `fp16` the ranges of values, `int8` what it costs in Dice.
+        reports: measurements of the other precisions: `fp16` the ranges of values, `int8` its loss of Dice.
         training: free metadata: recipe, seed, steps.
     """
 

@@ -1,4 +1,4 @@
-"""A volume as a network sees it: prepared by its profile, in its axes, and where it says so on its training grid."""
+"""A volume prepared for a network by its profile: intensities, axes, and the training grid if the profile has one."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class NetworkImage:
     Attributes:
         volume: (z,y,x), any real dtype.
         geometry: of the volume.
-        low, high: its values that are the network's 0 and 1.
+        low, high: the values of the volume that become the network's 0 and 1.
         axes: from the volume's axes to the network's.
-        grid: of the training; None where the network has no resolution.
+        grid: the training grid; None where the profile has no resolution.
         patch_zyx: sides of the training window, as (z,y,x) of the volume.
-        profile: what all this follows from.
-        words: what was done to intensities and axes, for the user.
+        profile: the input profile that the volume was prepared by.
+        words: how intensities and axes were prepared, as a text for the user.
     """
 
     volume: NDArray[Any]

@@ -1,4 +1,4 @@
-"""Which way a volume's axes run in the patient, and how they become the axes of a network's image."""
+"""The directions of a volume's axes in the patient, and the map from them to the axes of a network's image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AxisMap:
 
     @classmethod
     def of(cls, profile: InputProfile, geometry: Geometry, has_orientation: bool = True) -> AxisMap:
-        """What a profile makes of a volume's axes.
+        """The map from a volume's axes to those that a profile asks for.
 
         Args:
             profile: of the network.

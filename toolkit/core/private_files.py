@@ -1,4 +1,4 @@
-"""Files that only their owner may change: compiled graphs and plans are programs, and what is in them is run."""
+"""Files that only their owner may change, for compiled graphs and plans: these are programs that will be run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_private(file: Path, *parts: bytes) -> None:
 
 
 def stranger(path: Path) -> str | None:
-    """Why somebody else could have written a file or folder; None where only this user or the administrator can.
+    """Why another user could have written a file or folder; None where only this user or the administrator can.
 
     Windows keeps user folders apart by itself; there the answer is always None.
     """
@@ -48,7 +48,7 @@ def stranger(path: Path) -> str | None:
 
 
 def user_cache() -> Path:
-    """The user's folder for what can be made again: `$XDG_CACHE_HOME`, or where the system has such files."""
+    """The user's cache folder: `$XDG_CACHE_HOME`, or the system's place for caches."""
     from platformdirs import user_cache_path
 
     return user_cache_path()

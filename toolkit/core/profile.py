@@ -64,7 +64,7 @@ class InputProfile:
 
     Attributes:
         name: of the profile.
-        summary: one sentence for a user who has to choose.
+        summary: one sentence that helps a user to choose.
         licence: of the weights that are published for it; empty where it stands for no published weights.
         intensities: see `Intensities`.
         orientation: `stored`, the axes as the file has them, or `RAS`, flipped and permuted so that indices rise to the
@@ -98,7 +98,7 @@ class InputProfile:
     classes: ClassTable = field(default_factory=ClassTable)
 
     def has_input_of(self, other: InputProfile) -> bool:
-        """Whether a network takes the same images by both: intensities, axes, resolution and crop."""
+        """Whether both profiles prepare images alike: intensities, axes, resolution and crop."""
         kept = ("intensities", "orientation", "axis_order", "spacing_mm", "crop_margin")
         return all(getattr(self, name) == getattr(other, name) for name in kept)
 
@@ -176,7 +176,7 @@ class InputProfile:
         )
 
     def lines(self) -> list[tuple[str, str]]:
-        """The profile in words: what, and how; for `gstk inspect`."""
+        """The profile as pairs of label and text, for `gstk inspect`."""
         given, table = self.intensities, self.classes
         units = {"case": "0 to 255 as in the challenge's cases", "hounsfield": "HU", "file": "the file's units"}
         ends = f"{given.range[0]:g} to {given.range[1]:g}" if given.range else ""
@@ -231,7 +231,7 @@ def list_profiles() -> str:
 def profile_of_schema_1(
     percentiles: tuple[float, float], patch: tuple[int, int, int], special: tuple[int, ...]
 ) -> InputProfile:
-    """What a bundle was whose manifest knew no profiles: stored axes, windows of the session's choice."""
+    """The profile of bundles older than profiles: stored axes, windows of the session's choice."""
     return InputProfile(
         "schema-1",
         "a bundle of an older gstk: stored axes, percentiles, windows of the session's choice",

@@ -35,7 +35,7 @@ _LARGEST_ID = 65535
 
 
 class PromptWarning(OneLine, UserWarning):
-    """Prompts were taken, but what came of them is probably not what the user wants."""
+    """Prompts were accepted, but their result is probably not what the user wants."""
 
 
 @dataclass(frozen=True)

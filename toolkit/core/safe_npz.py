@@ -1,8 +1,8 @@
 """Reading .npz files, object arrays included, without running anything they contain.
 
 NumPy stores object arrays as pickles, and unpickling runs whatever the file's author asked for. NumPy's own classes
-are no shelter: a crafted dtype state makes raw bytes pass for object pointers. So nothing of NumPy is handed to the
-unpickler. It may name only the four globals of an object array, each of which builds a plain record here; the records
+give no protection: a crafted dtype state makes raw bytes pass for object pointers. So the unpickler gets no class of
+NumPy. It may name only the four globals of an object array, each of which builds a plain record here; the records
 are checked and turned into arrays afterwards.
 """
 
@@ -46,7 +46,7 @@ _READ_HEADER: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...],
 
 
 class _RefusedError(Exception):
-    """What a pickle asked for that it may not have; becomes the text of a CaseError."""
+    """A pickle asked for something that is not allowed; its text becomes part of a CaseError."""
 
 
 def npz_keys(path: StrPath) -> list[str]:

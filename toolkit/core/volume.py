@@ -1,4 +1,4 @@
-"""A volume with what has to be known to prepare it for a network: where it lies, and what its values are."""
+"""A volume with its geometry and the meaning of its values, as needed to prepare it for a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Volume", "VolumeWarning"]
 
 
 class VolumeWarning(OneLine, UserWarning):
-    """A volume was taken, but something about it is probably not what the network was trained on."""
+    """A volume was accepted, but is probably unlike what the network was trained on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Volume:
 
     @classmethod
     def of(cls, image: Volume | NDArray[np.generic], spacing_mm: Sequence[float] | None = None) -> Volume:
-        """A volume as it is, or an array of which nothing but its spacing is known.
+        """A volume as it is, or an array with its spacing and no other metadata.
 
         Args:
             image: a volume, or (z,y,x) of any real dtype, finite.

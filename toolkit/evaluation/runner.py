@@ -1,4 +1,4 @@
-"""`gstk evaluate`: many cases through the official protocol, into a folder that can be gone on with.
+"""`gstk evaluate`: many cases through the official protocol; an interrupted evaluation can be resumed in its folder.
 
 OUT/
 ├── run.json         what was evaluated, and on which machine
@@ -90,7 +90,7 @@ def evaluate(
 
     Args:
         cases: .npz cases, or folders of them.
-        out_dir: created where it is missing. One that holds an evaluation is gone on with.
+        out_dir: created where it is missing. An evaluation that it holds is resumed.
         open_segmenter: makes what is evaluated; called once, and not at all where nothing is left to do.
         method: a name for it, in tables.
         settings: what it depends on, JSON-ready; an evaluation goes on only with the same.

@@ -1,4 +1,4 @@
-"""What a click does to a mask: it changes what is connected to it and near it.
+"""Applies a click to a mask: only voxels connected to the click and near it change.
 
 A mask is kept as logits on a region of the volume, above 0 inside the object.
 """
@@ -27,10 +27,10 @@ __all__ = [
 ]
 
 Weigh = Callable[[Region, NDArray[np.float32], NDArray[np.float32]], None]
-"""Changes the logits after a click, the last of the three, in place, given those before it on the same region."""
+"""Called with a region, the logits before a click and those after it; changes the latter in place."""
 
 BALL_VOXELS = 3
-"""Radius of the ball that a click makes without the network, over the finest spacing."""
+"""Radius of the ball that stands for a click without the network, in voxels of the finest spacing."""
 REACH = 2.0**0.5
 """A click changes voxels up to this many times as far from it as from the nearest click that says the opposite."""
 
@@ -56,7 +56,7 @@ def keep_clicked_components(values: NDArray[np.float32], region: Region, prompts
 
 
 def enforce_clicks(values: NDArray[np.float32], region: Region, prompts: ObjectPrompts) -> None:
-    """Makes the clicked voxels what they were clicked as, in place: at least 1 on the object, at most -1 off it."""
+    """Sets the clicked voxels to what the clicks say, in place: at least 1 on the object, at most -1 off it."""
     for point in prompts.points:
         voxel = tuple(i - axis.start for i, axis in zip(point.zyx, region, strict=True))
         if all(0 <= i < n for i, n in zip(voxel, values.shape, strict=True)):
@@ -64,13 +64,13 @@ def enforce_clicks(values: NDArray[np.float32], region: Region, prompts: ObjectP
 
 
 class ClickScope(NamedTuple):
-    """What decides how far a click changes a mask.
+    """How far a click may change a mask.
 
     Attributes:
         click: where, and whether the object is there.
         opposite: voxels (z,y,x) of the clicks that say the opposite.
         spacing_mm: voxel size (z,y,x) that distances from them are measured in.
-        weigh: weighs the new logits against the place of the click first; None takes them as they are.
+        weigh: changes the new logits by their distance from the click; None takes them as they are.
     """
 
     click: Point
@@ -107,7 +107,7 @@ def apply_click(
     click = scope.click
     region = union(before_region, after_region)
     if not all(axis.start <= i < axis.stop for i, axis in zip(click.zyx, region, strict=True)):
-        return before_region, before.copy()  # neither mask comes near
+        return before_region, before.copy()  # the click lies outside both masks' regions
     old, new = (spread(r, v, region) for r, v in ((before_region, before), (after_region, after)))
     if scope.weigh is not None:
         scope.weigh(region, old, new)
@@ -123,10 +123,10 @@ def apply_click(
 def fallback_mask(
     prompts: ObjectPrompts, geometry: Geometry, region: Region | None, logits: NDArray[np.float32] | None
 ) -> tuple[Region, NDArray[np.float32]]:
-    """A mask without the network: the mask before, or the ellipsoid in the box; with a small ball at each click.
+    """A mask made without the network: the mask before, else the ellipsoid in the box, with a small ball at each click.
 
     Args:
-        prompts: those that the mask before does not answer; there is a box, a foreground click or a mask before.
+        prompts: those that the mask before does not include yet; a box, foreground click or mask before is required.
         geometry: the volume's.
         region, logits: the mask before; None where there is none.
     """

@@ -1,4 +1,4 @@
-"""Which windows to look at, and how finely, inside a time limit and the free memory: decided before anything runs."""
+"""Plans the first windows of objects and their resolution, within a time limit and the free memory."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = [
 ]
 
 MEMORY_SHARE = 0.8
-"""Of the free memory; a window that needs more is not planned."""
+"""Share of the free memory that a window may need to be planned."""
 _SHARING = (0.0, 1.1, 1.6, 2.5, math.inf)
 """How much coarser a window may be that several objects share than each one's own, voxel side over voxel side.
 
-First not at all: even in a window as fine, but around both, masks were worse (0.62 for 0.71 Dice on one case).
+The first value shares none: even in a joint window as fine, masks were worse (Dice 0.62 in place of 0.71 on one case).
 """
 _SMALLER = 2**-0.5
 
@@ -59,8 +59,8 @@ class Plan:
     Attributes:
         windows: in the order in which they are encoded.
         policy: how windows are made, with the voxels that were chosen.
-        budget_s: seconds there are; None is any number.
-        second_window_s: expected of a second window for each object, which suits its mask better.
+        budget_s: seconds available; None is no limit.
+        second_window_s: expected seconds of a second window for each object, which suits its mask better.
         compromises: what a larger budget or more memory would have allowed, a sentence each.
     """
 
@@ -92,7 +92,7 @@ class Plan:
 
 
 def can_start(prompts: ObjectPrompts) -> bool:
-    """Whether something says where the object is: a box or a foreground click."""
+    """Whether the prompts locate the object: a box or a foreground click."""
     return prompts.box is not None or any(point.foreground for point in prompts.points)
 
 
@@ -137,11 +137,11 @@ def make_plan(
 
     Args:
         geometry: the image's.
-        prompts: by object id; objects that nothing says the place of are left out.
+        prompts: by object id; objects without a box or foreground click are left out.
         policy: how windows are made where there is time.
         model: what calls cost; None plans without.
-        budget_s: seconds for all objects; None is any number.
-        memory_bytes: for the whole process; None is any number.
+        budget_s: seconds for all objects; None is no limit.
+        memory_bytes: for the whole process; None is no limit.
         slowdown: how much slower than the model says the host is now.
         once: one decode for each object, whatever its prompts; else one after each click.
     """
@@ -221,7 +221,7 @@ def _grouped(
 
 
 def _compromises(best: Plan, plan: Plan, budget_s: float | None, memory_bytes: float | None) -> tuple[str, ...]:
-    """What `best` has and `plan` has not, and why."""
+    """What `plan` gives up compared with `best`, and why."""
     compromises = []
     if plan.policy.max_voxels < best.policy.max_voxels:
         why = []
@@ -239,7 +239,7 @@ def _compromises(best: Plan, plan: Plan, budget_s: float | None, memory_bytes: f
             compromises.append(f"windows of their own for the objects {format_ids(planned.objects)}: they share one")
     if budget_s is not None and plan.p95_s > budget_s:
         compromises.append(
-            f"a mask that surely comes from the network: even the smallest windows may take {plan.p95_s:.3g} s of "
-            f"{budget_s:.3g} s; objects that are not done then are made from their prompts alone"
+            f"certainty that each mask comes from the network: even the smallest windows may take {plan.p95_s:.3g} s "
+            f"of {budget_s:.3g} s; masks that are not done by then are made from their prompts alone"
         )
     return tuple(compromises)

@@ -31,10 +31,10 @@ def image_voxel(zyx: Sequence[float], geometry: Geometry) -> Voxel:
 
 
 def check_prompts(prompts: Mapping[int, ObjectPrompts], image: ImageState, profile: InputProfile) -> None:
-    """Refuses prompts outside the image, and points and boxes where the network takes class prompts alone.
+    """Checks that prompts lie inside the image and are of a kind that the network takes.
 
     Raises:
-        PromptError: as said.
+        PromptError: one lies outside, or is a point or box where the network takes class prompts alone.
     """
     if "points" not in profile.branches and any(own.points or own.box for own in prompts.values()):
         raise PromptError(

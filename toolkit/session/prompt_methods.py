@@ -53,7 +53,7 @@ class PromptMethods(ABC):
         return self._change_prompts(lambda geometry, before: replace(before, box=box), object_id)
 
     def add_plane_box(self, corners: Sequence[Sequence[int]], foreground: bool = True, object_id: int = 1) -> Region:
-        """Adds a box that was drawn on one slice, along any axis: it says nothing of how deep the object is.
+        """Adds a box that was drawn on one slice, along any axis; the object's depth stays open.
 
         Args:
             corners: its first and last voxel ((z,y,x), (z,y,x)), both inside the box.

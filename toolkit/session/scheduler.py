@@ -1,4 +1,4 @@
-"""One call of a session: which windows, from which states, and the share of time that each object gets."""
+"""Plans and runs one call of a session: windows, the state that each object is updated from, its share of the time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gstk.session.state import ImageState, ObjectState, resume_from_mask
 
 __all__ = ["RESUMED", "Schedule", "Scheduler"]
 
-RESUMED = "the clicks before the last: their mask is gone on from"
+RESUMED = "an answer to all clicks: the last click corrects the previous mask"
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Scheduler:
     ) -> Plan:
         """The plan of the objects whose window has to be chosen yet; see `make_plan`."""
         model = self._costs.model
-        own = image.policy  # what of it belongs to the image stays
-        policy = replace(self.policy, training_window=own.training_window, min_mm=own.min_mm)
-        fresh = {k: said for k, said in prompts.items() if can_start(said) and not _has_window(image, k)}
+        # The image's own training window and finest spacing stay.
+        policy = replace(self.policy, training_window=image.policy.training_window, min_mm=image.policy.min_mm)
+        fresh = {k: own for k, own in prompts.items() if can_start(own) and not _has_window(image, k)}
         return make_plan(
             image.geometry,
             fresh,
@@ -88,9 +88,9 @@ class Scheduler:
         """What a call will do; nothing runs.
 
         Args:
-            prompts: by object id, those that are not as they were.
+            prompts: by object id, only those that changed.
             previous: object ids (z,y,x) before the last click on each object; where there is no time to answer all
-                clicks again, this mask is gone on from.
+                clicks again, the last click corrects this mask.
             within_s: seconds for all of them; None is any time.
         """
         plan = self.plan(image, prompts, within_s)
@@ -127,7 +127,7 @@ class Scheduler:
         return updated, object_s
 
     def _expected_s(self, image: ImageState, plan: Plan, prompts: Mapping[int, ObjectPrompts]) -> float:
-        """Seconds of a plan and of what is not in it; 0 without a latency model."""
+        """Seconds of a plan and of the updates of objects that need no new window; 0 without a latency model."""
         if self._costs.model is None:
             return 0.0
         planned = plan.window_by_object
@@ -140,6 +140,6 @@ class Scheduler:
 
 
 def _has_window(image: ImageState, object_id: int) -> bool:
-    """Whether an object keeps its window: where its mask is made of prompts alone, another may fit the time."""
+    """Whether an object keeps its window. Where its mask was made without the network, a new window is planned."""
     state = image.objects.get(object_id, ObjectState())
     return state.window is not None and not state.is_fallback

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["MORE_POINTS", "ObjectSegmenter"]
 
 MAX_ADAPTATIONS = 2
-"""Times that one prompt may move to a window that suits the mask better."""
+"""How often one prompt may move the object to a window that suits the mask better."""
 
 CLASS_CACHE_SHARE = 0.4
 """Share of the free memory that the features of classes may take."""
@@ -138,7 +138,7 @@ class ObjectSegmenter:
             return self.update(image, state.begun_anew(state.prompts), state.prompts, None, Deadline())
 
     def classes(self, image: ImageState) -> ClassSegmenter:
-        """What segments the classes of an image; it keeps their features as long as the image."""
+        """The class segmenter of an image, made at the first call; it caches features as long as the image is open."""
         if image.classes is None:
             engine = self.engine
             image.classes = ClassSegmenter(
@@ -159,7 +159,7 @@ class ObjectSegmenter:
         if state.class_id is not None and click is not None:
             return self._correct_class(image, state, click, clock)
         if not can_start(prompts):
-            return ObjectState(prompts)  # nothing says where the object is
+            return ObjectState(prompts)  # no prompt locates the object
         if state.is_tiled and click is not None:
             decode = partial(self._decode_window, image)
             clicked = click_on_tiles(image, state, click, decode, self._answer_s, clock, self.costs)
@@ -175,7 +175,7 @@ class ObjectSegmenter:
         first = window, logits
         window, logits = self._adapt_window(image, prompts, points, window, logits, clock)
 
-        # Whatever improves on one window's answer has its place here: it gives logits on a grid of its own.
+        # An extra improves the answer of one window; its logits may lie on a finer grid.
         grid = window
         tiled = None
         if self.extra is None and wants_tiles(image, window):
@@ -275,7 +275,7 @@ class ObjectSegmenter:
         logits: NDArray[np.float32],
         clock: Clock,
     ) -> NDArray[np.float32]:
-        """The network's answer when it is told the extra's points too, where those are wanted and there is time."""
+        """The network's answer to the extra's points as well, where the extra wants any and there is time."""
         assert self.extra is not None
         extra = self.extra
         more_points_s = extra.seconds("more_points", image.geometry, window, prompts)
@@ -341,28 +341,28 @@ class ObjectSegmenter:
 
 
 def _initial_window(image: ImageState, prompts: ObjectPrompts) -> Window:
-    """The window around all that says where the object is."""
+    """The window around the prompts that locate the object."""
     return initial_window(image.geometry, prompts, image.policy)
 
 
 def _prepared_window(image: ImageState, prompts: ObjectPrompts) -> Window | None:
-    """The window that was encoded ahead, where the first clicks lie well inside it."""
+    """The window that was encoded in the background, if the first clicks lie well inside it."""
     if image.ahead is None or prompts.box is not None or not can_start(prompts):
         return None
     prepared = image.ahead[0]
     coords, _ = network_points(initial_prompts(prompts))
     quarter = np.array(prepared.shape) * prepared.step / 4
     low, high = np.array(prepared.start), np.array(prepared.stop)
-    # At the volume's ends there is nothing beyond the window that could be missing.
+    # At the volume's ends the window misses nothing.
     low = np.where(low <= 0, -np.inf, low + quarter)
     high = np.where(high >= image.geometry.shape, np.inf, high - quarter)
     return prepared if ((coords >= low) & (coords < high)).all() else None
 
 
 def _inner_points(state: ObjectState, prompts: ObjectPrompts) -> tuple[Point, ...]:
-    """A point inside a given mask that the network is told where only background clicks correct it; else none."""
+    """A foreground point inside a given mask, for the network, where all clicks are background clicks; else none."""
     if state.class_id is not None:
-        return ()  # MONAI's rule tells the network the clicks alone
+        return ()  # in MONAI's rule the network gets the clicks alone
     if state.given is None or can_start(prompts) or state.logits is None or state.region is None:
         return ()
     mask = state.logits > 0

@@ -48,7 +48,7 @@ class Session(PromptMethods):
     Attributes:
         profile: what the network's input is.
         report: of the latest call that made a mask.
-        intensities: what was done to the image's, in words.
+        intensities: how the image's intensities were prepared, in words.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class Session(PromptMethods):
                 takes them as they are.
             cache_bytes: memory for embeddings, so that going back to a window costs no encode.
             model: what the engine's calls cost; without one a budget is kept by the clock alone.
-            budget: of each object; None is any time.
+            budget: time for each object; None is no limit.
             owns_engine: whether the engine is closed with the session.
-            profile: what the network's input is; None is as for gstk's own small networks.
+            profile: what the network's input is; None is the profile `tiny`, that of gstk's own small networks.
             embeddings: an empty cache, whose limit counts instead of `cache_bytes`.
         """
         self._owns_engine = owns_engine
@@ -124,9 +124,9 @@ class Session(PromptMethods):
         """Takes an image and prepares it as the network's profile says; the objects of the one before are forgotten.
 
         Args:
-            volume: from `gstk.read_volume`, or an array (z,y,x) of any real dtype, finite. An array tells less: that
-                its values are HU shows only by air in it, and how the patient lies not at all. It is read as needed
-                and must not change meanwhile.
+            volume: from `gstk.read_volume`, or an array (z,y,x) of any real dtype, finite. An array carries no
+                metadata: HU are recognised only by air in the image, and the patient's orientation is unknown. It is
+                read as needed and must not change meanwhile.
             spacing_mm: (z,y,x) of an array; None is 1 each. A `Volume` knows its own.
             look_at: the voxel (z,y,x) where the first click is expected, or "centre": a window around it is encoded in
                 the background, and a first click near it needs no other. None waits for the click.
@@ -180,14 +180,14 @@ class Session(PromptMethods):
         object_id: int | None = None,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Region:
-        """Segments a class by its name; clicks on the object then correct it where they touch it, `undo` takes it back.
+        """Segments a class by its name. Later clicks on the object correct it; `undo` takes it back.
 
-        The first class looks at the whole volume, window by window; the next ones on the same image take a fraction
-        of its time where memory holds the features.
+        The first class on an image encodes the whole volume, window by window. Further classes take a fraction of that
+        time where memory holds the features.
 
         Args:
-            name: of a class, or its id; not of a group or set.
-            object_id: of the object that it becomes; None is the class's id.
+            name: a class's name or id; groups and sets of classes are refused.
+            object_id: id of the new object; None is the class's id.
             on_progress: called after each window with how many are done, and of how many.
 
         Returns:
@@ -244,9 +244,9 @@ class Session(PromptMethods):
 
         Args:
             prompts: by object id.
-            previous: integer (z,y,x), object ids: another session's mask of all but the last click on each object. It
-                is corrected by the last click where there is no time to answer all of them again.
-            within_s: seconds for all of them; None is the session's budget.
+            previous: integer (z,y,x), object ids: another session's mask, made with all clicks but the last on each
+                object. Where there is no time to answer all clicks again, the last click corrects it.
+            within_s: seconds for all objects; None is the session's budget.
 
         Returns, raises: as `add_point`.
 
@@ -280,7 +280,7 @@ class Session(PromptMethods):
             return changed
 
     def plan(self, prompts: Mapping[int, ObjectPrompts], within_s: float | None = None) -> Plan:
-        """The first windows of `set_all`, and what they are expected to take; nothing runs."""
+        """The first windows of `set_all` and their expected time; nothing runs."""
         with self._lock:
             image = self._current()
             check_prompts(prompts, image, self.profile)
@@ -301,7 +301,7 @@ class Session(PromptMethods):
             return image.take_back(self._segmenter.restore(image, before))
 
     def redo(self) -> Region:
-        """Does again what `undo` took back last, unless there was a new prompt, mask or reset since.
+        """Repeats the change that the latest `undo` took back, unless a new prompt, mask or reset came since.
 
         Raises:
             PromptError: there is nothing to redo.
@@ -313,7 +313,7 @@ class Session(PromptMethods):
             return image.do_again()
 
     def cancel(self) -> None:
-        """Ends the call that another thread is in: it raises `Interrupted`, and has changed nothing. Else nothing."""
+        """Ends a call that runs in another thread, which raises `Interrupted` and changes nothing."""
         self._segmenter.engine.cancel()
 
     def reset(self, object_id: int | None = None) -> None:

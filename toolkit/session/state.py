@@ -1,4 +1,4 @@
-"""What a session keeps of an image: its objects, their prompts and masks, and the history of both."""
+"""The state of a session on one image: its objects, their prompts and masks, and the history for undo and redo."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gstk.session.label_fusion import ObjectLogits, label_map
 __all__ = ["ImageState", "ObjectState", "class_mask", "given_mask", "resume_from_mask"]
 
 _HISTORY_BYTES = 2**29
-"""Memory for masks to go back to; older ones are computed again when somebody does."""
+"""Memory for the masks of the history; `undo` computes older ones again."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class ObjectState:
         prompts: all of them.
         window: what the network saw.
         region, logits: float32 at the volume's voxels of the region, above 0 inside the object; None before the first
-            mask, and where the history had no memory for it.
+            mask, and for states of the history beyond its memory.
         is_fallback: the mask is not the network's answer to all prompts.
         class_id: the class that the object came from; None where it came from none.
         grid_mask: of an object of a class, its mask on the training grid.
@@ -65,12 +65,12 @@ class ObjectState:
         return replace(self.given, given=self.given)
 
     def is_extended_by(self, prompts: ObjectPrompts) -> bool:
-        """Whether `prompts` only add clicks, so that the mask stays and they change it one after the other."""
+        """Whether `prompts` only add clicks, which then change the present mask one after the other."""
         extends = prompts.box == self.prompts.box and prompts.points[: len(self.prompts.points)] == self.prompts.points
         return extends and self.region is not None and not self.is_fallback
 
     def pending_decodes(self, prompts: ObjectPrompts) -> int:
-        """How many decodes it takes until the mask answers `prompts`."""
+        """How many decodes the update to `prompts` takes."""
         if self.is_extended_by(prompts):
             return len(prompts.points) - len(self.prompts.points)
         return len(prompts.points) + (prompts.box is not None)
@@ -86,7 +86,7 @@ class ImageState:
         objects: by object id.
         history: object ids and their states before each change, the oldest first.
         undone: object ids and the states that `undo` took back, the oldest first.
-        labels: the label map of all objects; None where it has to be made.
+        labels: the label map of all objects; None where a change made it outdated.
         changed: the region outside which no object's mask changed since `take_changed`.
         ahead: a window and its embedding, encoded in the background.
         classes: segments classes; None before the first class prompt.

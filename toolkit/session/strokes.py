@@ -1,7 +1,7 @@
 """Scribbles, lassos and boxes on one slice, as the clicks that the network understands.
 
-What a user draws on one slice says nothing of other slices: a box there is no 3-D box. Points on and beside the object
-say the same without bounding its depth.
+A drawing on one slice tells nothing about other slices, so it cannot become a 3-D box. Points on the object and beside
+it tell the network the same without limiting the depth.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_POINTS = 4
 APART_MM = 8.0
 """Least distance between two of them."""
 BESIDE = 0.2
-"""Distance of the background clicks around a box on a slice, over its side."""
+"""Distance of the background clicks from a box on a slice, as a share of its side."""
 
 
 def scribble_points(scribble: NDArray[np.bool_], geometry: Geometry, foreground: bool = True) -> tuple[Point, ...]:
@@ -86,7 +86,7 @@ def plane_box_points(low: Voxel, high: Voxel, geometry: Geometry, foreground: bo
         low, high: first and last voxel (z,y,x), both inside the box and the image. The box is flat along its thinnest
             axis; where that has several slices, the middle one counts.
         geometry: the image's.
-        foreground: whether the object is in the box. If not, its middle is background, and nothing is said beside it.
+        foreground: whether the object is in the box. If not, its middle becomes a background click, and that is all.
 
     Raises:
         PromptError: a corner lies outside the image, or `low` beyond `high`.

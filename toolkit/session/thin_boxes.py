@@ -1,7 +1,7 @@
 """Boxes too thin for the network: on one slice, thinner than a voxel of its window, or of a few voxels.
 
-Networks of this kind were trained on boxes around whole objects. What they answer to such a box is often nothing, or
-a part; users mean by it what other tools make of it, an object that fills the box.
+The networks were trained on prompts for whole objects, and often answer such a box with nothing or a part. Users expect
+what other tools do: an object that fills the box.
 """
 
 from __future__ import annotations

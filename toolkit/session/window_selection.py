@@ -14,7 +14,7 @@ from gstk.session.click_update import clicked_components
 __all__ = ["adapt_window", "initial_extent", "initial_window", "network_points"]
 
 FIRST_FIELD = 2.0
-"""Side of the first window around a lone click, over the side that the window has at the volume's finest spacing."""
+"""How many times wider the first window around a lone click is than one at the volume's finest spacing."""
 
 
 def network_points(prompts: ObjectPrompts) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -36,7 +36,7 @@ def initial_extent(geometry: Geometry, prompts: ObjectPrompts, policy: WindowPol
     if prompts.box is not None:
         corners = np.array(prompts.box.corners(), np.float64)
         return np.minimum(low, corners[0]), np.maximum(high, corners[1] + 1)
-    # A lone click says nothing about the object's size: begin with a window of the volume's finest spacing.
+    # A lone click does not tell the object's size: begin near the volume's finest spacing.
     side_mm = FIRST_FIELD * min(geometry.spacing_mm) * policy.max_voxels ** (1 / 3) / (1 + 2 * policy.margin)
     half = side_mm / np.array(geometry.spacing_mm) / 2
     centre = (low + high) / 2
@@ -44,9 +44,9 @@ def initial_extent(geometry: Geometry, prompts: ObjectPrompts, policy: WindowPol
 
 
 def initial_window(geometry: Geometry, prompts: ObjectPrompts, policy: WindowPolicy) -> Window:
-    """The first window of an object: the training's around its first click, where it holds all prompts; else any.
+    """The first window of an object: the training window around its first click, or one fitted to the prompts.
 
-    A training window stands only where time and memory allow as many voxels.
+    The training window is taken where it holds all prompts and the policy allows as many voxels.
     """
     points, labels = network_points(prompts)
     if policy.training_window is not None:
@@ -64,7 +64,7 @@ def adapt_window(
     """A window that suits the mask better: wider where the mask is cut off, narrower where it is small in the window.
 
     Returns:
-        The window; None where the one at hand does.
+        The better window; None where the present one is good enough.
     """
     if not policy.adapts:
         return None
