@@ -5,6 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from gstk.core.geometry import Geometry
 from gstk.core.profile import InputProfile
 from gstk.core.prompts import ObjectPrompts, PromptWarning, Voxel, whole_object_id
@@ -12,7 +15,7 @@ from gstk.errors import GeometryError, PromptError
 from gstk.session.planner import can_start
 from gstk.session.state import ImageState, ObjectState
 
-__all__ = ["changed_prompts", "check_prompts", "expand_classes", "image_voxel", "warn_of_empty_masks"]
+__all__ = ["changed_prompts", "check_prompts", "check_shape", "expand_classes", "image_voxel", "warn_of_empty_masks"]
 
 
 def image_voxel(zyx: Sequence[float], geometry: Geometry) -> Voxel:
@@ -48,6 +51,16 @@ def check_prompts(prompts: Mapping[int, ObjectPrompts], image: ImageState, profi
         for point in own.points:
             if not geometry.contains(point.zyx):
                 raise PromptError(f"got a click at {point.zyx}, expected it inside the image of {geometry.shape}")
+
+
+def check_shape(mask: ArrayLike, geometry: Geometry, name: str = "mask") -> None:
+    """Checks that a mask has the image's shape.
+
+    Raises:
+        PromptError: it has another.
+    """
+    if np.shape(mask) != geometry.shape:
+        raise PromptError(f"got a {name} {np.shape(mask)}, expected the image's {geometry.shape}")
 
 
 def changed_prompts(

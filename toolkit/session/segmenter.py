@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -148,6 +149,15 @@ class ObjectSegmenter:
                 int(CLASS_CACHE_SHARE * memory.free_bytes()),
             )
         return image.classes
+
+    def segment_classes(
+        self, image: ImageState, class_ids: Sequence[int], on_progress: Callable[[int, int], None]
+    ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """Label maps (z,y,x) of some classes, on the volume and on the training grid; see `ClassSegmenter`."""
+        classes = self.classes(image)
+        with self.engine.cancellable():
+            on_grid = classes.segment_grid(class_ids, on_progress)
+            return classes.project(on_grid), on_grid
 
     def _answer(self, image: ImageState, state: ObjectState, click: Point | None, clock: Clock) -> ObjectState:
         """The object's mask from its prompts; where there was one before, `click` changes only what is near it.

@@ -22,12 +22,12 @@ from gstk.core.volume import Volume
 from gstk.core.window import Window, WindowPolicy
 from gstk.engines.base import Engine
 from gstk.errors import GstkError, PromptError
+from gstk.session import prompt_checks as checks
 from gstk.session.call_report import CallReport
 from gstk.session.costs import Costs
 from gstk.session.deadline import Budget
 from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES, EmbeddingCache
 from gstk.session.planner import Plan
-from gstk.session.prompt_checks import changed_prompts, check_prompts, expand_classes, image_voxel, warn_of_empty_masks
 from gstk.session.prompt_methods import PromptMethods
 from gstk.session.scheduler import Scheduler
 from gstk.session.segmenter import ObjectSegmenter
@@ -68,8 +68,7 @@ class Session(PromptMethods):
         Args:
             engine: encodes and decodes.
             policy: how windows are made where there is time.
-            extra: corrects the network's answers, such as `gstk.session.extras.image_guidance.ImageGuidance`; None
-                takes them as they are.
+            extra: corrects the network's answers, such as `extras.image_guidance.ImageGuidance`; None takes them as is.
             cache_bytes: memory for embeddings, so that going back to a window costs no encode.
             model: what the engine's calls cost; without one a budget is kept by the clock alone.
             budget: time for each object; None is no limit.
@@ -80,8 +79,8 @@ class Session(PromptMethods):
         self._owns_engine = owns_engine
         self.profile = profile or find_profile("tiny")
         self._costs = Costs(model)
-        embeddings = EmbeddingCache(cache_bytes) if embeddings is None else embeddings
-        self._segmenter = ObjectSegmenter(TimedEngine(engine, self._costs), embeddings, extra)
+        cache = EmbeddingCache(cache_bytes) if embeddings is None else embeddings
+        self._segmenter = ObjectSegmenter(TimedEngine(engine, self._costs), cache, extra)
         self._scheduler = Scheduler(self._segmenter, policy)
         self._budget = budget
         self._image: ImageState | None = None
@@ -151,7 +150,7 @@ class Session(PromptMethods):
             image = self._image = ImageState.of(source, self._scheduler.policy)
             if look_at is not None:
                 centre = [(n - 1) / 2 for n in image.geometry.shape] if look_at == "centre" else look_at
-                self._segmenter.look_ahead(image, image_voxel(centre, image.geometry))
+                self._segmenter.look_ahead(image, checks.image_voxel(centre, image.geometry))
 
     def set_mask(self, mask: NDArray[np.generic], object_id: int = 1) -> Region:
         """Starts an object from a mask, such as an earlier result; later clicks change it only near them.
@@ -170,8 +169,7 @@ class Session(PromptMethods):
         """
         with self._lock:
             image = self._current()
-            if np.shape(mask) != image.geometry.shape:
-                raise PromptError(f"got a mask {np.shape(mask)}, expected the image's {image.geometry.shape}")
+            checks.check_shape(mask, image.geometry)
             return image.commit({whole_object_id(object_id): given_mask(np.asarray(mask) != 0, image)})
 
     def add_class(
@@ -199,11 +197,10 @@ class Session(PromptMethods):
             Interrupted: by `cancel`; nothing has changed.
         """
         with self._lock:
-            ids = expand_classes([name], self.profile)
+            ids = checks.expand_classes([name], self.profile)
             if len(ids) != 1:
                 raise PromptError(f"got {name!r}, which is {len(ids)} classes; take segment_classes")
-            key = ids[0] if object_id is None else object_id
-            self._object(key)  # checks the id
+            key = whole_object_id(ids[0] if object_id is None else object_id)
             labels, on_grid = self._segment_classes(ids, on_progress)
             image = self._current()
             return image.commit({key: class_mask(labels == ids[0], on_grid == ids[0], image, ids[0])})
@@ -227,7 +224,7 @@ class Session(PromptMethods):
         Raises: as `add_class`.
         """
         with self._lock:
-            ids = expand_classes(names, self.profile)
+            ids = checks.expand_classes(names, self.profile)
             labels, on_grid = self._segment_classes(ids, on_progress)
             if as_objects:
                 image = self._current()
@@ -255,9 +252,9 @@ class Session(PromptMethods):
         """
         with self._lock:
             image = self._current()
-            prompts = changed_prompts(prompts, image, self.profile)
-            if previous is not None and previous.shape != image.geometry.shape:
-                raise PromptError(f"got a previous mask {previous.shape}, expected {image.geometry.shape}")
+            prompts = checks.changed_prompts(prompts, image, self.profile)
+            if previous is not None:
+                checks.check_shape(previous, image.geometry, "previous mask")
             if within_s is None and self._budget is not None:
                 within_s = self._budget.left_s(len(prompts), 0.0)
             began, encodes, decodes = time.perf_counter(), self.encodes, self.decodes
@@ -266,7 +263,7 @@ class Session(PromptMethods):
                 schedule = self._scheduler.schedule(image, prompts, previous, within_s)
                 updated, object_s = self._scheduler.run(image, schedule, deadline)
                 changed = image.commit(updated)
-            warn_of_empty_masks(updated)
+            checks.warn_of_empty_masks(updated)
             compromises = [*schedule.compromises, *(c for state in updated.values() for c in state.compromises)]
             self.report = CallReport(
                 within_s,
@@ -283,7 +280,7 @@ class Session(PromptMethods):
         """The first windows of `set_all` and their expected time; nothing runs."""
         with self._lock:
             image = self._current()
-            check_prompts(prompts, image, self.profile)
+            checks.check_prompts(prompts, image, self.profile)
             return self._scheduler.plan(image, prompts, within_s)
 
     def undo(self) -> Region:
@@ -295,10 +292,7 @@ class Session(PromptMethods):
         """
         with self._lock:
             image = self._current()
-            if not image.history:
-                raise PromptError("nothing to undo")
-            _, before = image.history[-1]
-            return image.take_back(self._segmenter.restore(image, before))
+            return image.take_back(self._segmenter.restore(image, image.latest_before()))
 
     def redo(self) -> Region:
         """Repeats the change that the latest `undo` took back, unless a new prompt, mask or reset came since.
@@ -307,10 +301,7 @@ class Session(PromptMethods):
             PromptError: there is nothing to redo.
         """
         with self._lock:
-            image = self._current()
-            if not image.undone:
-                raise PromptError("nothing to redo")
-            return image.do_again()
+            return self._current().do_again()
 
     def cancel(self) -> None:
         """Ends a call that runs in another thread, which raises `Interrupted` and changes nothing."""
@@ -389,12 +380,9 @@ class Session(PromptMethods):
     ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """Label maps (z,y,x) of the volume and of the training grid."""
         began = time.perf_counter()
-        classes = self._segmenter.classes(self._current())
-        with self._segmenter.engine.cancellable():
-            on_grid = classes.segment_grid(class_ids, on_progress)
-            labels = classes.project(on_grid)
+        label_maps = self._segmenter.segment_classes(self._current(), class_ids, on_progress)
         self.report = CallReport(spent_s=time.perf_counter() - began)
-        return labels, on_grid
+        return label_maps
 
     @property
     def model(self) -> LatencyModel | None:

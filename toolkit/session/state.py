@@ -15,6 +15,7 @@ from gstk.core.prompts import ObjectPrompts
 from gstk.core.regions import Region, bounds, intersects, union, voxel_count
 from gstk.core.window import Window, WindowPolicy, frame
 from gstk.engines.base import Embedding
+from gstk.errors import PromptError
 from gstk.session.class_correction import GridMask
 from gstk.session.class_segmenter import ClassSegmenter
 from gstk.session.label_fusion import ObjectLogits, label_map
@@ -125,6 +126,16 @@ class ImageState:
             self.undone.clear()
         return _around([self._replace(k, state) for k, state in states.items()])
 
+    def latest_before(self) -> ObjectState:
+        """The state, before its latest change, of the object that changed last.
+
+        Raises:
+            PromptError: nothing changed.
+        """
+        if not self.history:
+            raise PromptError("nothing to undo")
+        return self.history[-1][1]
+
     def take_back(self, before: ObjectState) -> Region:
         """Puts the object that changed last into the state before, from the history; returns as `commit`."""
         object_id, _ = self.history.pop()
@@ -134,7 +145,13 @@ class ImageState:
         return self._masks_changed(before.region, after.region)
 
     def do_again(self) -> Region:
-        """Puts the object that `take_back` changed last into its state before that; returns as `commit`."""
+        """Puts the object that `take_back` changed last into its state before that; returns as `commit`.
+
+        Raises:
+            PromptError: `take_back` was not called since the latest change.
+        """
+        if not self.undone:
+            raise PromptError("nothing to redo")
         return self._replace(*self.undone.pop())
 
     def forget(self, object_id: int | None) -> None:
