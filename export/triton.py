@@ -120,11 +120,20 @@ def _write_models(bundle: Bundle, precision: str, folder: Path, options: TritonO
             (own / "model.plan").write_bytes(read_plan(plan))
             profiles = [str(index) for index in range(len(plan.record.memory_bytes))]
         else:
-            shutil.copyfile(graph, own / "model.onnx")
-            for weights in _external_files(model):
-                shutil.copyfile(bundle.path / weights, own / weights)
+            apart = _external_files(model)
+            place = (
+                own / "model.onnx" if apart else own
+            )  # Triton looks for a folder where weights are files of their own
+            place.mkdir(exist_ok=True)
+            shutil.copyfile(graph, place / "model.onnx")
+            for weights in apart:
+                shutil.copyfile(bundle.path / weights, place / weights)
         config = _config(name, model, bundle, options, profiles)
-        _save(folder / name, _about(bundle, precision, options), config)
+        about = _about(bundle, precision)
+        if profiles:
+            # Otherwise each profile's context holds the memory of the largest one.
+            about["execution_context_allocation_strategy"] = "ON_PROFILE_CHANGE"
+        _save(folder / name, about, config)
         yield name
     if not bundle.manifest.class_vectors:
         return
@@ -135,11 +144,11 @@ def _write_models(bundle: Bundle, precision: str, folder: Path, options: TritonO
     (folder / name / "1").mkdir(parents=True)
     onnx.save(product, str(folder / name / "1" / "model.onnx"))
     config = _config(name, product, bundle, TritonOptions(), [])
-    _save(folder / name, _about(bundle, precision, options), config)
+    _save(folder / name, _about(bundle, precision), config)
     yield name
     name = f"{prefix}_class_segmenter"
     (folder / name / "1").mkdir(parents=True)
-    _save(folder / name, _about(bundle, precision, options), _ensemble(name, prefix, encoder, product))
+    _save(folder / name, _about(bundle, precision), _ensemble(name, prefix, encoder, product))
     yield name
 
 
@@ -271,7 +280,7 @@ def _ensemble(name: str, prefix: str, encoder: onnx.ModelProto, product: onnx.Mo
     }
 
 
-def _about(bundle: Bundle, precision: str, options: TritonOptions) -> dict[str, str]:
+def _about(bundle: Bundle, precision: str) -> dict[str, str]:
     manifest = bundle.manifest
     return {
         "bundle": manifest.name,

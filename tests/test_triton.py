@@ -123,8 +123,9 @@ def test_external_weights_come_along(small_export: Any, tmp_path: Path) -> None:
         sources |= {name: tmp_path / name, f"{name}.data": tmp_path / f"{name}.data"}
     apart = write_bundle(tmp_path / "apart", bundle.manifest, sources)
     encoder, _ = write_triton_repository(apart, tmp_path / "repository")
-    assert sorted(file.name for file in (encoder / "1").iterdir()) == ["encoder.onnx.data", "model.onnx"]
-    ort.InferenceSession(encoder / "1" / "model.onnx").run(None, {"image": np.zeros((1, 1, 8, 8, 8), np.float32)})
+    inner = encoder / "1" / "model.onnx"  # a folder, as Triton's documentation asks for where weights are apart
+    assert sorted(file.name for file in inner.iterdir()) == ["encoder.onnx.data", "model.onnx"]
+    ort.InferenceSession(inner / "model.onnx").run(None, {"image": np.zeros((1, 1, 8, 8, 8), np.float32)})
 
 
 def test_nothing_is_replaced_unasked(by_class: Bundle, tmp_path: Path) -> None:
@@ -150,6 +151,32 @@ def test_tensorrt_without_plans_leaves_nothing(by_class: Bundle, tmp_path: Path)
     assert list((tmp_path / "repository").iterdir()) == []
     with pytest.raises(ExportError, match="got platform 'torch', expected onnxruntime or tensorrt"):
         TritonOptions("torch")
+
+
+def test_plans_of_tensorrt(messages: Any, small_export: Any, tmp_path: Path) -> None:
+    from fake_tensorrt import installed
+
+    from gstk.engines.tensorrt_build import build_plans
+
+    with installed():
+        results = build_plans(
+            small_export.bundle, "fp32", [(8, 8, 8), (16, 16, 16)], wide=None, plans=tmp_path / "plans"
+        )
+    # The stand-ins are gone: a repository is written on a machine without TensorRT as well.
+    options = TritonOptions("tensorrt", "fp32", tmp_path / "plans")
+    folders = write_triton_repository(small_export.bundle, tmp_path / "repository", options)
+    for folder, result in zip(folders, results, strict=True):
+        assert (folder / "1" / "model.plan").read_bytes() == result.plan.path.read_bytes()
+        config = read(messages, folder)
+        assert config.backend == "tensorrt"
+        (group,) = config.instance_group
+        assert group.kind == messages.ModelInstanceGroup.KIND_GPU
+        assert list(group.profile) == ["0", "1"]
+        strategy = config.parameters["execution_context_allocation_strategy"]
+        assert strategy.string_value == "ON_PROFILE_CHANGE"
+    results[0].plan.path.write_bytes(b"another program")
+    with pytest.raises(PlanError, match="is not the plan that the file beside it describes"):
+        write_triton_repository(small_export.bundle, tmp_path / "other", options)
 
 
 def test_the_command(messages: Any, tmp_path: Path) -> None:
