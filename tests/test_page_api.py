@@ -359,3 +359,22 @@ def test_prompts_that_no_page_sends_are_refused(page: Page, tmp_path: Path) -> N
     assert "format" in page.refused("GET", "/api/save?format=exe", b"")
     assert "DICOM" in page.refused("GET", "/api/save?format=dcm", b"")
     assert page.prompt(**point)[0]["done"] is True
+
+
+def test_a_saved_segmentation_is_gone_on_from_with_its_names(page: Page, tmp_path: Path) -> None:
+    image, _ = ball()
+    page.open("a.nii.gz", nifti(image, tmp_path))
+    _, values = page.prompt(kind="point", object=3, voxel=[12, 20, 20], foreground=True)
+    assert values is not None
+    page.json("POST", "/api/objects", {"objects": [{"id": 3, "name": "the ball", "colour": "#0080ff"}]})
+    _, _, saved = page.ask("GET", "/api/save?format=seg.nrrd")
+    other = Page(page.served)
+    other.open("a.nii.gz", nifti(image, tmp_path))
+    assert "expected a file to be sent before" in other.refused("POST", "/api/mask")
+    assert other.send("mask.seg.nrrd", saved) == 200
+    status, meta, data = other.ask("POST", "/api/mask", b"{}")
+    assert status == 200
+    assert meta["names"] == {"3": {"name": "the ball", "colour": "#0080ff"}}
+    assert np.frombuffer(data, np.uint8).sum() == values.sum()
+    assert other.send("empty.nii.gz", nifti(0 * image, tmp_path)) == 200
+    assert "expected some from 1 to 255" in other.refused("POST", "/api/mask")

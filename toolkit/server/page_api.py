@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -21,18 +19,15 @@ from starlette.routing import Route
 from gstk._version import __version__
 from gstk.cases.label_names import LabelName, object_colour
 from gstk.cases.npz import Case
-from gstk.core.geometry import Geometry
-from gstk.core.prompts import Point
 from gstk.server.leases import Lease, LeaseLost
+from gstk.server.page_prompts import MOST_OBJECTS, class_ids_of, names_of, object_id_of, prompt_of
 from gstk.server.saving import save_labels
 from gstk.server.service import BadRequest, Service, read_json
 from gstk.server.uploads import Upload
 from gstk.server.workspace import Patch, Workspace
-from gstk.session.strokes import lasso_points, plane_box_points, scribble_points
 
 __all__ = ["routes"]
 
-MOST_OBJECTS = 255
 MOST_CLICKS = 300
 """That an answer lists: they travel in a header."""
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -81,6 +76,7 @@ def routes(service: Service) -> list[Route]:
         Route("/api/voxels", door.voxels, methods=["GET"]),
         Route("/api/labels", door.labels, methods=["GET"]),
         Route("/api/prompt", door.prompt, methods=["POST"]),
+        Route("/api/mask", door.mask, methods=["POST"]),
         Route("/api/cancel", door.cancel, methods=["POST"]),
         Route("/api/status", door.status, methods=["GET"]),
         Route("/api/objects", door.objects, methods=["POST"]),
@@ -106,6 +102,14 @@ class _Door:
             lease.extra = Desk()
         return lease.extra
 
+    def _classes(self, lease: Lease) -> list[str]:
+        """What the network segments by name; nothing where it does not."""
+        profile = lease.workspace.session.profile
+        if "classes" not in profile.branches:
+            return []
+        untrained = profile.classes.untrained
+        return sorted(name for key, name in profile.classes.names.items() if key not in untrained)
+
     def _case(self, lease: Lease) -> Case:
         case = self._desk(lease).case
         if case is None:
@@ -127,6 +131,7 @@ class _Door:
                 "version": __version__,
                 "licence": self.service.settings.licence,
                 "first": None if first is None else first.name,
+                "classes": self._classes(lease),
                 "image": image,
             }
         )
@@ -207,8 +212,8 @@ class _Door:
     async def prompt(self, request: Request) -> Response:
         lease, body = self.service.lease(request), await read_json(request)
         workspace, desk, began = lease.workspace, self._desk(lease), time.monotonic()
-        kind, object_id = body.get("kind"), _object_id(body)
-        work = _work(workspace, body)
+        kind, object_id = body.get("kind"), object_id_of(body)
+        work = prompt_of(workspace, body)
 
         def run() -> tuple[Patch | None, bool, float, str | None]:
             started = time.monotonic()
@@ -221,8 +226,11 @@ class _Door:
 
         patch, done, spent_s, advice = await self.service.act(request, lease, str(kind), run)
         asks = kind not in ("undo", "redo", "reset")
-        if asks and object_id not in desk.names:
-            desk.names[object_id] = LabelName(f"object {object_id}", object_colour(object_id))
+        if kind == "class":
+            table = workspace.session.profile.classes
+            _name(desk, {i: table.name_of(i) for i in class_ids_of(workspace, body.get("name"))})
+        elif asks:
+            _name(desk, {object_id: f"object {object_id}"})
         said: dict[str, Any] = {
             "done": done,
             "seconds": round(time.monotonic() - began, 3),
@@ -230,9 +238,40 @@ class _Door:
             "compromises": list(workspace.session.report.compromises) if asks else [],
             "clicks": _clicks(workspace, desk),
         }
+        if kind == "class":
+            said["names"] = _described_names(desk)
         if advice is not None:
             said["advice"] = advice
         return _patched(patch, said)
+
+    async def mask(self, request: Request) -> Response:
+        lease = self.service.lease(request)
+        await read_json(request)
+        workspace, desk, case = lease.workspace, self._desk(lease), self._case(lease)
+        upload, desk.upload = desk.upload, None
+        if upload is None:
+            raise BadRequest("got no mask, expected a file to be sent before")
+        began = time.monotonic()
+        with self.service.leases.acting(lease):
+            try:
+                labels, names = await run_in_threadpool(upload.read_labels, case)
+            finally:
+                await run_in_threadpool(upload.delete)
+            ids = [int(i) for i in np.unique(labels) if i]
+            if not ids or max(ids) > MOST_OBJECTS:
+                raise BadRequest(f"got a mask of the ids {ids[-5:]}, expected some from 1 to {MOST_OBJECTS}")
+
+            def begin() -> Patch | None:
+                for object_id in ids:
+                    workspace.session.set_mask(labels == object_id, object_id)
+                return workspace.patch()
+
+            patch = await self.service.act(request, lease, "mask", begin)
+        desk.names |= {object_id: names[object_id] for object_id in ids if object_id in names}
+        _name(desk, {object_id: f"object {object_id}" for object_id in ids})
+        spent_s = round(time.monotonic() - began, 3)
+        said = {"done": True, "seconds": spent_s, "session_seconds": spent_s, "compromises": []}
+        return _patched(patch, {**said, "clicks": _clicks(workspace, desk), "names": _described_names(desk)})
 
     async def cancel(self, request: Request) -> Response:
         return JSONResponse({"cancelled": await self.service.compute.cancel(self.service.lease(request))})
@@ -249,13 +288,14 @@ class _Door:
                 "running": None if running is None else running.name,
                 "seconds": 0.0 if began_s is None else round(time.monotonic() - began_s, 1),
                 "before": own or 0,
+                "windows": lease.workspace.progress,
                 "has_image": lease.workspace.has_image,
             }
         )
 
     async def objects(self, request: Request) -> Response:
         lease, body = self.service.lease(request), await read_json(request)
-        self._desk(lease).names = _names(body.get("objects"))
+        self._desk(lease).names = names_of(body.get("objects"))
         return JSONResponse({})
 
     async def save(self, request: Request) -> Response:
@@ -269,37 +309,6 @@ class _Door:
         return Response(saved.data, media_type=saved.media_type, headers=headers)
 
 
-def _work(workspace: Workspace, body: dict[str, Any]) -> Callable[[int], bool]:
-    """What a prompt does to an object; says whether it did anything."""
-    kind, geometry = body.get("kind"), workspace.geometry
-    if kind == "undo":
-        return lambda object_id: workspace.undo()
-    if kind == "redo":
-        return lambda object_id: workspace.redo()
-    if kind == "reset":
-        return workspace.forget
-    foreground = body.get("foreground")
-    if not isinstance(foreground, bool):
-        raise BadRequest("got no foreground, expected true or false")
-    points: Sequence[Point]
-    if kind == "point":
-        points = [Point(_voxel(body.get("voxel"), geometry), foreground)]
-    elif kind == "box":
-        low, high = _voxel(body.get("low"), geometry), _voxel(body.get("high"), geometry)
-        points = plane_box_points(low, high, geometry, foreground)
-    elif kind in ("scribble", "lasso"):
-        lower = scribble_points if kind == "scribble" else lasso_points
-        points = lower(_drawing(body, geometry), geometry, foreground)
-    else:
-        raise BadRequest(f"got the prompt {kind!r:.40}, expected point, box, scribble, lasso, undo, redo or reset")
-
-    def add(object_id: int) -> bool:
-        workspace.add(points, object_id)
-        return True
-
-    return add
-
-
 def _clicks(workspace: Workspace, desk: Desk) -> list[dict[str, Any]]:
     """The latest clicks, as the page draws them."""
     clicks = [
@@ -310,60 +319,11 @@ def _clicks(workspace: Workspace, desk: Desk) -> list[dict[str, Any]]:
     return clicks[-MOST_CLICKS:]
 
 
-def _drawing(body: dict[str, Any], geometry: Geometry) -> NDArray[np.bool_]:
-    """A line through voxels (z,y,x), filled between them; a lasso's ends are joined."""
-    path = body.get("path")
-    if not isinstance(path, list) or not 1 <= len(path) <= 4000:
-        raise BadRequest("got no path, expected 1 to 4000 voxels")
-    voxels = [_voxel(voxel, geometry) for voxel in path]
-    if body.get("kind") == "lasso":
-        voxels.append(voxels[0])
-    drawing = np.zeros(geometry.shape, bool)
-    drawing[voxels[0]] = True
-    for start, end in itertools.pairwise(voxels):
-        steps = max(abs(a - b) for a, b in zip(start, end, strict=True)) + 1
-        line = np.rint(np.linspace(start, end, steps)).astype(int)
-        drawing[tuple(line.T)] = True
-    return drawing
-
-
-def _voxel(values: object, geometry: Geometry) -> tuple[int, int, int]:
-    if not isinstance(values, list) or len(values) != 3 or any(type(v) is not int for v in values):
-        raise BadRequest(f"got the voxel {values!r:.80}, expected three whole numbers (z, y, x)")
-    voxel = (values[0], values[1], values[2])
-    if not geometry.contains(voxel):
-        raise BadRequest(f"got the voxel {voxel}, expected it inside the image of {geometry.shape}")
-    return voxel
-
-
-def _object_id(body: dict[str, Any]) -> int:
-    object_id = body.get("object", 1)
-    if type(object_id) is not int or not 1 <= object_id <= MOST_OBJECTS:
-        raise BadRequest(f"got the object {object_id!r:.40}, expected 1 to {MOST_OBJECTS}")
-    return object_id
-
-
-def _names(objects: object) -> dict[int, LabelName]:
-    if not isinstance(objects, list) or len(objects) > MOST_OBJECTS:
-        raise BadRequest(f"got no objects, expected a list of at most {MOST_OBJECTS}")
-    names = {}
-    for entry in objects:
-        colour = entry.get("colour") if isinstance(entry, dict) else None
-        if not isinstance(colour, str) or not re.fullmatch(r"#[0-9a-f]{6}", colour):
-            raise BadRequest("got an object without a colour, expected one such as #ffb000")
-        name = str(entry.get("name", ""))[:100]
-        names[_object_id({"object": entry.get("id")})] = LabelName(
-            name, (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16))
-        )
-    return names
-
-
 def _described(case: Case, workspace: Workspace, desk: Desk) -> dict[str, Any]:
     """What the page needs to show an image."""
     sample = case.image[:: max(1, len(case.image) // 32), ::4, ::4]
     low, high = (float(v) for v in np.percentile(sample, _SHOWN_PERCENTILES))
     geometry = case.geometry
-    names = {i: {"name": named.name, "colour": f"#{bytes(named.colour).hex()}"} for i, named in desk.names.items()}
     return {
         "name": case.name,
         "shape": list(geometry.shape),
@@ -378,8 +338,18 @@ def _described(case: Case, workspace: Workspace, desk: Desk) -> dict[str, Any]:
         "intensities": workspace.intensities,
         "notes": desk.notes,
         "has_dicom": bool(desk.headers),
-        "names": names,
+        "names": _described_names(desk),
     }
+
+
+def _described_names(desk: Desk) -> dict[int, dict[str, str]]:
+    return {i: {"name": named.name, "colour": f"#{bytes(named.colour).hex()}"} for i, named in desk.names.items()}
+
+
+def _name(desk: Desk, names: dict[int, str]) -> None:
+    """Gives names and colours to objects that have none."""
+    for object_id, name in names.items():
+        desk.names.setdefault(object_id, LabelName(name, object_colour(object_id)))
 
 
 def _shown(case: Case) -> tuple[Case, float, float]:

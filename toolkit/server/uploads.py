@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gstk.cases.label_maps import NamedLabels, read_label_map
 from gstk.cases.npz import Case, CaseWarning
 from gstk.cases.volumes import case_name, read_any
 from gstk.errors import CaseError, GstkError
@@ -23,7 +24,7 @@ __all__ = ["Upload"]
 
 MAX_FILES = 5000
 MAX_NAME = 200
-_VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".npz")
+_VOLUMES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha", ".npz")
 _HEADERS_ALONE = (".nhdr", ".mhd", ".raw", ".zraw")
 _HEADER_BYTES = 64 * 2**10
 _DICOM_RATIO = 3
@@ -117,6 +118,22 @@ class Upload:
         notes = [self._without_paths(str(warning.message)) for warning in caught]
         # The name alone, without a folder: its suffix says what the values may be.
         return replace(case, name=name, path=Path(self._names[0]) if volumes else None), notes, headers
+
+    def read_labels(self, case: Case) -> NamedLabels:
+        """The label map on the grid of a case, and its labels' names.
+
+        Raises:
+            CaseError: there is no file, or it cannot be read, holds no label ids or lies elsewhere; the message does
+                not show the folder.
+        """
+        volumes = self._volumes()
+        if not volumes:
+            raise CaseError("got DICOM slices, expected a mask as one file: NIfTI, NRRD, MetaImage or .npz")
+        try:
+            self._check_before_reading(volumes[0])
+            return read_label_map(volumes[0], case)
+        except GstkError as error:
+            raise CaseError(self._without_paths(str(error))) from None
 
     def delete(self) -> None:
         """Deletes the folder and all in it."""

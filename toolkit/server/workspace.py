@@ -45,6 +45,7 @@ class Workspace:
         notes: what is odd about the image.
         shown: the mask that the client has, (z,y,x); None before it said what it wants.
         queued: prompts that wait for a prediction, each a function of what was said before.
+        progress: windows done and windows in all of what runs; None where it has none.
     """
 
     def __init__(self, session: Session, call_s: float = CALL_S) -> None:
@@ -54,6 +55,7 @@ class Workspace:
         self.notes: tuple[str, ...] = ()
         self.shown: NDArray[np.integer] | None = None
         self._stale = union(None, None)
+        self.progress: tuple[int, int] | None = None
         self.queued: list[Callable[[ObjectPrompts], ObjectPrompts]] = []
 
     def set_image(self, volume: Volume) -> None:

@@ -24,11 +24,10 @@ export class Refused extends Error {
   }
 }
 
-async function call(method, path, body, headers = {}) {
-  const answer = await fetch(path, {
-    method, body, cache: "no-store",
-    headers: { Authorization: `Bearer ${store.token}`, "X-Lease-Token": store.lease ?? "", ...headers },
-  });
+const shown = () => ({ Authorization: `Bearer ${store.token}`, "X-Lease-Token": store.lease ?? "" });
+
+async function call(method, path, body) {
+  const answer = await fetch(path, { method, body, cache: "no-store", headers: shown() });
   if (answer.ok) return answer;
   const found = await answer.json().catch(() => ({}));
   throw new Refused(answer.status, found.detail ?? `the server answered ${answer.status}`);
@@ -36,10 +35,34 @@ async function call(method, path, body, headers = {}) {
 
 export const get = async (path) => (await call("GET", path)).json();
 export const post = async (path, body = {}) => (await call("POST", path, JSON.stringify(body))).json();
-export const put = (path, body) => call("PUT", path, body, { "Content-Type": "application/octet-stream" });
 
-// An answer with bytes, and what its X-Meta header says of them.
-export async function bytes(method, path, body) {
+// Sends a file; on(share) is told how much of it has gone. fetch() does not tell.
+export const put = (path, body, on) => new Promise((done, fail) => {
+  const request = new XMLHttpRequest();
+  request.open("PUT", path);
+  for (const [name, value] of Object.entries({ ...shown(), "Content-Type": "application/octet-stream" })) request.setRequestHeader(name, value);
+  request.upload.onprogress = (e) => on(e.loaded / e.total);
+  request.onerror = () => fail(new TypeError("the connection was lost"));
+  request.onload = () => {
+    let detail = `the server answered ${request.status}`;
+    try { ({ detail } = JSON.parse(request.response)); } catch { /* not of the server's own */ }
+    if (request.status < 300) done();
+    else fail(new Refused(request.status, detail));
+  };
+  request.send(body);
+});
+
+// An answer with bytes, and what its X-Meta header says of them; on(share) is told how much of it has come.
+export async function bytes(method, path, body, on) {
   const answer = await call(method, path, body === undefined ? undefined : JSON.stringify(body));
-  return { meta: JSON.parse(answer.headers.get("X-Meta") ?? "{}"), data: await answer.arrayBuffer() };
+  const meta = JSON.parse(answer.headers.get("X-Meta") ?? "{}");
+  if (!on) return { meta, data: await answer.arrayBuffer() };
+  const data = new Uint8Array(+answer.headers.get("Content-Length")), reader = answer.body.getReader();
+  for (let at = 0; ;) {
+    const { done, value } = await reader.read();
+    if (done) return { meta, data: data.buffer };
+    data.set(value, at);
+    at += value.length;
+    on(at / data.length);
+  }
 }

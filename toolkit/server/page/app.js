@@ -54,6 +54,11 @@ async function guarded(work) {
   }
 }
 
+// Says what is being done, and how much of it is.
+function step(name, share) {
+  $("doing").dataset.name = $("doing").textContent = share === undefined ? name : `${name} ${Math.round(100 * share)} %`;
+}
+
 async function busily(name, work) {
   if (state.busy) {
     say(`Wait for the ${$("doing").dataset.name} to end, or cancel it.`, true);
@@ -61,14 +66,14 @@ async function busily(name, work) {
   }
   const began = performance.now();
   state.busy = true;
-  $("doing").dataset.name = $("doing").textContent = name;
+  step(name);
   $("busy").hidden = false;
   document.body.setAttribute("aria-busy", "true");
   const ticking = setInterval(async () => {
-    const seconds = ((performance.now() - began) / 1000).toFixed(1);
-    $("doing").textContent = `${name} ${seconds} s`;
-    const { before } = await get("/api/status").catch(() => ({}));
-    if (before && state.busy) $("doing").textContent = `${name} ${seconds} s, waits for ${before} other call${before > 1 ? "s" : ""}`;
+    const { before, windows } = await get("/api/status").catch(() => ({}));
+    if (!state.busy) return;
+    $("doing").textContent = `${$("doing").dataset.name} ${((performance.now() - began) / 1000).toFixed(1)} s`
+      + (windows ? `, window ${windows[0]} of ${windows[1]}` : "") + (before ? `, waits for ${before} other call${before > 1 ? "s" : ""}` : "");
   }, 500);
   try {
     return await guarded(work);
@@ -84,13 +89,8 @@ function send(body) {
   return busily(body.kind, async () => {
     const began = performance.now();
     const { meta, data } = await bytes("POST", "/api/prompt", { object: state.active, ...body });
-    state.volume.patch(meta.box, data);
-    state.clicks = meta.clicks;
-    objects.show();
-    drawSlices();
-    scene.update(meta.box);
-    if (meta.box) state.unsaved = true;
-    const spent = `${body.kind} took ${meta.seconds.toFixed(2)} s`;
+    update(meta, data);
+    const spent = `${body.name ?? body.kind} took ${meta.seconds.toFixed(2)} s`;
     if (!meta.done) say(`There is nothing to ${body.kind}.`);
     else if (meta.compromises.length) say(`${spent}; skipped to stay in time: ${meta.compromises.join("; ")}`);
     else if (!meta.box && body.kind !== "reset") say(`${spent} and changed nothing. ${meta.advice ?? ""}`);
@@ -100,13 +100,33 @@ function send(body) {
   });
 }
 
+// Takes what changed: labels of a box, clicks, and names where they are new.
+function update(meta, data) {
+  state.volume.patch(meta.box, data);
+  state.clicks = meta.clicks;
+  objects.take(meta.names ?? {});
+  drawSlices();
+  scene.update(meta.box);
+  if (meta.box) state.unsaved = true;
+}
+
+async function startFromMask(file) {
+  await busily("mask", async () => {
+    await put(`/api/upload?new=1&name=${encodeURIComponent(file.name)}`, file, (share) => step(`sending ${file.name}`, share));
+    step(`reading ${file.name}`);
+    const { meta, data } = await bytes("POST", "/api/mask", {});
+    update(meta, data);
+    say("Clicks change this mask only near them.");
+  });
+}
+
 function prompt(body) {
   if (objects.active?.locked) say(`${objects.active.name} is locked.`, true);
   else send(body);
 }
 
 async function showImage(image) {
-  const { data } = await bytes("GET", "/api/voxels");
+  const { data } = await bytes("GET", "/api/voxels", undefined, (share) => step(`receiving ${image.name}`, share));
   state.volume = new Volume(image, data);
   Object.assign(state, { window: image.window, clicks: [], unsaved: false });
   objects.reset(image.names);
@@ -126,10 +146,9 @@ async function openGroup({ name, files }) {
   await busily("opening", async () => {
     const began = performance.now();
     for (const [index, file] of files.entries()) {
-      $("doing").textContent = files.length > 1 ? `sending ${index + 1} of ${files.length}` : `sending ${name}`;
-      await put(`/api/upload?new=${index ? 0 : 1}&name=${encodeURIComponent(file.name)}`, file);
+      await put(`/api/upload?new=${index ? 0 : 1}&name=${encodeURIComponent(file.name)}`, file, (share) => step(`sending ${name}`, (index + share) / files.length));
     }
-    $("doing").textContent = `opening ${name}`;
+    step(`opening ${name}`);
     await showImage(await post("/api/open"));
     say(`opened in ${((performance.now() - began) / 1000).toFixed(1)} s; click on an object`);
   });
@@ -202,6 +221,7 @@ const KEYS = [ // keys, what they do in words, what they do; those with a volume
   ["Ctrl Z, Ctrl Y", "undo, redo", {}],
   ["r", "forget the object's mask and clicks", { "*r": () => prompt({ kind: "reset" }) }],
   ["o v", "open a scan; the next of those that were dropped", { o: () => $("files").click(), v: nextVolume }],
+  ["m c", "start from a mask; find a class, where the network knows any", { "*m": () => $("mask-file").click(), "*c": () => $("class").focus() }],
   ["Ctrl S", "save as NIfTI", {}],
   ["Esc", "cancel what runs", { Escape: () => state.busy && guarded(() => post("/api/cancel")) }],
   ["?", "this sheet", { "?": () => $("help").showModal() }],
@@ -237,6 +257,12 @@ $("preset").onchange = () => state.volume && setPreset($("preset").value);
 $("open").onclick = () => $("files").click();
 $("next-volume").onclick = nextVolume;
 $("help-open").onclick = () => $("help").showModal();
+$("from-mask").onclick = () => (state.volume ? $("mask-file").click() : say("Open the scan first.", true));
+$("mask-file").onchange = async () => { const [file] = $("mask-file").files; await startFromMask(file); $("mask-file").value = ""; };
+$("class-form").onsubmit = (e) => {
+  e.preventDefault();
+  if (state.volume && $("class").value.trim()) send({ kind: "class", name: $("class").value });
+};
 $("files").onchange = async () => { const files = chosen($("files").files); $("files").value = ""; await take(files); };
 for (const button of document.querySelectorAll("[data-format]")) button.onclick = () => save(button.dataset.format);
 for (const [keys, words] of [...KEYS, ...MOUSE]) {
@@ -260,15 +286,14 @@ async function begin() {
   const found = await post("/api/session");
   keep("lease", found.lease);
   state.lease = found.lease;
+  $("class-form").hidden = !found.classes.length;
+  $("classes").replaceChildren(...found.classes.map((name) => new Option(name)));
   if (found.image) {
     await busily("opening", async () => {
       await showImage(found.image);
       const { meta, data } = await bytes("GET", "/api/labels");
-      state.volume.patch(meta.box, data);
-      state.clicks = meta.clicks;
-      objects.show();
-      drawSlices();
-      scene.update(meta.box);
+      update(meta, data);
+      state.unsaved = false;
       say("the running session was found again");
     });
   } else if (found.first) await busily("opening", async () => { await showImage(await post("/api/open", { first: true })); say("click on an object"); });

@@ -19,6 +19,14 @@ export class Objects {
     this.entries.set(id, { name, colour, shown: true, locked: false });
   }
 
+  // Objects that the server named; the last of them is what clicks are for.
+  take(names) {
+    for (const [id, { name, colour }] of Object.entries(names)) if (!this.entries.has(+id)) this.add(+id, name, colour);
+    const ids = Object.keys(names).map(Number);
+    if (ids.length && !this.state.volume.counts[this.state.active]) this.state.active = ids.at(-1);
+    this.show();
+  }
+
   get active() { return this.entries.get(this.state.active); }
 
   rgb(id) {
