@@ -283,6 +283,7 @@ def compare_classes(
             row["class"] = {"id": largest, **agreement(before, class_mask)}
             for inside in (False, True):
                 own = binary_erosion(class_mask if inside else ~class_mask, iterations=2)
+                own &= given.volume.image > 0  # beyond the body, MONAI fails at clicks
                 where = np.argwhere(own[4:-4, 4:-4, 4:-4]) + 4
                 if not len(where):
                     continue

@@ -29,6 +29,7 @@ from gstk.core.volume import Volume  # noqa: E402
 from gstk.core.window import WindowPolicy  # noqa: E402
 from gstk.engines.base import Engine  # noqa: E402
 from gstk.errors import PromptError  # noqa: E402
+from gstk.session.segmenter import OUTSIDE  # noqa: E402
 from gstk.session.session import Session  # noqa: E402
 from gstk.training.bundle_reference import BundlePipeline  # noqa: E402
 from gstk.training.network import ClassEncoder, Encoder, PromptDecoder, build_network, class_vectors  # noqa: E402
@@ -178,6 +179,32 @@ def test_classes_then_clicks_are_monais(network: Any) -> None:
             agreements.append(float(((own.mask == 3) == corrected).mean()))
     assert sum(change > 1 for change in changes) >= 1
     assert np.mean(agreements) >= 0.995, agreements
+
+
+def test_clicks_in_the_air_around_the_cropped_image(network: Any) -> None:
+    """Where MONAI's pipeline fails: no window of the training holds them."""
+    rng = np.random.default_rng(8)
+    image = np.full((40, 70, 70), -1000, np.int16)
+    image[5:35, 5:30, 5:30] = rng.integers(50, 900, (30, 25, 25))
+    volume = Volume(image, Geometry(image.shape, (1.5, 1.5, 1.5)), "CT", "HU")  # type: ignore[arg-type]
+    far = (20, 60, 60)
+    with session(network, PROFILES["nv-segment-ct"]) as own:
+        own.set_image(volume)
+        own.add_class("spleen")
+        before = own.mask == 3
+        assert before.any()
+        changed = own.add_point(far, object_id=3)
+        after = own.mask == 3
+        assert after[far]
+        assert int((after != before).sum()) == 1
+        assert all(axis.start <= i < axis.stop for axis, i in zip(changed, far, strict=True))
+        assert OUTSIDE in own.report.compromises
+        own.add_point(far, foreground=False, object_id=3)
+        np.testing.assert_array_equal(own.mask == 3, before)
+        own.undo()
+        np.testing.assert_array_equal(own.mask == 3, after)
+        own.add_point(far, object_id=7)
+        assert own.mask[far] in (3, 7)
 
 
 def test_wrong_prompts_for_a_profile_are_refused(network: Any) -> None:

@@ -23,7 +23,7 @@ from gstk.evaluation.metrics import dice
 from gstk.session.class_segmenter import ClassSegmenter
 from gstk.session.deadline import TimeUp
 from gstk.session.session import Session
-from gstk.session.tiled_objects import MEMORY_SHARE, TILES
+from gstk.session.tiled_objects import MEMORY_SHARE, MOST_TILES, TILES
 from gstk.session.tiles import TileWalk
 
 SIDE = 32
@@ -178,6 +178,17 @@ def test_tiles_that_there_is_no_time_for_are_named() -> None:
             assert session.encodes <= Late.limit
             found.append(dice(session.mask == 1, label))
     assert 0.5 < found[0] <= found[1] < found[2]
+
+
+def test_a_mask_that_is_everywhere_does_not_take_forever() -> None:
+    image = np.full((150, 150, 150), 220, np.uint8)
+    image[::50, ::50, ::50] = 0
+    with a_session() as session:
+        session.set_image(image)
+        session.add_point((75, 75, 75))
+        assert session.report.compromises == (TILES,)
+        assert MOST_TILES <= session.encodes <= MOST_TILES + 3
+        assert session.mask.mean() > 0.9
 
 
 def test_an_object_that_is_lost_in_the_wider_window_is_followed_from_its_first() -> None:

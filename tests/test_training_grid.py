@@ -135,6 +135,30 @@ def test_first_window_is_what_the_network_sees_in_monai(name: str, seed: int, ti
     assert different.mean() <= 1e-3
 
 
+@pytest.mark.parametrize("name", ["ct", "zyx", "challenge"])
+def test_clicks_at_the_ends_of_a_volume_are_placed_as_monai_does(name: str) -> None:
+    """First, second and last voxels of volumes that are smaller and larger than the patch, in any orientation."""
+    profile: InputProfile = PROFILES[name]
+    for seed, shape in enumerate([(7, 60, 20), (50, 9, 41), (33, 34, 35), (5, 6, 7)]):
+        rng = np.random.default_rng(seed)
+        geometry = a_volume(rng, shape, a_direction(rng, 0.2)).geometry
+        image = rng.integers(30, 250, shape)
+        volume = Volume(image.astype(np.uint8 if name == "challenge" else np.int16), geometry, units="HU")
+        if name == "challenge":
+            volume = replace(volume, units="0-255")
+        network = Recorder()
+        pipeline, own = BundlePipeline(network, profile, volume), NetworkImage.prepare(volume, profile)  # type: ignore[arg-type]
+        for _ in range(8):
+            click = tuple(int(rng.choice([0, 1, n // 2, n - 2, n - 1])) for n in shape)
+            network.seen.clear()
+            pipeline.points(ObjectPrompts((Point(click),)))  # type: ignore[arg-type]
+            (seen, points), *_ = network.seen
+            window = own.training_window(click)
+            assert window is not None
+            np.testing.assert_allclose(own.sample(window), seen.numpy(), atol=2e-4)
+            np.testing.assert_allclose(own.points(window, np.array([click], float)), points, atol=1e-4)
+
+
 def test_axes_that_are_not_at_right_angles_are_refused() -> None:
     direction = np.eye(3)
     direction[0, 1] = 0.2

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gstk.calibration import memory
 from gstk.core.click_rule import component_centre
 from gstk.core.prompts import ObjectPrompts, Point
+from gstk.core.regions import union
 from gstk.core.window import Window, frame
 from gstk.engines.base import Embedding
 from gstk.session.class_correction import correct_class
@@ -24,6 +25,7 @@ from gstk.session.click_update import (
     enforce_clicks,
     fallback_mask,
     keep_clicked_components,
+    spread,
 )
 from gstk.session.deadline import Clock, Deadline, TimeUp
 from gstk.session.embedding_cache import EmbeddingCache
@@ -49,6 +51,7 @@ CLASS_CACHE_SHARE = 0.4
 ALL_AT_ONCE = "one click after the other: all were taken at once"
 FINER_WINDOW = "a finer window"
 ADAPTED_WINDOW = "a window that suits the mask better"
+OUTSIDE = "the network's answer to a click outside of what it is shown of the volume: only the clicked voxel changed"
 MORE_POINTS = "a second decode with points of the first mask"
 SMOOTH_BORDERS = "smooth borders: the mask is as coarse as its window"
 
@@ -233,6 +236,15 @@ class ObjectSegmenter:
         coords, labels = network_points(state.prompts)
         held = window.holds(coords)
         coords, labels = coords[held], labels[held]
+        if not window.holds(np.array(click.zyx, np.float64)):
+            clock.skip(OUTSIDE)
+            z, y, x = (slice(i, i + 1) for i in click.zyx)
+            region = union(state.region, (z, y, x))
+            values = np.full([axis.stop - axis.start for axis in region], -1, np.float32)
+            if state.region is not None and state.logits is not None:
+                values = spread(state.region, state.logits, region)
+            enforce_clicks(values, region, state.prompts)
+            return replace(state, region=region, logits=values, is_fallback=False)
         special = 2 if state.class_id in image.source.profile.classes.special else 0
         logits = self._decode_window(image, window, (coords, labels + special), clock.deadline)
         mask, region, values = correct_class(

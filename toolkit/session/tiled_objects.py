@@ -23,6 +23,8 @@ from gstk.session.window_selection import network_points
 __all__ = ["TILES", "click_on_tiles", "segment_in_tiles", "wants_tiles"]
 
 TILES = "tiles at the training's resolution along all of the object"
+MOST_TILES = 16
+"""Tiles of an object where there is no time limit: a mask that leaks would go through all of the volume."""
 MEMORY_SHARE = 0.5
 """Share of the free memory that the logits of all tiles may take."""
 
@@ -73,9 +75,10 @@ def segment_in_tiles(
     began_on_grid = grid.holds(first[0]) and first[0].shape == image.source.patch_zyx
     if began_on_grid:
         walk.add(*first, coords[labels == 1])
-    answered = False
+    count = 0
     while (tile := walk.next_tile()) is not None:
-        if answered and walk.size_bytes > MEMORY_SHARE * memory.free_bytes():
+        is_limit = count >= MOST_TILES and not clock.deadline.is_set
+        if is_limit or (count and walk.size_bytes > MEMORY_SHARE * memory.free_bytes()):
             clock.skip(TILES)
             break
         run = partial(decode, tile.window, (tile.coords, tile.labels))
@@ -83,8 +86,8 @@ def segment_in_tiles(
         if answer is None:
             break
         walk.add(tile.window, answer, tile.coords[tile.labels == 1])
-        answered = True
-    return walk.blended() if answered or (began_on_grid and walk.is_lost) else None
+        count += 1
+    return walk.blended() if count or (began_on_grid and walk.is_lost) else None
 
 
 def click_on_tiles(
@@ -104,7 +107,8 @@ def click_on_tiles(
         costs: told what the way back to the volume took.
 
     Returns:
-        The object; None where there is no time for that window.
+        The object; None where there is no time for that window, and where it does not hold the click, which lies
+        outside of what the network is shown of the volume.
 
     Raises:
         TimeUp: there was less time than expected.
@@ -115,7 +119,7 @@ def click_on_tiles(
     assert source.grid is not None
     assert state.region is not None
     assert state.logits is not None
-    if answer_s(window) > clock.left_s:
+    if answer_s(window) > clock.left_s or not window.holds(np.array(click.zyx, np.float64)):
         return None
     coords, labels = network_points(prompts)
     held = window.holds(coords)
