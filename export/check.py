@@ -1,4 +1,4 @@
-"""`gstk check`: is a bundle what it says, and will every runtime take it?
+"""`gstk check`: whether a bundle matches its manifest and every runtime can load it.
 
 Files and manifest are checked without any package; the graphs with the `onnx` package; the numbers, where they are
 asked for, with an engine and the bundle's own test vectors. Torch is not needed.
@@ -57,7 +57,7 @@ _FOLDED_ELEMENTS = 4096
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked.
+    """The result of one check.
 
     Attributes:
         what: the check.

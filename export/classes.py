@@ -1,4 +1,4 @@
-"""Class prompts in a bundle: the graph of the automatic branch, and how far it is from torch."""
+"""Class prompts in a bundle: the graph of the automatic branch, and its agreement with torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def class_cases(multiple: int) -> tuple[ParityCase, ...]:
 def class_references(
     network: VISTA3D, cases: Sequence[ParityCase], class_ids: Sequence[int]
 ) -> list[NDArray[np.float32]]:
-    """What MONAI's own network gives for some classes of each case: float32 [B,1,H,W,D]."""
+    """Logits of MONAI's own network for some classes of each case, float32 [B,1,H,W,D]."""
     vector = torch.tensor(list(class_ids))[:, None]
     with torch.no_grad():
         return [network.eval()(torch.from_numpy(case.inputs()[0]), class_vector=vector).numpy() for case in cases]

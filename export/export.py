@@ -57,7 +57,7 @@ _RANGE_SAMPLES = 16
 
 
 class QualityGate(Protocol):
-    """What INT8 and the ranges of FP16 are measured on: clicks on labelled cases (`ClickTrial` of evaluation)."""
+    """Labelled cases for measuring INT8 and the ranges of FP16 by clicks (`ClickTrial` of evaluation)."""
 
     def scores(self, engine: Engine, roi: RoiRules) -> dict[str, list[float]]:
         """Case → mean Dice after each click."""
@@ -89,7 +89,7 @@ class Options:
 
 
 def expected_steps(options: Options, labelled_cases: int = 0) -> int:
-    """How many steps an export tells of, if no activation of its INT8 encoder has to go back to floating point.
+    """How many steps an export reports, if no activation of its INT8 encoder has to be restored to floating point.
 
     Args:
         options: what goes into the bundle.
@@ -194,7 +194,7 @@ def export_bundle(
 
 @dataclass
 class _Export:
-    """One export under way: the files so far, and what is known about them."""
+    """One export: the files written so far and their measurements."""
 
     network: VISTA3D
     spec: VISTA3DSpec

@@ -1,4 +1,4 @@
-"""The graphs that a bundle holds: which module, which tensors, which of their axes are free.
+"""The graphs of a bundle: their modules, tensors and dynamic axes.
 
 Axis letters: B objects, N points, H W D voxels of the region (z,y,x).
 """
@@ -36,7 +36,7 @@ _MOST_POINTS = 4096
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """What is traced and under which names.
+    """A module to trace, and the names of its tensors and axes.
 
     Attributes:
         kind: `encoder`, `prompt_decoder` or `class_encoder`.

@@ -1,7 +1,7 @@
 """The encoder in INT8: post-training quantisation by NNCF, written as Q/DQ ONNX, and given back where it costs masks.
 
 Scales are symmetric and signed, activations' one a tensor and weights' one a channel: what TensorRT takes, and OpenVINO
-and ONNX Runtime run as well. Whether the masks are still good is asked of clicks on labelled cases, not of tensors.
+and ONNX Runtime run as well. Quality is measured on masks, by clicks on labelled cases, not on tensors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Scores = Mapping[str, Sequence[float]]
 
 
 class Int8Report(NamedTuple):
-    """What quantisation cost.
+    """The loss of quality by quantisation.
 
     Attributes:
         scores, float_scores: case → mean Dice after each click, with the INT8 and with the float encoder.
@@ -107,7 +107,7 @@ def restore_until(
     accepts: Callable[[ir.Model], bool],
     on_progress: Callable[[str], None],
 ) -> tuple[ir.Model, tuple[str, ...]] | None:
-    """Gives activations back to floating point, the most harmful first, until the masks are good again.
+    """Restores activations to floating point, the most harmful first, until the masks are good enough.
 
     Args:
         model: from `quantise`.

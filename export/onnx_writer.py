@@ -1,4 +1,4 @@
-"""Writes a traced graph as an ONNX file that says nothing of the machine it was made on."""
+"""Writes a traced graph as an ONNX file without any trace of the machine it was made on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do the graphs, in every CPU engine that is here, give what MONAI's own network gives?
+"""Compares the graphs, in every installed CPU engine, with MONAI's own network.
 
 The reference is `VISTA3D.forward` as MONAI has it: unsplit, unfolded, float32.
 """
@@ -67,7 +67,7 @@ class ParityCase:
 
 @dataclass(frozen=True)
 class EngineParity:
-    """How far one engine is from torch, over all cases.
+    """The deviation of one engine from torch, over all cases.
 
     Attributes:
         version: of the engine's package.
@@ -103,7 +103,7 @@ class Parity:
 
     @property
     def allowed(self) -> float:
-        """What `max_abs_error` may be."""
+        """The largest allowed `max_abs_error`."""
         return self.tolerance.error(self.max_abs_logit)
 
     @property

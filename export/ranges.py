@@ -1,4 +1,4 @@
-"""How large the values inside a graph get: what is to be float16 must stay well below 65504.
+"""Ranges of the values inside a graph: values in float16 must stay well below 65504.
 
 A copy of the float32 graph gets one more output for each value, its largest magnitude, so that no value is kept.
 """

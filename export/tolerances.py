@@ -1,4 +1,4 @@
-"""How far a precision may be from torch. No torch here, so that a bundle can be checked without it."""
+"""Tolerances of each precision against torch. This module needs no torch, so that bundles can be checked without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test vectors of a bundle: inputs and what torch made of them, so that a bundle can be checked without torch.
+"""Test vectors of a bundle: inputs and torch's results, so that a bundle can be checked without torch.
 
 `vectors.npz` holds, for case i, `image_i` uint8 [H,W,D] (255 is 1.0), `coords_i` float32 [B,N,3], `labels_i` int8
 [B,N], `voxels_i` int64 [M] (positions in the flattened region) and `logits_i` float32 [B,M] at these.

@@ -1,8 +1,8 @@
 """A bundle's weights as a network again, so that what was exported can be compared without its checkpoint.
 
-The export folds, transposes and renames. Rather than know all that, a network of the same architecture with random
-weights is traced: where each of its values went is where the bundle's came from. The test vectors of the bundle then
-say whether the network is the one that was exported.
+The export folds, transposes and renames weights. To invert that, a network of the same architecture with random weights
+is traced: the place of each random value in the graph tells where the bundle's value belongs. The bundle's test vectors
+then verify the result.
 """
 
 from __future__ import annotations

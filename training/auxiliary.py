@@ -1,4 +1,4 @@
-"""A second thing to learn for small networks: what each voxel of the embedding belongs to, asked of all at once.
+"""An auxiliary task for small networks: to which object each voxel of the embedding belongs.
 
 A click teaches about one object; a narrow network that is trained from scratch needs many of them before its features
 tell objects apart. Here a linear map reads, from each voxel of the embedding, where the centre of that voxel's object
@@ -20,7 +20,7 @@ CENTRE_WEIGHT, BORDER_WEIGHT = 0.5, 0.3
 
 
 class ObjectReader(nn.Module):
-    """Reads objects off the embedding and says how wrong that is."""
+    """A linear head that predicts objects from the embedding, and its loss."""
 
     def __init__(self, width: int) -> None:
         """Makes a reader for an embedding of `width` channels."""

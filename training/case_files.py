@@ -1,4 +1,4 @@
-"""Which cases a run trains on: folders, lists, and shares of sources. No torch: mistakes are found before it loads."""
+"""The cases that a run trains on: folders, lists, and shares of sources. Without torch, so that mistakes show early."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: ours carries its architecture; others are read too, and none of them can run code.
+"""Checkpoints: gstk's own carry their architecture, others are read too, and none of them can run code.
 
 Ours is `{"gstk": 1, "architecture": {...}, "model": state dict, ...}`, or the same in the string metadata of a
 safetensors file. Read as well: a bare state dict (the official VISTA3D weights are one), `{"model": ...}`,
@@ -170,7 +170,7 @@ def _numpy_scalars() -> list[Any]:
 
 
 def _what_is_wrong(path: Path, error: Exception) -> str:
-    """In words of our own: torch's are advice on how to run what a file holds."""
+    """The error in gstk's own words: torch's message advises to run the file's code."""
     if is_lfs_pointer(path):
         return "it is a Git LFS pointer, not the file itself; run git lfs pull"
     foreign = re.search(r"GLOBAL ([\w.]+)", str(error))

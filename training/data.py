@@ -1,4 +1,4 @@
-"""What a run trains on, prepared ahead by worker processes: one item a volume, the same whatever draws it.
+"""The training data of a run, prepared by worker processes: one item for each volume drawn.
 
 Item k of a stage depends on the seed, the stage and k alone, not on workers or processes, so that a run can be resumed
 and spread without changing what it sees.
@@ -128,7 +128,7 @@ def _shuffled(count: int, seed: Sequence[int], draw: int) -> int:
 
 
 class _Draws:
-    """Which items a process loads: those of its lanes, without end."""
+    """The items that a process loads: those of its lanes, without end."""
 
     def __init__(self, lanes: Sequence[Lane], first_block: int) -> None:
         self.lanes, self.first_block = lanes, first_block

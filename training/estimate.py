@@ -1,4 +1,4 @@
-"""What a run will take: steps and memory without computing anything; its time, where that is wanted, by measuring.
+"""Estimates of a run: its steps and memory without computing anything, and its time, if wanted, by measuring steps.
 
 Memory is that of the largest patch: the network runs on tensors that have shapes and no values. Time is that of real
 patches of the run, drawn evenly over it, since the patches, their objects and the clicks on them differ; patches that
@@ -42,7 +42,7 @@ _FIRST_SIDE = 4
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What a stage will do.
+    """Steps, weights and memory of a stage.
 
     Attributes:
         steps: optimiser steps.
@@ -64,7 +64,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Measured:
-    """What steps of a stage took.
+    """Measured times of a stage's steps.
 
     Attributes:
         seconds_per_step: expected of a step, without waiting for data.
@@ -141,7 +141,7 @@ def measure_stage(
     on_progress: Callable[[str], None] = lambda line: None,
     profile: InputProfile | None = None,
 ) -> Measured:
-    """Does steps of a stage, with fresh weights, and extrapolates.
+    """Runs some steps of a stage with fresh weights, and extrapolates their time.
 
     Args:
         cases: to train on; empty where volumes are generated.

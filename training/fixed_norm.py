@@ -49,5 +49,5 @@ class FixedNorms:
         return list(self._norms)
 
     def load_state(self, norms: Sequence[float] | Tensor) -> None:
-        """Takes up what `state` gave."""
+        """Restores a state that `state` returned."""
         self._norms = [float(norm) for norm in norms]

@@ -1,4 +1,4 @@
-"""Fresh weights that know what "near" and "alike" mean, for narrow networks that are trained from scratch.
+"""Initial weights whose attention depends on distance, for narrow networks that are trained from scratch.
 
 In VISTA3D a click meets the image in the cross-attention of the point head: queries and keys carry a Fourier encoding
 of position, and nothing else tells a voxel that it lies beside a click. That encoding is added to image features of the

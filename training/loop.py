@@ -40,7 +40,7 @@ __all__ = ["Progress", "Trainer", "stage_steps", "trained_parameters", "warmup_c
 
 @dataclass
 class Progress:
-    """What a step did.
+    """The result of a step.
 
     Attributes:
         step: its number, from 1.
@@ -150,7 +150,7 @@ class Trainer:
         return [decay | group for group in self._fixed.groups(self._loop.convolution_rate, rate)]
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
-        """Does the steps that are left, and says of each what it did.
+        """Runs the remaining steps, and yields the result of each.
 
         Args:
             stop: asked before each step, in every process; where any says yes, all of them end before it.
@@ -278,7 +278,7 @@ class Trainer:
         return torch.autocast(self.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
     def state(self) -> dict[str, Any]:
-        """All that `load_state` needs to go on bit for bit."""
+        """The state from which `load_state` continues bit for bit."""
         return {
             "step": self.step,
             "seconds": self.seconds,
@@ -292,7 +292,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes up what `state` gave."""
+        """Restores a state that `state` returned."""
         self.network.load_state_dict(state["weights"])
         if self.average is not self.network:
             self.average.load_state_dict(state["average"])

@@ -62,7 +62,7 @@ def build_network(spec: VISTA3DSpec | None = None) -> VISTA3D:
 
 
 class Encoder(nn.Module):
-    """Everything of the interactive branch that does not depend on a prompt (DESIGN: the encoder graph)."""
+    """Everything of the interactive branch that does not depend on a prompt (the encoder graph)."""
 
     def __init__(self, network: VISTA3D) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Encoder(nn.Module):
 
 
 class PromptDecoder(nn.Module):
-    """The point head behind `feat_downsample`, B objects on one embedding (DESIGN: the prompt_decoder graph).
+    """The point head behind `feat_downsample`, B objects on one embedding (the prompt decoder graph).
 
     The head ends in `hyper · Conv3d(u)`. Both are linear, so the convolution's kernel is contracted with `hyper` first:
     C→C channels become 27 taps by one matrix product per object, and shifting and adding them is what is left: one axis
@@ -204,7 +204,7 @@ class PromptDecoder(nn.Module):
 
 
 class ClassEncoder(nn.Module):
-    """The automatic branch up to where the classes part: a region's features, of which each class is one product."""
+    """The automatic branch up to its class-independent features; a class's logits are one product with them."""
 
     def __init__(self, network: VISTA3D) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ class ClassEncoder(nn.Module):
 
 
 def class_vectors(network: VISTA3D) -> Tensor:
-    """float [n_classes,C]: what a region's features are multiplied with, for each class id."""
+    """The class vectors, float [n_classes,C]: a class's logits are its vector times a region's features."""
     head = cast(ClassMappingClassify, network.class_head)
     with torch.no_grad():
         return cast(Tensor, head.mlp(head.class_embeddings.weight[:, None]))[:, 0]

@@ -40,7 +40,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class CaseScores:
-    """What one case scored. Lists over steps have six entries: the boxes' (0 where there are none) and five clicks'.
+    """The scores of one case. Lists over steps have six entries: the boxes' (0 where there are none) and five clicks'.
 
     Attributes:
         case: its name.
@@ -48,7 +48,7 @@ class CaseScores:
         shape, spacing_mm: (z,y,x).
         has_box: whether step 0 took place.
         seconds: time of the segmenter in each step.
-        expected: what the segmenter expected of each step; 0 where it expects nothing.
+        expected: seconds that the segmenter expected for each step; 0 without a latency model.
         dsc, nsd: mean over the classes after each step, as measured.
         class_dsc, class_nsd: the same of each class, [step][class].
         prompts: all of them in the end, as the lists of the .npz layout.
@@ -159,7 +159,7 @@ def score_file(
         source: the .npz case.
         gts: file whose `gts` is the reference; None takes the case's own.
         segs: where to write the masks: `segs` the last one, `all_segs` (6,z,y,x) those of every step.
-        seed: of the choice among equally central voxels.
+        seed: of the random choice among equally central voxels.
         spacing_order: axis order of the file's spacing.
 
     Returns:
@@ -204,7 +204,7 @@ def score_case(
     """Takes one case through the protocol.
 
     Args:
-        segmenter: what is scored. Whatever it raises costs it the step, which then counts an empty mask.
+        segmenter: what is scored. A step in which it raises an error counts as an empty mask.
         case: with labels.
         seed: see `score_file`.
 
@@ -258,7 +258,7 @@ def score_case(
 
 
 class _Forgiving(Segmenter):
-    """Another segmenter, whose failures cost it a step and end nothing: as in the official evaluator."""
+    """Wraps a segmenter so that its errors cost only the step, as in the official evaluator."""
 
     def __init__(self, inner: Segmenter, shape: tuple[int, ...], first_step: int) -> None:
         super().__init__()
@@ -303,7 +303,7 @@ def _area(scores: NDArray[np.float64]) -> float:
 
 
 def _reason(error: BaseException) -> str:
-    """One line about an error; its type where it is not one of ours."""
+    """One line about an error, with its type where it is not gstk's."""
     message = next(iter(str(error).strip().splitlines()), "")
     return (
         message if isinstance(error, GstkError) and message else f"{type(error).__name__}: {message}".removesuffix(": ")

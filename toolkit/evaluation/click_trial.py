@@ -1,4 +1,4 @@
-"""Official clicks on labelled cases, to compare what two engines make of them, and to see what an engine is given."""
+"""Official clicks on labelled cases, to compare the masks of two engines and to collect an engine's inputs."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class ClickTrial:
         return scores
 
     def scores_and_samples(self, engine: Engine, roi: RoiRules) -> tuple[dict[str, list[float]], list[Sample]]:
-        """As `scores`, with a random choice of what the engine was run on, the same for the same cases and masks."""
+        """As `scores`, with a random sample of the engine's inputs, the same for the same cases and masks."""
         recorder = _Recorder(engine, roi)
         scores = self.scores(recorder, roi)
         return scores, recorder.samples
@@ -100,7 +100,7 @@ def _profile_of(engine: Engine) -> InputProfile | None:
 
 
 class _Recorder(Engine):
-    """Hands everything to another engine and keeps some of it."""
+    """Passes all calls to another engine and keeps a sample of its inputs."""
 
     def __init__(self, engine: Engine, roi: RoiRules) -> None:
         super().__init__(roi.multiple, roi.minimum, roi.max_voxels)

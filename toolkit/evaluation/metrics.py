@@ -1,8 +1,8 @@
-"""How good a mask is, as the challenge scores it: Dice similarity (DSC) and surface Dice at a tolerance (NSD).
+"""The challenge's metrics of a mask: Dice similarity (DSC) and surface Dice at a tolerance (NSD).
 
 The official evaluator measures surfaces by DeepMind's `surface-distance`: points on the corners between voxels, each
 with the area that marching cubes puts there. The numbers here are the same (`tests/test_metrics.py` compares them);
-that package itself predates NumPy 2, fails on an empty mask, and sorts in Python what need not be sorted.
+that package itself predates NumPy 2, fails on an empty mask, and does needless sorting in Python.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def plot_times(scores: Sequence[CaseScores]) -> Figure:
 
 
 def plot_expected(scores: Sequence[CaseScores]) -> Figure | None:
-    """Seconds of each step against what was expected of it; None where nothing was."""
+    """Measured against expected seconds of each step; None where nothing was expected."""
     steps = [
         (expected, spent, number > 0)
         for one in scores

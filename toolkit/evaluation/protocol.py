@@ -1,4 +1,4 @@
-"""The official way to click: in each round every object gets one click at the centre of its largest error."""
+"""The official click protocol: in each round every object gets one click at the centre of its largest error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Segmenter(ABC):
 
     Attributes:
         seconds: wall time that the protocol counts, of all calls so far.
-        expected_seconds: what it expected them to take; 0 where it expects nothing.
+        expected_seconds: the seconds that it expected for them; 0 without a latency model.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Segmenter(ABC):
     def segment(self, prompts: Mapping[int, ObjectPrompts]) -> NDArray[np.integer]:
         """The label map, integer (z,y,x), a fresh array. `prompts` extend those of the call before."""
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to free
+    def close(self) -> None:  # noqa: B027 - most segmenters have nothing to free
         """Frees its memory."""
 
     def __enter__(self) -> Self:
@@ -101,7 +101,7 @@ class Step:
         prompts: all of them so far, by object id.
         mask: integer (z,y,x), the segmenter's answer.
         seconds: time of the segmenter in this step; in the first one, taking the image is part of it.
-        expected_seconds: what the segmenter expected; 0 where it expects nothing.
+        expected_seconds: the seconds that the segmenter expected; 0 without a latency model.
         click_seconds: time that it took to find the clicks.
     """
 

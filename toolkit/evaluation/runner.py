@@ -86,16 +86,16 @@ def evaluate(
     workers: Workers | None = None,
     on_result: Callable[[CaseScores, int, int], None] | None = None,
 ) -> Evaluation:
-    """Takes cases through the official protocol; what was done before is not done again.
+    """Takes cases through the official protocol; cases that are done already are not repeated.
 
     Args:
         cases: .npz cases, or folders of them.
         out_dir: created where it is missing. An evaluation that it holds is resumed.
         open_segmenter: makes what is evaluated; called once, and not at all where nothing is left to do.
         method: a name for it, in tables.
-        settings: what it depends on, JSON-ready; an evaluation goes on only with the same.
+        settings: its settings, JSON-ready; an evaluation is resumed only with the same ones.
         gts: folder with a file of each case's name that holds its `gts`; None takes the cases' own.
-        seed: of the choice among equally central voxels.
+        seed: of the random choice among equally central voxels.
         spacing_order: axis order of the cases' spacing.
         limit: how many cases to take, the first by name.
         workers: of a Ray cluster, which share the cases; cases and results must lie where all of them find them, and
@@ -162,7 +162,7 @@ def _score(
 
 
 def _open_worker(open_segmenter: Callable[[], Segmenter], work: _Work) -> Callable[[_Task], CaseScores]:
-    """What a worker of a cluster does, with a segmenter of its own."""
+    """The work function of a cluster worker, with a segmenter of its own."""
     return partial(work, open_segmenter())
 
 
@@ -214,7 +214,7 @@ def _reference(folder: Path, source: Path) -> Path:
 
 
 def _done(results: Path, segs: Path, name: str, source: Path) -> CaseScores | None:
-    """What was measured on a case before, unless it failed or was of another file."""
+    """The earlier scores of a case; None where it failed or the file has changed."""
     file = results / f"{name}.json"
     if not file.is_file() or not (segs / f"{name}.npz").is_file():
         return None
@@ -223,7 +223,7 @@ def _done(results: Path, segs: Path, name: str, source: Path) -> CaseScores | No
 
 
 def _begin(folder: Path, method: str, settings: Mapping[str, Any]) -> None:
-    """Writes what is about to be evaluated, or checks that it is what was evaluated here before."""
+    """Writes the settings of the evaluation, or checks that they equal those in the folder."""
     before = _read_run(folder)
     if before is not None:
         old = {"method": before["method"], **before["settings"]}
