@@ -34,7 +34,7 @@ def build_app(service: Service) -> App:
             await service.close()
 
     settings = service.settings
-    legacy = legacy_slicer.LegacyDoor(service)
+    legacy = legacy_slicer.LegacyProtocol(service)
     app = Starlette(
         routes=[
             *nninteractive.routes(service, legacy.prefers),

@@ -1,4 +1,4 @@
-"""What a client finds at an address: claim, capabilities, release."""
+"""Checks a server as a client would: claim, capabilities, release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One thread for all that the engine computes: the calls of all sessions, one after the other."""
+"""The compute thread: runs the engine's calls of all sessions, one after the other."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Job:
     """A call that waits or runs.
 
     Attributes:
-        owner: whose call it is.
-        name: what it does, for people.
+        owner: the lease or client that made the call.
+        name: of the task, for messages.
         call: what is run.
         cancel: ends it while it runs, from another thread; may have to be repeated.
         future: its result.

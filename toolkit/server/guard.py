@@ -1,4 +1,4 @@
-"""What is refused before a request is looked at: foreign hosts and pages, missing keys, bodies that are too large.
+"""Refuses requests before they are handled: foreign hosts and pages, missing keys, bodies that are too large.
 
 A page of another origin may send requests to a server on this machine, and with a name that it makes point here (DNS
 rebinding) it may read the answers. Viewers send neither Origin, Cookie nor Sec-Fetch headers; whatever does is a
@@ -50,7 +50,7 @@ _HEADERS = (
 
 
 class TooLarge(GstkError):
-    """A body that goes on after what it may have."""
+    """A body exceeds its size limit."""
 
 
 async def refusal(send: Send, status: int, detail: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
@@ -142,7 +142,7 @@ def _name(host: str) -> str:
 
 
 def _counted(receive: Receive, limit: int) -> Receive:
-    """Reads a body up to a limit, whatever its length was said to be."""
+    """Reads a body up to a limit, whatever its Content-Length says."""
     got = 0
 
     async def counted() -> Message:

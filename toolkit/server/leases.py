@@ -1,4 +1,4 @@
-"""Who uses the server: leases, each with a workspace of its own, and the two clocks that end them.
+"""Leases of clients: each has a workspace of its own, and two clocks end it.
 
 As in nnInteractive's server, a lease ends when nothing was done with it for long (idle), or when its client gave no
 sign of life (liveness). While a request is in flight, neither clock runs: some clients send no heartbeat meanwhile.
@@ -54,7 +54,7 @@ class Lease:
         is_page: whether it is a page in the browser.
         acted_s, seen_s: when something was done with it, and when there was a sign of life, by the monotonic clock.
         in_flight: requests that are being answered.
-        extra: what a door keeps beside, with a `clear` that is called when the lease ends; None where it needs nothing.
+        extra: state of a protocol, whose `clear` is called when the lease ends; None where it keeps none.
     """
 
     token: str

@@ -32,22 +32,22 @@ from gstk.server.service import BadRequest, Service, parse_object, read_body
 from gstk.server.workspace import Workspace
 from gstk.session.strokes import lasso_points, plane_box_points, scribble_points
 
-__all__ = ["LegacyDoor", "routes"]
+__all__ = ["LegacyProtocol", "routes"]
 
 _KINDS = "buif"
 _HEADER_BYTES = 4096
 Answer = Callable[[Request], Awaitable[Response]]
 
 
-def routes(door: LegacyDoor) -> list[Route]:
+def routes(endpoints: LegacyProtocol) -> list[Route]:
     """The paths that version 2 does not have."""
     return [
-        Route("/upload_image", door.upload_image, methods=["POST"]),
-        Route("/upload_segment", door.upload_segment, methods=["POST"]),
+        Route("/upload_image", endpoints.upload_image, methods=["POST"]),
+        Route("/upload_segment", endpoints.upload_segment, methods=["POST"]),
     ]
 
 
-class LegacyDoor:
+class LegacyProtocol:
     """The one image of clients without sessions; see the module."""
 
     def __init__(self, service: Service) -> None:

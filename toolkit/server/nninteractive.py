@@ -69,32 +69,36 @@ def routes(service: Service, legacy: Callable[[str, Answer], Answer]) -> list[Ro
     Args:
         legacy: what answers a path of `SHARED_PATHS`, given its path and what answers it here.
     """
-    door = _Door(service)
+    endpoints = _Endpoints(service)
     post: dict[str, Answer] = {
-        "/claim": door.claim,
-        "/release": door.release,
-        "/heartbeat": door.heartbeat,
-        "/set_image": door.set_image,
-        "/set_target_buffer": door.set_target_buffer,
-        "/set_do_autozoom": door.set_do_autozoom,
-        "/reset_interactions": door.reset_interactions,
-        "/undo": door.undo,
-        "/predict": door.predict,
-        "/add_point_interaction": door.add_point,
-        "/add_bbox_interaction": door.add_bbox,
-        "/add_scribble_interaction": door.add_scribble,
-        "/add_lasso_interaction": door.add_lasso,
-        "/add_initial_seg_interaction": door.add_initial_seg,
+        "/claim": endpoints.claim,
+        "/release": endpoints.release,
+        "/heartbeat": endpoints.heartbeat,
+        "/set_image": endpoints.set_image,
+        "/set_target_buffer": endpoints.set_target_buffer,
+        "/set_do_autozoom": endpoints.set_do_autozoom,
+        "/reset_interactions": endpoints.reset_interactions,
+        "/undo": endpoints.undo,
+        "/predict": endpoints.predict,
+        "/add_point_interaction": endpoints.add_point,
+        "/add_bbox_interaction": endpoints.add_bbox,
+        "/add_scribble_interaction": endpoints.add_scribble,
+        "/add_lasso_interaction": endpoints.add_lasso,
+        "/add_initial_seg_interaction": endpoints.add_initial_seg,
     }
     post |= {path: legacy(path, post[path]) for path in SHARED_PATHS}
-    get = {"/healthz": door.healthz, "/capabilities": door.capabilities, "/lease_status": door.lease_status}
+    get = {
+        "/healthz": endpoints.healthz,
+        "/capabilities": endpoints.capabilities,
+        "/lease_status": endpoints.lease_status,
+    }
     return [
         *(Route(path, call, methods=["POST"]) for path, call in post.items()),
         *(Route(path, call, methods=["GET"]) for path, call in get.items()),
     ]
 
 
-class _Door:
+class _Endpoints:
     def __init__(self, service: Service) -> None:
         self.service = service
 

@@ -1,4 +1,4 @@
-"""What the page in the browser asks of the server: files to open, voxels to show, prompts, results to save."""
+"""The HTTP API of the page in the browser: opening files, voxels to show, prompts, results to save."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _SENT_BYTES = 2**20
 
 
 @dataclass
-class Desk:
-    """What the server keeps of a page, so that opening it again finds everything.
+class PageState:
+    """The state of a page, kept by the server so that reopening the page restores it.
 
     Attributes:
         names: of the objects, by id.
@@ -66,21 +66,21 @@ class Desk:
 
 def routes(service: Service) -> list[Route]:
     """The page's files and its API."""
-    door = _Door(service)
+    endpoints = _Endpoints(service)
     return [
         Route("/", _page, methods=["GET"]),
         Route("/page/{name}", _page, methods=["GET"]),
-        Route("/api/session", door.session, methods=["POST"]),
-        Route("/api/upload", door.upload, methods=["PUT"]),
-        Route("/api/open", door.open, methods=["POST"]),
-        Route("/api/voxels", door.voxels, methods=["GET"]),
-        Route("/api/labels", door.labels, methods=["GET"]),
-        Route("/api/prompt", door.prompt, methods=["POST"]),
-        Route("/api/mask", door.mask, methods=["POST"]),
-        Route("/api/cancel", door.cancel, methods=["POST"]),
-        Route("/api/status", door.status, methods=["GET"]),
-        Route("/api/objects", door.objects, methods=["POST"]),
-        Route("/api/save", door.save, methods=["GET"]),
+        Route("/api/session", endpoints.session, methods=["POST"]),
+        Route("/api/upload", endpoints.upload, methods=["PUT"]),
+        Route("/api/open", endpoints.open, methods=["POST"]),
+        Route("/api/voxels", endpoints.voxels, methods=["GET"]),
+        Route("/api/labels", endpoints.labels, methods=["GET"]),
+        Route("/api/prompt", endpoints.prompt, methods=["POST"]),
+        Route("/api/mask", endpoints.mask, methods=["POST"]),
+        Route("/api/cancel", endpoints.cancel, methods=["POST"]),
+        Route("/api/status", endpoints.status, methods=["GET"]),
+        Route("/api/objects", endpoints.objects, methods=["POST"]),
+        Route("/api/save", endpoints.save, methods=["GET"]),
     ]
 
 
@@ -93,13 +93,13 @@ async def _page(request: Request) -> Response:
     return Response(file.read_bytes(), media_type=_KINDS[suffix])
 
 
-class _Door:
+class _Endpoints:
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    def _desk(self, lease: Lease) -> Desk:
-        if not isinstance(lease.extra, Desk):
-            lease.extra = Desk()
+    def _page_state(self, lease: Lease) -> PageState:
+        if not isinstance(lease.extra, PageState):
+            lease.extra = PageState()
         return lease.extra
 
     def _classes(self, lease: Lease) -> list[str]:
@@ -111,7 +111,7 @@ class _Door:
         return sorted(name for key, name in profile.classes.names.items() if key not in untrained)
 
     def _case(self, lease: Lease) -> Case:
-        case = self._desk(lease).case
+        case = self._page_state(lease).case
         if case is None:
             raise BadRequest("got no image, expected one to be opened before")
         return case
@@ -123,8 +123,8 @@ class _Door:
             self.service.leases.seen(lease)
         except LeaseLost:
             lease = await self.service.claim(is_page=True)
-        desk, first = self._desk(lease), self.service.first
-        image = None if desk.case is None else _described(desk.case, lease.workspace, desk)
+        page, first = self._page_state(lease), self.service.first
+        image = None if page.case is None else _described(page.case, lease.workspace, page)
         return JSONResponse(
             {
                 "lease": lease.token,
@@ -138,23 +138,23 @@ class _Door:
 
     async def upload(self, request: Request) -> Response:
         lease = self.service.lease(request)
-        desk = self._desk(lease)
+        page = self._page_state(lease)
         name = request.query_params.get("name", "")
         with self.service.leases.acting(lease):
-            if request.query_params.get("new") == "1" or desk.upload is None:
-                desk.clear()
-                desk.upload = Upload(self.service.settings.upload_limit_bytes)
+            if request.query_params.get("new") == "1" or page.upload is None:
+                page.clear()
+                page.upload = Upload(self.service.settings.upload_limit_bytes)
             try:
-                await desk.upload.add(name, request.stream())
+                await page.upload.add(name, request.stream())
             except BaseException:
-                desk.clear()
+                page.clear()
                 raise
         return JSONResponse({})
 
     async def open(self, request: Request) -> Response:
         lease, body = self.service.lease(request), await read_json(request)
-        desk = self._desk(lease)
-        upload, desk.upload = desk.upload, None
+        page = self._page_state(lease)
+        upload, page.upload = page.upload, None
         with self.service.leases.acting(lease):
             first = self.service.first
             if body.get("first") is True and first is not None:
@@ -172,18 +172,18 @@ class _Door:
     async def _opened(
         self, request: Request, lease: Lease, case: Case, notes: list[str], headers: list[Any]
     ) -> Response:
-        workspace, desk = lease.workspace, self._desk(lease)
+        workspace, page = lease.workspace, self._page_state(lease)
 
         def take() -> None:
             workspace.set_image(case.volume)
             workspace.show_nothing(np.dtype(np.uint8))
 
-        desk.case = None
+        page.case = None
         await self.service.act(request, lease, "image", take)
-        desk.names, desk.headers, desk.notes = {}, headers, [*notes, *workspace.notes]
-        shown, desk.slope, desk.intercept = await run_in_threadpool(_shown, case)
-        desk.case = shown
-        return JSONResponse(await run_in_threadpool(_described, shown, workspace, desk))
+        page.names, page.headers, page.notes = {}, headers, [*notes, *workspace.notes]
+        shown, page.slope, page.intercept = await run_in_threadpool(_shown, case)
+        page.case = shown
+        return JSONResponse(await run_in_threadpool(_described, shown, workspace, page))
 
     async def voxels(self, request: Request) -> Response:
         image = self._case(self.service.lease(request)).image
@@ -207,11 +207,11 @@ class _Door:
             return workspace.patch()
 
         patch = await self.service.act(request, lease, "mask", whole)
-        return _patched(patch, {"clicks": _clicks(workspace, self._desk(lease))})
+        return _patched(patch, {"clicks": _clicks(workspace, self._page_state(lease))})
 
     async def prompt(self, request: Request) -> Response:
         lease, body = self.service.lease(request), await read_json(request)
-        workspace, desk, began = lease.workspace, self._desk(lease), time.monotonic()
+        workspace, page, began = lease.workspace, self._page_state(lease), time.monotonic()
         kind, object_id = body.get("kind"), object_id_of(body)
         work = prompt_of(workspace, body)
 
@@ -228,18 +228,18 @@ class _Door:
         asks = kind not in ("undo", "redo", "reset")
         if kind == "class":
             table = workspace.session.profile.classes
-            _name(desk, {i: table.name_of(i) for i in class_ids_of(workspace, body.get("name"))})
+            _name(page, {i: table.name_of(i) for i in class_ids_of(workspace, body.get("name"))})
         elif asks:
-            _name(desk, {object_id: f"object {object_id}"})
+            _name(page, {object_id: f"object {object_id}"})
         said: dict[str, Any] = {
             "done": done,
             "seconds": round(time.monotonic() - began, 3),
             "session_seconds": round(spent_s, 3),
             "compromises": list(workspace.session.report.compromises) if asks else [],
-            "clicks": _clicks(workspace, desk),
+            "clicks": _clicks(workspace, page),
         }
         if kind == "class":
-            said["names"] = _described_names(desk)
+            said["names"] = _described_names(page)
         if advice is not None:
             said["advice"] = advice
         return _patched(patch, said)
@@ -247,8 +247,8 @@ class _Door:
     async def mask(self, request: Request) -> Response:
         lease = self.service.lease(request)
         await read_json(request)
-        workspace, desk, case = lease.workspace, self._desk(lease), self._case(lease)
-        upload, desk.upload = desk.upload, None
+        workspace, page, case = lease.workspace, self._page_state(lease), self._case(lease)
+        upload, page.upload = page.upload, None
         if upload is None:
             raise BadRequest("got no mask, expected a file to be sent before")
         began = time.monotonic()
@@ -267,11 +267,11 @@ class _Door:
                 return workspace.patch()
 
             patch = await self.service.act(request, lease, "mask", begin)
-        desk.names |= {object_id: names[object_id] for object_id in ids if object_id in names}
-        _name(desk, {object_id: f"object {object_id}" for object_id in ids})
+        page.names |= {object_id: names[object_id] for object_id in ids if object_id in names}
+        _name(page, {object_id: f"object {object_id}" for object_id in ids})
         spent_s = round(time.monotonic() - began, 3)
         said = {"done": True, "seconds": spent_s, "session_seconds": spent_s, "compromises": []}
-        return _patched(patch, {**said, "clicks": _clicks(workspace, desk), "names": _described_names(desk)})
+        return _patched(patch, {**said, "clicks": _clicks(workspace, page), "names": _described_names(page)})
 
     async def cancel(self, request: Request) -> Response:
         return JSONResponse({"cancelled": await self.service.compute.cancel(self.service.lease(request))})
@@ -295,31 +295,31 @@ class _Door:
 
     async def objects(self, request: Request) -> Response:
         lease, body = self.service.lease(request), await read_json(request)
-        self._desk(lease).names = names_of(body.get("objects"))
+        self._page_state(lease).names = names_of(body.get("objects"))
         return JSONResponse({})
 
     async def save(self, request: Request) -> Response:
         lease = self.service.lease(request)
-        workspace, desk, kind = lease.workspace, self._desk(lease), request.query_params.get("format", "")
+        workspace, page, kind = lease.workspace, self._page_state(lease), request.query_params.get("format", "")
 
         case = self._case(lease)
         mask = await self.service.act(request, lease, "saving", lambda: workspace.session.mask)
-        saved = await run_in_threadpool(save_labels, kind, mask, case, desk.names, desk.headers)
+        saved = await run_in_threadpool(save_labels, kind, mask, case, page.names, page.headers)
         headers = {"X-Meta": json.dumps({"name": saved.name})}
         return Response(saved.data, media_type=saved.media_type, headers=headers)
 
 
-def _clicks(workspace: Workspace, desk: Desk) -> list[dict[str, Any]]:
+def _clicks(workspace: Workspace, page: PageState) -> list[dict[str, Any]]:
     """The latest clicks, as the page draws them."""
     clicks = [
         {"object": object_id, "voxel": list(point.zyx), "foreground": point.foreground}
-        for object_id in desk.names
+        for object_id in page.names
         for point in workspace.session.prompts(object_id).points
     ]
     return clicks[-MOST_CLICKS:]
 
 
-def _described(case: Case, workspace: Workspace, desk: Desk) -> dict[str, Any]:
+def _described(case: Case, workspace: Workspace, page: PageState) -> dict[str, Any]:
     """What the page needs to show an image."""
     sample = case.image[:: max(1, len(case.image) // 32), ::4, ::4]
     low, high = (float(v) for v in np.percentile(sample, _SHOWN_PERCENTILES))
@@ -331,25 +331,25 @@ def _described(case: Case, workspace: Workspace, desk: Desk) -> dict[str, Any]:
         "direction": list(geometry.direction),
         "origin_mm": list(geometry.origin_mm),
         "dtype": case.image.dtype.name,
-        "slope": desk.slope,
-        "intercept": desk.intercept,
-        "window": [v * desk.slope + desk.intercept for v in (low, max(high, low + 1))],
+        "slope": page.slope,
+        "intercept": page.intercept,
+        "window": [v * page.slope + page.intercept for v in (low, max(high, low + 1))],
         "is_ct": workspace.intensities.startswith("CT"),
         "intensities": workspace.intensities,
-        "notes": desk.notes,
-        "has_dicom": bool(desk.headers),
-        "names": _described_names(desk),
+        "notes": page.notes,
+        "has_dicom": bool(page.headers),
+        "names": _described_names(page),
     }
 
 
-def _described_names(desk: Desk) -> dict[int, dict[str, str]]:
-    return {i: {"name": named.name, "colour": f"#{bytes(named.colour).hex()}"} for i, named in desk.names.items()}
+def _described_names(page: PageState) -> dict[int, dict[str, str]]:
+    return {i: {"name": named.name, "colour": f"#{bytes(named.colour).hex()}"} for i, named in page.names.items()}
 
 
-def _name(desk: Desk, names: dict[int, str]) -> None:
+def _name(page: PageState, names: dict[int, str]) -> None:
     """Gives names and colours to objects that have none."""
     for object_id, name in names.items():
-        desk.names.setdefault(object_id, LabelName(name, object_colour(object_id)))
+        page.names.setdefault(object_id, LabelName(name, object_colour(object_id)))
 
 
 def _shown(case: Case) -> tuple[Case, float, float]:

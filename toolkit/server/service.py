@@ -1,4 +1,4 @@
-"""What all doors of the server share: one engine, one compute thread, the leases, and how errors are answered."""
+"""What all protocols of the server share: one engine, one compute thread, the leases, and how errors are answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that a page sends: kept in a private folder under names of our own until they are read, then deleted."""
+"""Uploaded files: kept in a private folder under generated names until they are read, then deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lease's own: its session, its image, and what its client knows of the mask."""
+"""The workspace of a lease: its session, its image, and the mask that its client has."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Workspace:
         session: whose engine other workspaces share.
         intensities: what was done to the image's intensities, in words.
         notes: what is odd about the image.
-        shown: the mask that the client has, (z,y,x); None before it said what it wants.
-        queued: prompts that wait for a prediction, each a function of what was said before.
+        shown: the mask that the client has, (z,y,x); None before it asked for one.
+        queued: prompts that wait for a prediction, each a function of the prompts before it.
         progress: windows done and windows in all of what runs; None where it has none.
     """
 
@@ -89,7 +89,7 @@ class Workspace:
         return self._geometry is not None
 
     def show(self, shown: NDArray[np.integer]) -> None:
-        """Says what the client has: a mask of the image's shape."""
+        """Sets the mask that the client has, of the image's shape."""
         self.shown = shown
         self._stale = union(self.session.extent, bounds(shown))
 
@@ -110,7 +110,7 @@ class Workspace:
         self.say(lambda said: replace(said, points=(*said.points, *points)), object_id)
 
     def say(self, change: Callable[[ObjectPrompts], ObjectPrompts], object_id: int = 1) -> None:
-        """Changes what was said about an object, within the time for a call."""
+        """Changes the prompts of an object, within the time for a call."""
         said = change(self.session.prompts(object_id))
         self.session.set_all({object_id: said}, within_s=self._call_s)
 
