@@ -1,4 +1,4 @@
-"""What a budget gives to a call, in the words that `gstk plan` and `gstk infer` share."""
+"""The text about budgets that `gstk plan` and `gstk infer` share."""
 
 from gstk.session.deadline import Budget
 

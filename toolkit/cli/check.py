@@ -1,4 +1,4 @@
-"""`gstk check`: is a bundle what it says, and will every runtime take it?"""
+"""`gstk check`: whether a bundle matches its manifest and every runtime can load it."""
 
 from pathlib import Path
 from typing import Annotated

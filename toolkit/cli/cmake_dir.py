@@ -1,4 +1,4 @@
-"""`gstk cmake-dir`: where a C++ host finds gstk."""
+"""`gstk cmake-dir`: the folder in which CMake finds gstk for C++ hosts."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""`gstk engines`: what can run a bundle here."""
+"""`gstk engines`: the backends that can run a bundle on this machine."""
 
 from typing import Annotated
 

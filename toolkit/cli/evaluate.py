@@ -109,7 +109,7 @@ def evaluate_command(
     from gstk.evaluation.runner import evaluate
 
     with needing("evaluate"):
-        import skimage  # noqa: F401 - said before hours of work, not after
+        import skimage  # noqa: F401 - an error comes before hours of work, not after
 
         if report:
             import matplotlib  # noqa: F401

@@ -1,4 +1,4 @@
-"""`gstk inspect SCAN`: what a scan is, and a picture to read clicks off."""
+"""`gstk inspect SCAN`: describes a scan, and writes a picture to read clicks off."""
 
 import warnings
 from pathlib import Path

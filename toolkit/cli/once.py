@@ -8,7 +8,7 @@ __all__ = ["segment_folder"]
 
 
 def segment_folder(pipeline_json: str, inputs: str, outputs: str) -> None:
-    """Segments each .npz of a folder by what it says about its objects, as a challenge's container does."""
+    """Segments each .npz of a folder by its own prompts, as a challenge's container does."""
     from gstk.cases.npz import load_case, save_segs
     from gstk.cli.pipelines import Pipeline, open_pipeline
 

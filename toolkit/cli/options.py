@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""Options that several commands share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

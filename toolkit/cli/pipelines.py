@@ -1,4 +1,4 @@
-"""What `gstk evaluate` can evaluate: pipelines by name, opened here, in a worker, or in a process for each call."""
+"""The pipelines of `gstk evaluate`, opened in this process, in a worker, or in a process for each call."""
 
 import sys
 from collections.abc import Callable
@@ -16,7 +16,7 @@ __all__ = ["Pipeline", "PipelineName", "open_pipeline"]
 
 
 class PipelineName(StrEnum):
-    """What segments the cases."""
+    """The pipeline that segments the cases."""
 
     gstk = "gstk"
     reference = "reference"
@@ -91,7 +91,7 @@ class Pipeline:
                 return self.name
 
     def settings(self) -> dict[str, Any]:
-        """What the masks depend on, JSON-ready; weights by their content."""
+        """All settings that the masks depend on, JSON-ready; weights by their hash."""
         found: dict[str, Any] = {"pipeline": self.name}
         if self.name == "classical":
             return found
@@ -136,7 +136,7 @@ class Pipeline:
         return [sys.executable, "-m", "gstk", "infer", "{inputs}", "-o", "{outputs}", "--name", "{stem}", *options]
 
     def opener(self, cold: bool = False) -> "Callable[[], Segmenter]":
-        """What opens it, picklable; `cold` starts a process for each call."""
+        """A picklable function that opens it; `cold` starts a process for each call."""
         cold = cold or self.name == "command"
         return partial(_open_cold, self.command()) if cold else partial(open_pipeline, self)
 

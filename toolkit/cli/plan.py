@@ -1,4 +1,4 @@
-"""`gstk plan`: what a case will take, before anything runs."""
+"""`gstk plan`: windows, time and memory of a case, before anything runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,7 +60,7 @@ def plan_command(
     if not prompts:
         raise gstk.GstkError(f"{case} has no click on an object and no box; give --point z,y,x or --box")
     options = parse_assignments(engine or [])
-    # Without a budget a plan shows times all the same.
+    # A plan shows times without a budget, too.
     shown = Budget(90.0 if budget is None else budget, calls)
     with gstk.open(
         bundle,

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, a line every few seconds in a log."""
+"""Progress of long work: a bar on a terminal, a line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def log_interval_s(so_far_s: float) -> float:
 
 
 class LongWork:
-    """Shows on stderr how far work is, how long it has taken and about how long it will take.
+    """Shows the progress of long work on stderr: how much is done, the time so far, and an estimate of the rest.
 
     On a terminal it is a bar. Elsewhere it is a line every few seconds, also while a single step takes long; work that
-    is done before the first of them says nothing. Use it as a context manager. Calls may come from any thread.
+    ends before the first line prints nothing. Use it as a context manager. Calls may come from any thread.
     """
 
     def __init__(self, title: str, total: float | None = None, unit: str = "") -> None:
-        """Begins nothing yet.
+        """Prepares the display; `__enter__` starts it.
 
         Args:
             title: what is done, such as `export`.
@@ -85,7 +85,7 @@ class LongWork:
             self._teller.join()
 
     def update(self, done: float, total: float | None = None, text: str = "") -> None:
-        """Says how much is done.
+        """Updates how much is done.
 
         Args:
             done: steps, or a share.
@@ -94,7 +94,7 @@ class LongWork:
         """
         with self._lock:
             now = time.monotonic()
-            if now - self._began < 1:  # done in an earlier run: not what tells how long the rest will take
+            if now - self._began < 1:  # done in an earlier run, so it tells nothing about the speed of this one
                 self._paced_from = now, done
             self._done, self._text = done, text
             self._total = self._total if total is None else total
@@ -104,13 +104,13 @@ class LongWork:
             )
 
     def step(self, text: str) -> None:
-        """Says that the next step has begun, where the work itself counts none.
+        """Counts a step that begins, for work that does not count its steps itself.
 
         Args:
             text: what the step does.
         """
         begun = self._done + 1 if self._text else 0.0
-        # There may be more steps than were thought.
+        # There may be more steps than expected.
         total = None if self._total is None else max(self._total, begun + 1)
         self.update(begun, total, text)
 

@@ -1,4 +1,4 @@
-"""Tables as every command prints them."""
+"""The table style of all commands."""
 
 from typing import TYPE_CHECKING
 

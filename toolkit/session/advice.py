@@ -1,4 +1,4 @@
-"""What to say of a click that changed nothing."""
+"""Advice about a click that changed nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["no_change"]
 def no_change(
     mask: NDArray[np.bool_], voxel: Voxel, foreground: bool, geometry: Geometry, region: Region | None = None
 ) -> str:
-    """One sentence on a click that left a mask as it was.
+    """One sentence about a click that left a mask unchanged.
 
     Args:
         mask: bool (z,y,x), the object's mask in the region.

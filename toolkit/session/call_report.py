@@ -1,4 +1,4 @@
-"""What a session tells about its latest call."""
+"""A session's report of its latest call."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["CallReport"]
 
 @dataclass(frozen=True)
 class CallReport:
-    """The time that the latest call was expected to take and took, and what was skipped to stay in time.
+    """Expected and measured time of the latest call, and what was skipped to stay in time.
 
     Attributes:
-        budget_s: the time that it had; None is any time.
+        budget_s: the time that it had; None is no limit.
         expected_s: the time that was planned; 0 without a latency model.
         spent_s: wall time.
         encodes, decodes: runs of the network's halves.

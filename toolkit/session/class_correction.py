@@ -1,4 +1,4 @@
-"""Segment, then correct: what clicks change on an object that came from a class prompt.
+"""Corrections by clicks of an object that came from a class prompt.
 
 MONAI's rule (`VISTA3D.connected_components_combine`), on the training's grid: a region changes only if it is connected
 to a click. What the clicks' answer adds counts where a foreground click touches it, what it removes where a background
@@ -42,7 +42,7 @@ class GridMask(NamedTuple):
         return cls((z, y, x), values[box].copy())
 
     def at(self, first: Sequence[int], shape: Sequence[int]) -> NDArray[np.bool_]:
-        """The mask on other voxels of the grid; False where it says nothing."""
+        """The mask on other voxels of the grid; False outside its own part."""
         there = np.zeros(tuple(shape), bool)
         low = [max(a, b) for a, b in zip(first, self.first, strict=True)]
         high = [min(a + m, b + n) for a, m, b, n in zip(first, shape, self.first, self.values.shape, strict=True)]
@@ -69,7 +69,7 @@ def combine_with_clicks(
     points: NDArray[np.floating],
     foreground: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """The mask before, changed to the answer in the regions that the clicks are about.
+    """The mask before, changed to the answer in the regions that the clicks touch.
 
     Args:
         before, answer: bool [H,W,D], in the network's axes.
@@ -81,7 +81,7 @@ def combine_with_clicks(
     """
     voxels = np.clip(np.rint(points).astype(int), 0, np.array(before.shape) - 1)
     on_it = before[tuple(voxels.T)].any()
-    # A click inside the mask confirms: what the answer has there counts as added, so that it stays whole.
+    # A click inside the mask confirms it: the answer there counts as added, so that it stays whole.
     added = answer & (~before | on_it)
     removed = before & ~answer
     changed = np.zeros(before.shape, bool)

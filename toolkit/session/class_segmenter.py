@@ -2,8 +2,8 @@
 
 As NVIDIA's pipeline does (MONAI's sliding window with constant weights), windows overlap, and the logits of a voxel are
 the mean over its windows. Logits are products of a class's vector and a voxel's features, so the mean of the features
-does as well for any number of classes. The windows' borders cut the volume into cells, each seen by the same windows
-all over: a cell is finished, and its memory free, once the last of them was looked at.
+does as well for any number of classes. The borders of all windows cut the volume into cells; all voxels of a
+cell lie in the same windows. A cell is finished, and its memory free, after the last of these.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class ClassSegmenter:
             features_of: from an image [1,1,H,W,D] to features [C,H,W,D]; see `Engine.class_features`.
             vectors: [n_classes,C].
             image: prepared; its profile says windows and overlap.
-            cache_bytes: memory for features, half a float each; with less than all of them take, none are kept.
+            cache_bytes: memory for features, 2 bytes each; where they do not all fit, none are kept.
 
         Raises:
             PromptError: the profile has no resolution.
@@ -121,7 +121,7 @@ class ClassSegmenter:
             on_progress: called after each window with how many are done, and of how many.
 
         Returns:
-            uint16 (z,y,x) of the training grid, of what counts of it: class ids, 0 elsewhere.
+            uint16 (z,y,x) of the cropped training grid: class ids, 0 elsewhere.
         """
         vectors, ids = self._vectors[list(class_ids)], np.array(class_ids, np.uint16)
         labels = np.zeros(self._shape, np.uint16)
@@ -156,7 +156,7 @@ class ClassSegmenter:
                 if seen < math.prod(axis.windows(i) for axis, i in zip(self._axes, cell, strict=True)):
                     sums[cell] = (total.copy() if before is None else total), seen
                     continue
-                # Rounded whether they are kept or not, so that a mask does not depend on the memory that there was.
+                # Rounded whether they are kept or not, so that a mask does not depend on the free memory.
                 mean = (total / np.float32(seen)).astype(np.float16)
                 if self._keeps:
                     kept[cell] = mean
@@ -169,7 +169,7 @@ class ClassSegmenter:
         return a, b, c
 
     def _window(self, starts: Sequence[int]) -> Window:
-        """The window that begins at voxels of the network's axes, counted within what counts."""
+        """The window that begins at voxels of the network's axes, counted in the cropped grid."""
         axes, first, sides = self.image.axes, [0, 0, 0], [0, 0, 0]
         for along, axis in enumerate(axes.order):
             side = self._axes[along].side

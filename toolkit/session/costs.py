@@ -1,7 +1,7 @@
-"""What each step of a call costs, in seconds: all estimates that plans, reports and time limits go by.
+"""The cost of each step of a call in seconds: all estimates that plans, reports and time limits use.
 
 What the engine's calls cost is known from a latency model (`gstk calibrate`), corrected by how long the latest calls
-took. Work beside the engine is measured while it is done; until then it is taken to cost what the constants here say.
+took. Work beside the engine is measured while it is done; until then the constants here are its cost.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["REFINE_S_PER_VOXEL", "Costs", "Rate", "WindowCost", "second_window_s", "window_cost"]
 
 RESAMPLE_S_PER_VOXEL = 1.5e-7
-"""To take logits to a voxel of the volume and to apply a click there; measured from the first large object on."""
+"""Resampling logits to a voxel of the volume and applying a click there; measured from the first large object on."""
 REFINE_S_PER_VOXEL = 2e-7
-"""To refine a voxel by the image, its sampling included; measured from the first large grid on."""
+"""Refining a voxel by the image, its sampling included; measured from the first large grid on."""
 NEAREST_S_PER_VOXEL = 5e-9
-"""To take logits to a voxel of the volume without interpolation; this much time is always kept back."""
+"""Resampling logits to a voxel of the volume without interpolation; this much time is always kept back."""
 MERGE_S_PER_VOXEL = 1.5e-8
-"""To put all objects into one label map, for each voxel of the volume; kept back from each call."""
+"""Merging all objects into one label map, for each voxel of the volume; kept back from each call."""
 CALL_MARGIN = 0.02
 """Share of a call's time that is kept back besides."""
 _MEASURED_VOXELS = 10**5
@@ -51,17 +51,17 @@ class Rate:
         self.s_per_voxel = default_s_per_voxel
 
     def seconds(self, voxels: float) -> float:
-        """What the work on so many voxels is expected to take."""
+        """Expected seconds of work on a number of voxels."""
         return self.s_per_voxel * voxels
 
     def measured(self, voxels: int, seconds: float) -> None:
-        """Takes in what the work on so many voxels took."""
+        """Records the time of work on a number of voxels."""
         if voxels >= _MEASURED_VOXELS:
             self.s_per_voxel = seconds / voxels
 
 
 class WindowCost(NamedTuple):
-    """What it takes to segment objects in one window.
+    """The cost of segmenting objects in one window.
 
     Attributes:
         encode_s, decode_s: expected; the decodes of all prompts, one after the other.
@@ -103,7 +103,7 @@ def second_window_s(model: LatencyModel | None, shape: Shape, slowdown: float) -
 
 
 class Costs:
-    """What the steps of a session's calls cost, as its engine and machine have shown so far.
+    """The costs of a session's steps, as measured so far on its engine and machine.
 
     Attributes:
         model: what the engine's calls cost; None where nothing is known, and then they count as 0.
@@ -132,7 +132,7 @@ class Costs:
     def ran(
         self, kind: Literal["encode", "decode"], shape: Shape, seconds: float, objects: int = 1, points: int = 1
     ) -> None:
-        """Takes in what a call of the engine took."""
+        """Records the time of a call of the engine."""
         modelled_s = self._modelled_s(kind, shape, objects, points)
         if modelled_s > 0:
             self._ratios.append(seconds / modelled_s)
@@ -172,7 +172,7 @@ class Costs:
         Args:
             state: the object so far.
             prompts: all of them.
-            window: what the network will see; None where nothing says where the object is.
+            window: what the network will see; None where no prompt locates the object.
             is_planned: whether the plan counts its encode and decodes.
         """
         decodes = state.pending_decodes(prompts)
@@ -194,7 +194,7 @@ class Costs:
 
     @staticmethod
     def deadline(within_s: float | None, volume_voxels: int) -> Deadline:
-        """When objects must be done in a call of so many seconds, so that there is time for what comes after them."""
+        """The deadline for the objects of a call, which leaves time for the steps after them."""
         if within_s is None:
             return Deadline()
         after_s = CALL_MARGIN * within_s + MERGE_S_PER_VOXEL * volume_voxels

@@ -20,7 +20,7 @@ _Result = TypeVar("_Result")
 
 
 class TimeUp(GstkError):
-    """The time for a call is over; the mask is made of what there is."""
+    """The time for a call is over; the mask is made from what was computed so far."""
 
 
 class Deadline:
@@ -70,15 +70,15 @@ class Budget:
             )
 
     def left_s(self, objects: int, spent_s: float) -> float:
-        """Seconds of one call that are left for its objects when `spent_s` are gone; never none at all."""
+        """Seconds of one call that are left for its objects after `spent_s`; always above 0."""
         return max(_LEAST_S, objects * self.seconds / self.calls - spent_s)
 
 
 class Clock:
     """The time for one object's update, and what was skipped to keep to it.
 
-    Every optional step asks it (`allows`), or runs through it (`attempt`), so that all are skipped by the same rule: a
-    step that may take longer than is left, and one that was not done in time.
+    Every optional step asks it (`allows`), or runs through it (`attempt`), so that one rule applies to all: a step
+    is skipped that may take longer than is left, or that was not done in time.
 
     Attributes:
         deadline: when the time is up.

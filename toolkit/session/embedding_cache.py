@@ -98,7 +98,7 @@ class EmbeddingCache:
 
 
 class _Shared:
-    """What caches under one limit hold, the oldest first; to be looked at under its lock."""
+    """The embeddings of all caches under one limit, the oldest first; access needs its lock."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes, self.size_bytes = limit_bytes, 0

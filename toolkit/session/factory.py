@@ -1,4 +1,4 @@
-"""`gstk.open`: a bundle, the best backend that is here, and a session on them."""
+"""`gstk.open`: a session on a bundle and the best backend of this machine."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def open(
             at least; and `fp32` otherwise.
         device: "auto", "cpu", "cuda" or "cuda:N".
         options: settings of the backend that is named, such as `{"cache": folder}` for OpenVINO.
-        budget_s: seconds for an object in all its calls; None is any time. What calls cost is what `gstk calibrate`
-            left for this bundle and host; without it up to two seconds go into a probe, which is kept.
+        budget_s: seconds for an object in all its calls; None is no limit. The cost of calls is what `gstk calibrate`
+            measured on this host; without it a probe of up to two seconds measures it once.
         calls: how many calls share the budget of an object.
         on_progress: called with the reason before there is a probe.
         refine: whether the image corrects the network's logits (`session.extras`); None leaves it to the bundle.

@@ -1,4 +1,4 @@
-"""From logits on a window's grid to a mask on the volume."""
+"""Projects logits from a window's grid to the volume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["GridProjector", "MaskProjector", "project_on"]
 
 
 class MaskProjector:
-    """Logits on a window's grid, on their way to the volume.
+    """Projects logits on a window's grid to the volume, by interpolation.
 
     Attributes:
         region: voxels of the volume that hold all of the mask and every foreground click.
@@ -30,7 +30,7 @@ class MaskProjector:
     def __init__(
         self, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts, volume_shape: Sequence[int]
     ) -> None:
-        # A click on the object is part of the mask, be the network's answer there or not.
+        # A foreground click is part of the mask, whatever the network's answer is there.
         self._part, self._logits = window.above_zero(logits, prompts.clicked(foreground_only=True))
         self._volume_shape = volume_shape
         self.region: Region = self._part.inside(volume_shape)
@@ -45,7 +45,7 @@ class MaskProjector:
 
 
 class GridProjector:
-    """Logits on the training grid, on their way to the volume as NVIDIA's pipeline takes them: nearest voxels.
+    """Projects logits on the training grid to the volume by nearest voxels, as NVIDIA's pipeline does.
 
     Components that no click lies in go first, on the grid.
 
@@ -85,7 +85,7 @@ class GridProjector:
 def project_on(
     image: NetworkImage, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts
 ) -> GridProjector | MaskProjector:
-    """How logits in a window come to the volume: by nearest voxels where the profile says so and the window is its."""
+    """The projector of a window's logits: by nearest voxels where the profile says so and the window is on its grid."""
     if image.profile.projection == "nearest" and image.grid is not None and image.grid.holds(window):
         return GridProjector(image.grid, window, logits, prompts)
     return MaskProjector(window, logits, prompts, image.geometry.shape)

@@ -34,10 +34,10 @@ _Decode = Callable[[Window, _Points, Deadline], NDArray[np.float32]]
 
 
 def wants_tiles(image: ImageState, window: Window) -> bool:
-    """Whether an object that a window shows is looked at in tiles too.
+    """Whether an object in a window is segmented in tiles, too.
 
-    It is where the network has a resolution, the window is coarser, and windows are as large as the training's; they
-    are smaller for want of time or memory, and then there is none for tiles.
+    This needs a network with a resolution, a window coarser than that, and windows as large as the training's: smaller
+    ones mean that time or memory is short, too short for tiles.
     """
     grid = image.source.grid
     if grid is None or not image.policy.adapts or grid.holds(window):
@@ -63,7 +63,7 @@ def segment_in_tiles(
         wider: a coarser window that shows it whole, and the logits in it.
         decode: the network's answer to points in a window.
         answer_s: what that may take.
-        clock: what is skipped is noted there.
+        clock: takes notes of skipped steps.
 
     Returns:
         A part of the training grid, and logits on it; None where there was no time or memory for any tile, and the
@@ -99,16 +99,16 @@ def click_on_tiles(
     clock: Clock,
     costs: Costs,
 ) -> ObjectState | None:
-    """An object that was looked at in tiles, after a further click: the answer in the training's window around it.
+    """An object segmented in tiles, after a further click: the answer in the training's window around the click.
 
     Args:
         state: the object before; its prompts are those with the click.
         decode, answer_s, clock: as in `segment_in_tiles`.
-        costs: told what the way back to the volume took.
+        costs: records the time of resampling to the volume.
 
     Returns:
-        The object; None where there is no time for that window, and where it does not hold the click, which lies
-        outside of what the network is shown of the volume.
+        The object; None where there is no time for that window, or where the click lies outside the part of the volume
+        that the network sees.
 
     Raises:
         TimeUp: there was less time than expected.
@@ -125,7 +125,7 @@ def click_on_tiles(
     held = window.holds(coords)
     coords, labels = coords[held], labels[held]
     if not labels.any():
-        # A click beside the object, far from those on it: the network is told a voxel of the mask.
+        # A background click far from all foreground clicks: a voxel of the mask becomes a foreground point.
         every = [max(1, round(t)) for t in window.step]
         z, y, x = (float(axis.start) for axis in state.region)
         mask = state.logits[tuple(slice(None, None, n) for n in every)] > 0

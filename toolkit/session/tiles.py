@@ -1,8 +1,9 @@
-"""Tiles: an object too long for the training's patch, looked at piece by piece at the training's resolution.
+"""Tiles: an object too long for the training's patch, segmented piece by piece at the training's resolution.
 
 A coarser window shows such an object whole. Then overlapping windows along it, those that class prompts slide over the
-volume, show it as the network was trained to see it, from the first click outwards: a window without a click is told a
-voxel of what its neighbours found, or of the coarser mask. Where several windows see a voxel its logits are their mean.
+volume, show it as the network was trained to see it, from the first click outwards. In a window without a click, the
+prompt is a voxel of the mask of its neighbours, or of the coarser mask. Where several windows see a voxel, its logits
+are their mean.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from gstk.session.click_update import clicked_components
 __all__ = ["Tile", "TileWalk", "central_voxels"]
 
 MOST_POINTS = 3
-"""Components of a mask that a tile is told of, the largest."""
+"""Most components of a mask, the largest, that give points to a tile."""
 LEAST_SHARE = 0.05
-"""A component that is told of is not smaller than this share of the largest."""
+"""Least size of such a component, as a share of the largest."""
 _BYTES_A_VOXEL = 16
 """Of all tiles together: their logits, sums and counts."""
 
 
 class Tile(NamedTuple):
-    """One window along an object, and what the network is told in it.
+    """One window along an object, and the points that prompt the network in it.
 
     Attributes:
         window: of the training grid.
@@ -46,7 +47,7 @@ class Tile(NamedTuple):
 
 
 class TileWalk:
-    """The tiles of one object, one after the other, and what they found.
+    """The tiles of one object, one after the other, and their logits.
 
     `next_tile` and `add` take turns, as long as there is time; `blended` gives the logits at any time.
     """
@@ -64,7 +65,7 @@ class TileWalk:
         Args:
             image: with a training grid.
             window: coarser than the grid; tiles keep to what it shows.
-            logits: float32 (z,y,x) on it. Where its mask holds no click, the object was lost in it, and says nothing.
+            logits: float32 (z,y,x) on it. Where its mask holds no click, the object was lost in it, and it is not used.
             coords: float64 (K,3), the clicks, voxels of the volume.
             labels: int64 (K,), 1 on the object and 0 beside it.
         """
@@ -84,13 +85,13 @@ class TileWalk:
         Args:
             window: a tile's, or any other of the patch's shape.
             logits: float32 (z,y,x) on it.
-            coords: float64 (K,3), voxels of the volume, what the network was told is the object.
+            coords: float64 (K,3), voxels of the volume, the points on the object that prompted the network.
         """
         mask = logits > 0
         at = window.to_window(coords)
         mask = clicked_components(mask, at) if _holds_any(mask, at) else np.zeros_like(mask)
         self._answers.append((window, logits, mask))
-        # What it found becomes known on the coarser window, which is what says where to go on.
+        # Its mask is copied to the coarser window, which decides where the next tile lies.
         index = np.argwhere(mask)
         for axis in range(3):
             centres = window.start[axis] + (index[:, axis] + 0.5) * window.step[axis]
@@ -99,7 +100,7 @@ class TileWalk:
         self._known[tuple(index.T)] = True
 
     def next_tile(self) -> Tile | None:
-        """The tile nearest to the first click that shows a part of the object which was not looked at; None at the end.
+        """The tile nearest to the first click that shows a part of the object not segmented yet; None at the end.
 
         Of overlapping tiles each is responsible for the voxels that are nearest to its middle.
         """
@@ -135,7 +136,7 @@ class TileWalk:
         return int(np.prod(high - low)) * _BYTES_A_VOXEL
 
     def blended(self) -> tuple[Window, NDArray[np.float32]]:
-        """A part of the training grid that holds all windows and all that is known, and the logits on it.
+        """A part of the training grid that holds all windows and the known mask, and the logits on it.
 
         The mean over the windows that see a voxel; where none does, the coarser window's.
         """
@@ -181,7 +182,7 @@ class TileWalk:
         for axis, (first, side) in enumerate(zip(self._grid.first_of(window), window.shape, strict=True)):
             rim = self._image.profile.overlap * side / 2
             planes = self._planes(axis)
-            # At the ends of the grid there is nothing beyond that could be missing.
+            # At the ends of the grid a tile misses nothing.
             low = -np.inf if first <= self._grid.low[axis] else first + rim - 0.5
             high = np.inf if first + side >= self._grid.high[axis] else first + side - rim - 0.5
             inside.append((planes >= low) & (planes <= high))
@@ -207,7 +208,7 @@ class TileWalk:
         return float(np.linalg.norm((middle - self._coords[0]) * self._image.geometry.spacing_mm))
 
     def _extent(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """First and last voxels of the grid, the last outside, that hold all windows and all that is known."""
+        """First and last voxels of the grid, the last outside, that hold all windows and the known mask."""
         firsts = [np.array(self._grid.first_of(window)) for window, _, _ in self._answers]
         lasts = [first + window.shape for first, (window, _, _) in zip(firsts, self._answers, strict=True)]
         known = np.argwhere(self._known)

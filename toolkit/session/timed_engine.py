@@ -1,4 +1,4 @@
-"""An engine whose calls end when their time is up, or when somebody cancels them."""
+"""An engine whose calls end when their time is up, or when they are cancelled."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _Result = TypeVar("_Result")
 
 
 class TimedEngine:
-    """Runs an engine's calls against a deadline, and records what they took.
+    """Runs an engine's calls against a deadline, and records their time.
 
     Attributes:
         engine: the engine.
-        costs: told of each call.
+        costs: records the time of each call.
     """
 
     def __init__(self, engine: Engine, costs: Costs) -> None:

@@ -1,4 +1,4 @@
-"""Extras: what a session may do beside the network, for networks that are weak by themselves.
+"""Extras: optional corrections beside the network, for networks that are weak by themselves.
 
 A session has at most one `Extra`, and imports nothing of this package without one.
 """
@@ -29,7 +29,7 @@ class Extra(Protocol):
     def more_points(
         self, image: ImagePatch, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
-        """Points that the network is told beside the user's, before it is asked once more.
+        """Points for a second decode, beside the user's.
 
         Args:
             image: samples the image.
@@ -39,7 +39,7 @@ class Extra(Protocol):
 
         Returns:
             Voxels of the volume, float64 (K,3) (z,y,x), and their labels, int64 (K,), 1 on the object and 0 beside it;
-            None where the first answer does.
+            None where the first answer is good enough.
         """
 
     def refine(
@@ -56,7 +56,7 @@ class Extra(Protocol):
         Args:
             image, window, logits, prompts: as in `more_points`, the logits from all points.
             geometry: the volume's.
-            clock: is told what there was no time for.
+            clock: takes notes of skipped steps.
 
         Returns:
             A grid that holds every foreground click, and logits on it, float32 (z,y,x).
@@ -70,7 +70,7 @@ class Extra(Protocol):
         before: NDArray[np.float32],
         after: NDArray[np.float32],
     ) -> None:
-        """Weighs the network's answer against the place of a click, in place, before the click is applied.
+        """Changes the logits after a click by their distance from it, in place, before the click is applied.
 
         Args:
             prompts: the object's, `click` among them.

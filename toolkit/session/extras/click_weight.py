@@ -1,4 +1,4 @@
-"""Weighs the network's answer to a click against where the click is.
+"""Weighs the network's answer to a click by the place of the click.
 
 The weights were chosen on the real cases that `benchmarks/real_cases.py` scores, and on generated phantoms.
 """

@@ -34,7 +34,7 @@ class ImageGuidance:
     An `Extra`; see `image_refiner`, `reprompting` and `click_weight` for what each step does.
 
     Attributes:
-        refinement: what it takes to refine a voxel.
+        refinement: seconds of refining a voxel.
     """
 
     def __init__(self) -> None:

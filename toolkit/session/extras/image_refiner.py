@@ -94,7 +94,7 @@ def refine_logits(image: Field, logits: Field, local: LocalPrompts) -> Field:
     """Logits corrected by the image and the prompts.
 
     Args:
-        image: float32 (z,y,x), 0–1, what the network saw; two voxels or more along each axis.
+        image: float32 (z,y,x), 0–1, the network's input; two voxels or more along each axis.
         logits: float32 (z,y,x), the network's, above 0 inside the object.
 
     Returns:

@@ -1,8 +1,8 @@
 """Chooses points of a mask that prompt the network once more, as if they were clicks.
 
-A box is one click at its centre to the network, which knows no boxes, and its first answer is poor. The image and the
-box correct that answer (`image_refiner`). Told where the corrected mask is deepest, and where the background beside it
-is, the network answers better. After clicks there is less to gain, since a user's click is certain.
+The network knows no boxes: a box becomes one click at its centre, and the first answer is poor. The image and the box
+correct that answer (`image_refiner`). Points deep inside the corrected mask and in the background beside it then give a
+better answer. After clicks there is less to gain, since a user's click is certain.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def is_wanted(clicks: int, boxed: bool) -> bool:
 def points_from_mask(
     mask: NDArray[np.bool_], local: LocalPrompts, points: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Points that describe a mask to the network, beside those that it was told before.
+    """Points that describe a mask, added to those that prompted the network before.
 
     Args:
         mask: bool (z,y,x), the object on a window's grid.
         local: the prompts, with a box, on the same grid.
-        points: float64 (K,3), voxel coordinates of the window (z,y,x), that the network was told before.
+        points: float64 (K,3), voxel coordinates of the window (z,y,x), of the first decode.
         labels: int64 (K,), 1 on the object, 0 beside it.
 
     Returns:
