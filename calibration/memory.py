@@ -40,7 +40,49 @@ def forget_peak() -> None:
 
 
 def free_bytes() -> int:
-    """Memory that programs can still take without swapping."""
+    """Memory that this process can still take: of the machine without swapping, and of its own limits.
+
+    Those are its control groups' (a container, a batch job) and that of its address space (`ulimit -v`).
+    """
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    free = [int(psutil.virtual_memory().available), *_free_of_groups()]
+    with suppress(ImportError, AttributeError, OSError):
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if most != resource.RLIM_INFINITY:
+            free.append(most - int(psutil.Process().memory_info().vms))
+    return max(0, min(free))
+
+
+def _free_of_groups() -> list[int]:
+    """What the limits of this process's control groups leave, of each that has one; cgroups(7), both versions."""
+    free = []
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers == "":
+                root, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current", "inactive_file")
+            elif "memory" in controllers.split(","):
+                root = Path("/sys/fs/cgroup/memory")
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            else:
+                continue
+            # In a container the path may be that of the host, whose folder is not there; the root is the group's own.
+            group = root / name.lstrip("/")
+            for place in {root, group, *(parent for parent in group.parents if parent.is_relative_to(root))}:
+                found = _free_of_group(place, *names)
+                if found is not None:
+                    free.append(found)
+    return free
+
+
+def _free_of_group(group: Path, limit: str, usage: str, cached: str) -> int | None:
+    try:
+        most = int((group / limit).read_text(encoding="utf-8"))  # "max" is no number
+        used = int((group / usage).read_text(encoding="utf-8"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
+        return most - used + int(stat.get(cached, 0))  # pages of files that were read are given up for it
+    except (OSError, ValueError):
+        return None

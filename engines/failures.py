@@ -5,12 +5,15 @@ unsupported GPU.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from gstk.core.foreign_text import reason_of
 from gstk.errors import DeviceError, DriverMissing, EngineError, OutOfMemory, WrongArchitecture
 
-__all__ = ["failure", "lost_device", "refuse_lost_device"]
+__all__ = ["failure", "lost_device", "memory_errors", "refuse_lost_device"]
 
+_MORE_MEMORY = "take smaller regions or fewer objects at once, an fp16 or int8 bundle, or free memory"
 _KINDS: tuple[tuple[type[EngineError], str, str], ...] = (
     (
         WrongArchitecture,
@@ -23,7 +26,7 @@ _KINDS: tuple[tuple[type[EngineError], str, str], ...] = (
         OutOfMemory,
         r"out of memory|OUT_?OF_?MEMORY|bad_alloc|BFCArena|failed to allocate|cannot allocate|not enough memory|"
         r"MEMORY_?ALLOCATION|ALLOC_FAILED",
-        "take smaller regions or fewer objects at once, an fp16 or int8 bundle, or free memory",
+        _MORE_MEMORY,
     ),
     (
         DriverMissing,
@@ -38,6 +41,7 @@ _KINDS: tuple[tuple[type[EngineError], str, str], ...] = (
         "start another process; this one does not use the GPU again",
     ),
 )
+_NO_ROOM = "failed to map segment|cannot allocate memory|Cannot allocate memory"
 _LENGTH = 300
 _lost: list[str] = []
 
@@ -65,6 +69,25 @@ def failure(backend: str, task: str, error: BaseException) -> EngineError:
                 _lost.append(reason)
             return found
     return EngineError(f"{backend} failed to {task}: {reason}")
+
+
+@contextmanager
+def memory_errors(task: str) -> Iterator[None]:
+    """A block, or a function that this decorates, whose errors for want of memory become an OutOfMemory.
+
+    Args:
+        task: what it does, such as `take the image`.
+
+    Raises:
+        OutOfMemory: in place of a MemoryError, and where a library that is loaded late finds no room.
+    """
+    try:
+        yield
+    except (MemoryError, ImportError) as error:
+        reason = reason_of(error, _LENGTH)
+        if isinstance(error, ImportError) and not re.search(_NO_ROOM, str(error)):
+            raise
+        raise OutOfMemory(f"there is too little memory to {task} ({reason}); {_MORE_MEMORY}") from None
 
 
 def lost_device() -> str | None:

@@ -62,6 +62,10 @@ class OpenVINOOptions:
         return found
 
 
+_UNWRITTEN = {4: 0x7FC0BEEF, 2: 0x7E5A}
+"""A NaN that no computation makes, by bytes of a number."""
+
+
 class _Graphs(NamedTuple):
     """Encoder and decoder, compiled for one region or for all."""
 
@@ -228,9 +232,14 @@ class OpenVINOEngine(BundleEngine):
             graphs.requests[index].infer(other, share_inputs=True)
             shapes[:] = [_sizes(other)]
         shapes.append(_sizes(inputs))
-        graphs.requests[index].infer(inputs, share_inputs=True)
+        request = graphs.requests[index]
+        _mark(request.get_output_tensor(0).data)
+        request.infer(inputs, share_inputs=True)
+        found = request.get_output_tensor(0).data
+        if found.shape != output.shape or _is_marked(found):
+            raise MemoryError("OpenVINO gave back what an earlier run wrote, as it does where memory is short")
         # The request's tensor is written again by its next run, hence the copy.
-        np.copyto(output, graphs.requests[index].get_output_tensor(0).data)
+        np.copyto(output, found)
         del shapes[:-1]
 
     def _other_inputs(self, index: int, shapes: list[tuple[int, ...]]) -> dict[str, NDArray[Any]]:
@@ -321,6 +330,19 @@ def _rewrite_norms_and_int8(model: Any, multiple: int) -> None:
         fuse_residual_sums(model)
     else:
         split_instance_norms(model, multiple)
+
+
+def _mark(output: NDArray[np.generic]) -> None:
+    """Writes into an output what no run leaves there: a NaN with digits of its own, first and last."""
+    if output.size:
+        bits = output.reshape(-1).view(f"u{output.itemsize}")
+        bits[0] = bits[-1] = _UNWRITTEN[output.itemsize]
+
+
+def _is_marked(output: NDArray[np.generic]) -> bool:
+    """Whether an output is as `_mark` left it: the run ended without an error and without a result."""
+    bits = output.reshape(-1).view(f"u{output.itemsize}")
+    return bool(_UNWRITTEN[output.itemsize] in (int(bits[0]), int(bits[-1])))
 
 
 def _sizes(inputs: dict[str, NDArray[Any]]) -> tuple[int, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -21,10 +24,26 @@ def write_inputs(folder: Path) -> None:
         archive, array = Path(scratch) / "small.npz", Path(scratch) / "array.npy"
         np.savez_compressed(archive, imgs=image, spacing=np.ones(3))
         np.save(array, np.asfortranarray(image.astype(">f2")))
-        samples = [(ROOT / "toolkit" / "bundles" / "tiny" / "manifest.json").read_bytes(), array.read_bytes()]
-        samples += [whole[:348], archive.read_bytes(), whole]
+        manifest = (ROOT / "toolkit" / "bundles" / "tiny" / "manifest.json").read_bytes()
+        samples = [
+            manifest,
+            array.read_bytes(),
+            whole[:348],
+            archive.read_bytes(),
+            whole,
+            gzip.compress(whole, mtime=0),
+        ]
+        samples.append(_of_empty_files(manifest))
     for index, sample in enumerate(samples):
         (folder / str(index)).write_bytes(bytes([index]) + sample)
+
+
+def _of_empty_files(manifest: bytes) -> bytes:
+    """The manifest of a bundle whose files are empty."""
+    values = json.loads(manifest)
+    for file in values["files"].values():
+        file |= {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    return json.dumps(values).encode()
 
 
 if __name__ == "__main__":

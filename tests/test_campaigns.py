@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks" / "campaigns"))
 
 import killed_commands  # noqa: E402
+import plans_in_time  # noqa: E402
 import readers  # noqa: E402
 
 NAMES = ("npz", "nifti", "manifest", "bundle", "dicom")
@@ -83,3 +84,16 @@ def test_half_files_are_seen(tmp_path: Path) -> None:
     (tmp_path / "half.nii.gz").write_bytes(b"\x1f\x8b\x08\0\0\0\0\0")
     for file in tmp_path.glob("half*"):
         assert killed_commands.broken(file), file
+
+
+def test_calls_on_a_faulty_engine_are_in_time_and_give_a_mask() -> None:
+    for seed in range(20):
+        call = plans_in_time.one_call(seed)
+        assert not call["problem"], seed
+        assert call["share"] <= plans_in_time.LATE, seed
+
+
+def test_a_late_call_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that runs on after the deadline, and no limit on its calls."""
+    monkeypatch.setattr(plans_in_time, "run_at_once", lambda self, call, deadline: call())
+    assert max(plans_in_time.one_call(seed)["share"] for seed in range(30)) > plans_in_time.LATE

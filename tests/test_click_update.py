@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gstk.core.prompts import Point
-from gstk.session.click_update import ClickScope, apply_click, clicked_components
+from gstk.session.click_update import ClickScope, apply_click, clicked_components, spread
 from gstk.session.extras.click_weight import weigh_click
 
 STEPS = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
@@ -104,3 +104,14 @@ def test_what_is_right_already_stays() -> None:
     old, new = field(box(8, 15)), field(box(4, 19))
     for weighed in (True, False):
         np.testing.assert_array_equal(changed(Point((11, 11, 3), True), old, new, weighed), old > 0)
+
+
+def test_a_mask_of_no_voxels_spreads_to_nothing() -> None:
+    """What a network found outside the volume leaves a region that is empty along some axis alone."""
+    wider = (slice(2, 5), slice(0, 4), slice(0, 4))
+    empty = (slice(4, 8), slice(9, 9), slice(0, 3))
+    np.testing.assert_array_equal(spread(empty, np.zeros((4, 0, 3), np.float32), wider), np.full((3, 4, 4), -1))
+    click = ClickScope(Point((3, 1, 1)), [], (1.0, 1.0, 1.0))
+    region, values = apply_click(click, empty, np.zeros((4, 0, 3), np.float32), wider, np.ones((3, 4, 4), np.float32))
+    assert region == wider
+    assert (values > 0).all()

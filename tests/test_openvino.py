@@ -13,7 +13,7 @@ import pytest
 from engine_inputs import INSTALLED, prompts, region
 
 from gstk.engines import open_engine
-from gstk.errors import EngineError
+from gstk.errors import EngineError, OutOfMemory
 
 pytestmark = pytest.mark.skipif("openvino" not in INSTALLED, reason="needs OpenVINO")
 
@@ -185,3 +185,31 @@ def test_the_last_product_becomes_a_convolution_of_equal_result(small_export: An
         expected, found = (core.compile_model(model, "CPU", precise)(inputs)[0] for model in (plain, folded))
         assert np.abs(expected).max() > 0.01
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+class Idle:
+    """An infer request that ends without an error and without a result, as OpenVINO's do where memory is short."""
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+
+    def infer(self, inputs: Any, share_inputs: bool) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.request, name)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_what_an_earlier_run_wrote_is_not_taken_for_an_answer(small_export: Any, index: int) -> None:
+    shape = (8, 8, 8)
+    with open_engine(small_export.bundle, "openvino") as engine:
+        embedding = engine.encode(region(shape))
+        expected = engine.decode(embedding, *prompts(shape, 1, 1))
+        graphs = engine._graphs_for(shape)  # type: ignore[attr-defined]
+        working = graphs.requests[index]
+        graphs.requests[index] = Idle(working)
+        with pytest.raises(OutOfMemory, match="what an earlier run wrote"):
+            engine.encode(region(shape)) if index == 0 else engine.decode(embedding, *prompts(shape, 1, 1))
+        graphs.requests[index] = working
+        np.testing.assert_array_equal(engine.decode(engine.encode(region(shape)), *prompts(shape, 1, 1)), expected)

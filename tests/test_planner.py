@@ -15,6 +15,7 @@ from latency import a_model
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.core.window import WindowPolicy
+from gstk.errors import OutOfMemory
 from gstk.session.planner import MEMORY_SHARE, Plan, format_ids, initial_prompts, make_plan, window_sizes
 
 POLICY = WindowPolicy(max_voxels=96**3, multiple=16, min_side=32)
@@ -186,3 +187,11 @@ def test_steps_are_near_isotropic_in_millimetres(spacing_mm: tuple[float, float,
     window = make_plan(geometry, {1: ObjectPrompts(box=box)}, POLICY).windows[0].window
     steps_mm = np.array(window.step) * spacing_mm
     assert steps_mm.max() / steps_mm.min() < 1.1
+
+
+def test_a_plan_that_no_memory_holds_is_refused_before_it_runs() -> None:
+    geometry, prompts = Geometry((100, 100, 100), (1.0, 1.0, 1.0)), {1: click(50, 50, 50)}
+    needed = make_plan(geometry, prompts, POLICY, a_model(), memory_bytes=1.0e9).peak_bytes
+    assert 1e7 < needed <= MEMORY_SHARE * 1.0e9
+    with pytest.raises(OutOfMemory, match=r"got 0\.01 GB of memory .*, expected .* GB or more, .*; free memory"):
+        make_plan(geometry, prompts, POLICY, a_model(), memory_bytes=1e7)

@@ -1,11 +1,16 @@
-// One input for the readers of what strangers send: a manifest, an array, a NIfTI header, a whole archive or image.
-// The first byte chooses. Reading may end in gstk's own error and in nothing else.
+// One input for the readers of what strangers send: a manifest, an array, a NIfTI header, a whole archive or image, an
+// image that is compressed, a bundle. The first byte chooses. Reading may end in gstk's own error and in nothing else,
+// and takes less than a second of processor time.
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <filesystem>
 #include <string>
 #include <vector>
 
+#include "bundle.hpp"
 #include "manifest.hpp"
 #include "nifti.hpp"
 #include "npz.hpp"
@@ -38,14 +43,42 @@ void read_file(const char* data, std::size_t size, const std::string& suffix) {
     std::remove(path.c_str());
 }
 
+// A folder with this manifest, and with every file that tiny has, empty.
+void open_bundle(const char* data, std::size_t size) {
+    static const std::string folder =
+        (access("/dev/shm", W_OK) == 0 ? "/dev/shm/gstk-fuzz-" : "/tmp/gstk-fuzz-") + std::to_string(getpid()) + "-b";
+    std::filesystem::create_directories(folder);
+    for (const char* name : {"encoder.onnx", "prompt_decoder.onnx", "vectors.npz"}) {
+        std::fclose(std::fopen((folder + "/" + name).c_str(), "wb"));
+    }
+    if (std::FILE* file = std::fopen((folder + "/manifest.json").c_str(), "wb")) {
+        std::fwrite(data, 1, size, file);
+        std::fclose(file);
+    }
+    try {
+        Bundle::open(folder);
+    } catch (const Error&) {
+        std::filesystem::remove_all(folder);
+        throw;
+    }
+    std::filesystem::remove_all(folder);
+}
+
+double thread_seconds() {
+    timespec now{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
     if (size < 1) return 0;
     const char* data = reinterpret_cast<const char*>(bytes) + 1;
     --size;
+    const double began = thread_seconds();
     try {
-        switch (bytes[0] % 5) {
+        switch (bytes[0] % 7) {
             case 0:
                 Manifest::parse({data, size}, "manifest.json");
                 break;
@@ -58,11 +91,21 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
             case 3:
                 read_file(data, size, ".npz");
                 break;
-            default:
+            case 4:
                 read_file(data, size, ".nii");
+                break;
+            case 5:
+                read_file(data, size, ".nii.gz");
+                break;
+            default:
+                open_bundle(data, size);
                 break;
         }
     } catch (const Error&) {
+    }
+    if (thread_seconds() - began > 1) {
+        std::fprintf(stderr, "ERROR: more than a second for %zu bytes\n", size);
+        std::abort();
     }
     return 0;
 }

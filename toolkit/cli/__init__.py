@@ -88,8 +88,11 @@ def main() -> None:
     """Entry point: an error that gstk raises on purpose is one line and exit code 1, an interrupt is 130."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
+    from gstk.engines.failures import memory_errors
+
     try:
-        app()
+        with memory_errors("do that"):
+            app()
     except GstkError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -183,8 +183,9 @@ def squared_distance(
 
 
 def spread(region: Region, values: NDArray[np.float32], wider: Region) -> NDArray[np.float32]:
-    """Logits of a region on a wider one; -1, outside the mask, beyond the region."""
-    spread = np.full([axis.stop - axis.start for axis in wider], -1, np.float32)
-    inner = tuple(slice(a.start - w.start, a.stop - w.start) for a, w in zip(region, wider, strict=True))
-    spread[inner] = values
-    return spread
+    """Logits of a region on a wider one; -1, outside the mask, beyond the region, which may be empty."""
+    wide = np.full([axis.stop - axis.start for axis in wider], -1, np.float32)
+    if values.size:
+        inner = tuple(slice(a.start - w.start, a.stop - w.start) for a, w in zip(region, wider, strict=True))
+        wide[inner] = values
+    return wide

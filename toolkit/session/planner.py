@@ -13,6 +13,7 @@ from gstk.calibration.model import LatencyModel
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts
 from gstk.core.window import Faces, Window, WindowPolicy, frame
+from gstk.errors import OutOfMemory
 from gstk.session.costs import WindowCost, second_window_s, window_cost
 from gstk.session.window_selection import initial_extent, initial_window, network_points
 
@@ -35,6 +36,8 @@ _SHARING = (0.0, 1.1, 1.6, 2.5, math.inf)
 The first value shares none: even in a joint window as fine, masks were worse (Dice 0.62 in place of 0.71 on one case).
 """
 _SMALLER = 2**-0.5
+_RESERVE_BYTES = 48e6
+"""What there must be besides windows: a backend's kernels for a new shape, libraries that are loaded late, masks."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,9 @@ def make_plan(
         memory_bytes: for the whole process; None is no limit.
         slowdown: how much slower than the model says the host is now.
         once: one decode for each object, whatever its prompts; else one after each click.
+
+    Raises:
+        OutOfMemory: even the smallest windows take more than `memory_bytes`.
     """
     started = {k: own for k, own in sorted(prompts.items()) if can_start(own)}
 
@@ -164,6 +170,15 @@ def make_plan(
         best = max(possible, key=lambda plan: _quality(plan, geometry))
     else:
         best = min([finest, *others], key=lambda plan: plan.p95_s)
+        if memory_bytes is not None and best.peak_bytes + _RESERVE_BYTES > memory_bytes:
+            best = min([finest, *others], key=lambda plan: plan.peak_bytes)
+            least_bytes = best.peak_bytes + _RESERVE_BYTES
+            if best.windows and least_bytes > memory_bytes:
+                raise OutOfMemory(
+                    f"got {memory_bytes / 1e9:.2g} GB of memory for this process, expected {least_bytes / 1e9:.2g} "
+                    "GB or more, which the smallest windows take; free memory, raise the limit, or take an int8 bundle "
+                    "or fewer --threads"
+                )
     return replace(best, compromises=_compromises(finest, best, budget_s, memory_bytes))
 
 

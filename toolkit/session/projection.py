@@ -12,7 +12,7 @@ from gstk.core.prompts import ObjectPrompts
 from gstk.core.regions import Region, union
 from gstk.core.training_grid import TrainingGrid
 from gstk.core.window import Window
-from gstk.session.click_update import clicked_components
+from gstk.session.click_update import clicked_components, spread
 
 __all__ = ["GridProjector", "MaskProjector", "project_on"]
 
@@ -76,10 +76,7 @@ class GridProjector:
     def _include(self, voxel: Region) -> None:
         wider = union(self.region, voxel)
         if wider != self.region:
-            spread = np.full([axis.stop - axis.start for axis in wider], -1, np.float32)
-            inner = [slice(a.start - w.start, a.stop - w.start) for a, w in zip(self.region, wider, strict=True)]
-            spread[tuple(inner)] = self._values
-            self.region, self._values = wider, spread
+            self.region, self._values = wider, spread(self.region, self._values, wider)
 
 
 def project_on(

@@ -21,6 +21,7 @@ from gstk.core.regions import Region
 from gstk.core.volume import Volume
 from gstk.core.window import Window, WindowPolicy
 from gstk.engines.base import Engine
+from gstk.engines.failures import memory_errors
 from gstk.errors import GstkError, PromptError
 from gstk.session import prompt_checks as checks
 from gstk.session.call_report import CallReport
@@ -111,6 +112,7 @@ class Session(PromptMethods):
         """The embeddings of the image's windows."""
         return self._segmenter.embeddings
 
+    @memory_errors("take the image")
     def set_image(
         self,
         volume: Volume | NDArray[np.generic],
@@ -152,6 +154,7 @@ class Session(PromptMethods):
                 centre = [(n - 1) / 2 for n in image.geometry.shape] if look_at == "centre" else look_at
                 self._segmenter.look_ahead(image, checks.image_voxel(centre, image.geometry))
 
+    @memory_errors("take the mask")
     def set_mask(self, mask: NDArray[np.generic], object_id: int = 1) -> Region:
         """Starts an object from a mask, such as an earlier result; later clicks change it only near them.
 
@@ -172,6 +175,7 @@ class Session(PromptMethods):
             checks.check_shape(mask, image.geometry)
             return image.commit({whole_object_id(object_id): given_mask(np.asarray(mask) != 0, image)})
 
+    @memory_errors("segment the class")
     def add_class(
         self,
         name: str | int,
@@ -205,6 +209,7 @@ class Session(PromptMethods):
             image = self._current()
             return image.commit({key: class_mask(labels == ids[0], on_grid == ids[0], image, ids[0])})
 
+    @memory_errors("segment the classes")
     def segment_classes(
         self,
         names: Sequence[str | int],
@@ -231,6 +236,7 @@ class Session(PromptMethods):
                 image.commit({k: class_mask(labels == k, on_grid == k, image, k) for k in ids})
             return labels
 
+    @memory_errors("answer the prompts")
     def set_all(
         self,
         prompts: Mapping[int, ObjectPrompts],
@@ -283,6 +289,7 @@ class Session(PromptMethods):
             checks.check_prompts(prompts, image, self.profile)
             return self._scheduler.plan(image, prompts, within_s)
 
+    @memory_errors("undo")
     def undo(self) -> Region:
         """Takes back the latest prompt of any object.
 
@@ -294,6 +301,7 @@ class Session(PromptMethods):
             image = self._current()
             return image.take_back(self._segmenter.restore(image, image.latest_before()))
 
+    @memory_errors("redo")
     def redo(self) -> Region:
         """Repeats the change that the latest `undo` took back, unless a new prompt, mask or reset came since.
 

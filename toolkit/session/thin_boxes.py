@@ -13,7 +13,7 @@ from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts
 from gstk.core.regions import Region, union
 from gstk.core.window import Window
-from gstk.session.click_update import fallback_mask
+from gstk.session.click_update import fallback_mask, spread
 
 __all__ = ["answer_thin_box", "is_thin"]
 
@@ -44,9 +44,8 @@ def answer_thin_box(
     """
     inner, ellipsoid = fallback_mask(ObjectPrompts(box=box), geometry, None, None)
     whole = union(region, inner)
-    spread = np.full([axis.stop - axis.start for axis in whole], -1, np.float32)
-    spread[tuple(slice(a.start - w.start, a.stop - w.start) for a, w in zip(region, whole, strict=True))] = logits
+    wide = spread(region, logits, whole)
     within = tuple(slice(a.start - w.start, a.stop - w.start) for a, w in zip(inner, whole, strict=True))
-    answer, expected = spread[within] > 0, ellipsoid > 0
+    answer, expected = wide[within] > 0, ellipsoid > 0
     agreement = 2 * np.count_nonzero(answer & expected) / (np.count_nonzero(answer) + np.count_nonzero(expected))
-    return (whole, spread) if agreement >= _AGREEMENT else (inner, ellipsoid)
+    return (whole, wide) if agreement >= _AGREEMENT else (inner, ellipsoid)
