@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gstk.core.prompts import Point
-from gstk.session.click_update import ClickScope, apply_click, clicked_components, spread
+from gstk.session.click_update import ERROR_REACH, ClickScope, apply_click, clicked_components, spread
 from gstk.session.extras.click_weight import weigh_click
 
 STEPS = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
@@ -88,9 +88,22 @@ def test_what_is_unsure_far_from_a_background_click_stays() -> None:
     assert not found[8, 11, 3]
     assert not found[8, 10:13, 2:5].any()
     assert found[8, 8:15, 20].all()
-    assert not changed(click, old, shaved, weighed=False)[8].any()
+    assert not changed(click, old, shaved, weighed=False)[8, 11, :9].any()
     sure = field(box(9, 14), inside=2, outside=-6)
-    assert not changed(click, np.where(old > 0, np.float32(0.5), old), sure, weighed=True)[8].any()
+    assert not changed(click, np.where(old > 0, np.float32(0.5), old), sure, weighed=True)[8, 11, :9].any()
+
+
+@pytest.mark.parametrize("foreground", [True, False])
+def test_a_click_changes_nothing_far_beyond_what_is_wrong_around_it(foreground: bool) -> None:
+    """A border that shifts everywhere is connected to every click on it, and no local correction."""
+    old = field(box(8, 15), inside=2)
+    new = field(box(7, 16) if foreground else box(9, 14), inside=2)
+    click = Point((7, 11, 3) if foreground else (8, 11, 3), foreground)  # one voxel from where the mask is right
+    found = changed(click, old, new, weighed=False)
+    away2 = ((np.indices(old.shape) - np.reshape(click.zyx, (3, 1, 1, 1))) ** 2).sum(0)
+    near = away2 <= ERROR_REACH**2
+    np.testing.assert_array_equal(found[near], (new > 0)[near])
+    np.testing.assert_array_equal(found[~near], (old > 0)[~near])
 
 
 def test_without_a_mask_before_the_answer_is_taken() -> None:

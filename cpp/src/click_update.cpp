@@ -9,6 +9,8 @@ namespace {
 
 // A click changes voxels up to √2 times as far from it as from the nearest click that says the opposite.
 constexpr float kSquaredScope = 2.0f;
+// And up to this many times as far as the nearest voxel that is right as it is; at least the ball of a click.
+constexpr float kErrorReach = 5.0f;
 // Radius of the ball that a click makes without the network, over the finest spacing.
 constexpr double kBallVoxels = 3;
 
@@ -77,16 +79,27 @@ Logits apply_click(const ClickScope& scope, const Logits& before, const Logits& 
     const SquaredDistance own(scope.click.zyx, region, scope.spacing_mm);
     std::vector<SquaredDistance> others;
     for (const auto& zyx : scope.opposite) others.emplace_back(zyx, region, scope.spacing_mm);
+    const Shape& shape = changed.shape;
+    float radius2 = std::numeric_limits<float>::infinity();
     std::size_t i = 0;
-    for (std::int64_t z = 0; z < changed.shape[0]; ++z)
-        for (std::int64_t y = 0; y < changed.shape[1]; ++y)
-            for (std::int64_t x = 0; x < changed.shape[2]; ++x, ++i) {
+    for (std::int64_t z = 0; z < shape[0]; ++z)
+        for (std::int64_t y = 0; y < shape[1]; ++y)
+            for (std::int64_t x = 0; x < shape[2]; ++x, ++i)
+                if ((old.values[i] > 0) == scope.click.foreground) radius2 = std::min(radius2, own.at(z, y, x));
+    const double finest_mm = *std::min_element(scope.spacing_mm.begin(), scope.spacing_mm.end());
+    const double least_mm = kBallVoxels * finest_mm / static_cast<double>(kErrorReach);
+    const float reach2 = kErrorReach * kErrorReach * std::max(radius2, static_cast<float>(least_mm * least_mm));
+    i = 0;
+    for (std::int64_t z = 0; z < shape[0]; ++z)
+        for (std::int64_t y = 0; y < shape[1]; ++y)
+            for (std::int64_t x = 0; x < shape[2]; ++x, ++i) {
                 const bool was = old.values[i] > 0, is = now.values[i] > 0;
                 if (was == is || is != scope.click.foreground) continue;
                 const float distance = own.at(z, y, x);
-                changed.values[i] = std::all_of(others.begin(), others.end(), [&](const SquaredDistance& other) {
+                const auto is_nearer_than = [&](const SquaredDistance& other) {
                     return distance < kSquaredScope * other.at(z, y, x);
-                });
+                };
+                changed.values[i] = distance <= reach2 && std::all_of(others.begin(), others.end(), is_nearer_than);
             }
     Mask part(changed.shape);
     add_component(changed, clicked, part);

@@ -57,7 +57,7 @@ struct ClickScope {
 // The mask before the click, with the part that the click asked for taken from the network's answer after it.
 //
 // As VISTA3D's own inference does (`connected_components_combine`), a foreground click adds the component that holds it
-// and a background click removes it. Neither reaches far beyond a click that said the opposite.
+// and a background click removes it. Neither reaches far beyond where the mask before, or a click, says the opposite.
 Logits apply_click(const ClickScope& scope, const Logits& before, const Logits& after);
 
 // A mask without the network: the one before, or the ellipsoid in the box; with a small ball at each click.

@@ -16,6 +16,7 @@ from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.regions import Region, connected_components, union
 
 __all__ = [
+    "ERROR_REACH",
     "ClickScope",
     "apply_click",
     "clicked_components",
@@ -31,6 +32,9 @@ Weigh = Callable[[Region, NDArray[np.float32], NDArray[np.float32]], None]
 
 BALL_VOXELS = 3
 """Radius of the ball that stands for a click without the network, in voxels of the finest spacing."""
+ERROR_REACH = 5.0
+"""A click changes voxels up to this many times as far from it as from the nearest voxel that is right as it is: a wrong
+part is seldom longer, and a border that shifts everywhere is no local correction. At least `BALL_VOXELS`."""
 REACH = 2.0**0.5
 """A click changes voxels up to this many times as far from it as from the nearest click that says the opposite."""
 
@@ -99,7 +103,8 @@ def apply_click(
     """The mask before a click, changed to the one after it only where the click asks for that.
 
     As VISTA3D's own inference does (`connected_components_combine`), a foreground click adds what is connected to it
-    and a background click removes what is connected to it. Neither reaches far beyond a click that says the opposite.
+    and a background click removes what is connected to it. Neither reaches far beyond a click that says the opposite,
+    nor further than `ERROR_REACH` times the distance to where the mask before is as the click says.
 
     Returns:
         A region around both masks, and float32 logits on it, a fresh array.
@@ -113,6 +118,10 @@ def apply_click(
         scope.weigh(region, old, new)
     changed = (new > 0) & (old <= 0) if click.foreground else (new <= 0) & (old > 0)
     distance2 = squared_distance(click.zyx, region, scope.spacing_mm)
+    right = (old > 0) == click.foreground
+    radius2 = distance2.min(initial=np.float32(np.inf), where=right)
+    least_mm = BALL_VOXELS * min(scope.spacing_mm)
+    changed &= distance2 <= np.float32(ERROR_REACH**2) * np.maximum(radius2, np.float32((least_mm / ERROR_REACH) ** 2))
     for point in scope.opposite:
         changed &= distance2 < REACH**2 * squared_distance(point, region, scope.spacing_mm)
     components, _ = connected_components(changed)

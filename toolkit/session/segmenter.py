@@ -35,7 +35,7 @@ from gstk.session.state import ImageState, ObjectState
 from gstk.session.thin_boxes import answer_thin_box, is_thin
 from gstk.session.tiled_objects import click_on_tiles, segment_in_tiles, wants_tiles
 from gstk.session.timed_engine import TimedEngine
-from gstk.session.window_selection import adapt_window, initial_window, network_points
+from gstk.session.window_selection import adapt_window, initial_window, network_points, window_of_mask
 
 if TYPE_CHECKING:
     from gstk.session.extras import Extra
@@ -52,6 +52,9 @@ ALL_AT_ONCE = "one click after the other: all were taken at once"
 FINER_WINDOW = "a finer window"
 ADAPTED_WINDOW = "a window that suits the mask better"
 OUTSIDE = "the network's answer to a click outside of what it is shown of the volume: only the clicked voxel changed"
+OBJECT_SIZE = "a look at how large the object is"
+SAME_VOXEL = 2.0
+"""Windows whose voxels differ by less than this factor in volume do not replace each other."""
 MORE_POINTS = "a second decode with points of the first mask"
 SMOOTH_BORDERS = "smooth borders: the mask is as coarse as its window"
 
@@ -182,6 +185,8 @@ class ObjectSegmenter:
         window = state.window
         if window is None or not window.holds(points[0]).all():
             window = _initial_window(image, prompts)
+        if self.extra is not None and state.region is None:
+            window = self._sized_window(image, prompts, points, window, clock)
         clock = clock.keeping(self.costs.nearest_s(window.inside(geometry.shape)))
         window = self._affordable_window(image, window, clock)
         logits = self._decode_window(image, window, points, clock.deadline)
@@ -266,6 +271,36 @@ class ObjectSegmenter:
             if self._answer_s(coarser) <= clock.left_s:
                 break
         return coarser
+
+    def _sized_window(
+        self, image: ImageState, prompts: ObjectPrompts, points: _Points, window: Window, clock: Clock
+    ) -> Window:
+        """The window for an object of the size that the extra finds, where it looks for one and there is time.
+
+        The planned `window` stays where it is about as coarse: it may be encoded already.
+        """
+        assert self.extra is not None
+        extra, views = self.extra, self.extra.views(image.geometry, prompts, image.policy)
+        if not views:
+            return window
+
+        def look(deadline: Deadline) -> tuple[Window, NDArray[np.float32]]:
+            best: tuple[float, Window, NDArray[np.float32]] | None = None
+            for view in views:
+                logits = self._decode_window(image, view, points, deadline)
+                score = extra.suits(self._sample(image, view), logits)
+                if best is None or score > best[0]:
+                    best = score, view, logits
+            assert best is not None
+            return best[1:]
+
+        seconds = sum(map(self._answer_s, views)) + self._answer_s(window)
+        found = clock.attempt(OBJECT_SIZE, seconds, look)
+        if found is None:
+            return window
+        better = window_of_mask(image.geometry, *found, prompts, image.policy)
+        coarser = np.prod(np.array(better.step) / np.array(window.step))
+        return window if 1 / SAME_VOXEL < coarser < SAME_VOXEL else better
 
     def _adapt_window(
         self,
