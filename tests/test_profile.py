@@ -116,6 +116,7 @@ def test_toml_of_ones_own(tmp_path: Path) -> None:
         ("percentiles", "range = [0, 1]\npercentiles", "either a range or percentiles"),
         ("overlap = 0.5", "overlap = 0.5\nblend = 1", "got the field windows.blend"),
         ("[classes.sets]", "[classes.sets]\nall = [7]", "trained classes that `names` has"),
+        ("[classes.names]", "[classes.names]\n65536 = 'spleen'", "class ids from 1 to 65535, which label maps hold"),
         ('name = "mine"', "name = ", "is not TOML"),
     ],
 )

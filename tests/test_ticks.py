@@ -17,10 +17,11 @@ from gstk.core.prompts import ObjectPrompts, Point
     [
         (512, 240, [0, 100, 200, 300, 400, 500]),
         (101, 240, [0, 20, 40, 60, 80, 100]),
-        (45, 90, [0, 25]),
+        (45, 90, [0, 20, 40]),
         (20, 18, [0]),
         (1, 240, [0]),
         (100_000, 240, [0]),
+        (20, 72, [0, 10]),
     ],
 )
 def test_indices(count: int, pixels: int, expected: list[int]) -> None:

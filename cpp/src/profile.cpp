@@ -49,9 +49,10 @@ std::map<std::int64_t, std::string> ids_of(const Fields& fields, const std::stri
     const Fields inner = fields.sub(key);
     for (const auto& item : inner.values().items()) {
         const std::string& text = item.key();
-        const bool digits = !text.empty() && text.size() < 10 && text.front() != '0' &&
+        const bool digits = !text.empty() && text.size() < 6 && text.front() != '0' &&
                             std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
-        if (!digits) throw inner.wrong(text, "class ids from 1 on as keys");
+        if (!digits || std::stoll(text) > 65535)
+            throw inner.wrong(text, "class ids from 1 to 65535, which label maps hold, as keys");
         ids[std::stoll(text)] = text;
     }
     return ids;

@@ -130,7 +130,7 @@ def _panel(
     voxel[through] = place
     for axis, pixels in ((right, size[0]), (down, size[1])):
         n = geometry.shape[axis.array]
-        for index in tick_indices(n, pixels, WORD_PIXELS if axis is right else 2 * LINE_PIXELS + 2):
+        for index in tick_indices(n, pixels, WORD_PIXELS if axis is right else 2 * LINE_PIXELS):
             along = (n - 1 - index if axis.reversed else index) + 0.5
             at = along * pixels / n
             there = [*voxel]

@@ -209,7 +209,7 @@ def _panel(
     for index, place in ruler.ticks(columns, grey.shape[1], size[0], WORD_PIXELS):
         x = LEFT_PIXELS + to_pixel(0, place)[0]
         draw_tick(pen, x, bottom, ((str(index), TEXT),), is_below=True)
-    for index, place in ruler.ticks(rows, grey.shape[0], size[1], LINE_PIXELS + 2):
+    for index, place in ruler.ticks(rows, grey.shape[0], size[1], LINE_PIXELS):
         draw_tick(pen, LEFT_PIXELS + left - 1, to_pixel(place, 0)[1], ((str(index), TEXT),), is_below=False)
     pen.text((LEFT_PIXELS + left + size[0] + 11, bottom + 4), ruler.letter(columns), fill=TEXT)
     pen.text((2, bottom + 4), ruler.letter(rows), fill=TEXT)

@@ -28,8 +28,8 @@ def tick_indices(count: int, pixels: float, least_pixels: float) -> range:
         pixels: the axis's length in the picture.
         least_pixels: from one tick to the next.
     """
-    most = max(1, min(_MOST_TICKS, int(pixels / least_pixels)))
-    return range(0, count, next((step for step in _STEPS if count / step <= most), max(1, count)))
+    fitting = (step for step in _STEPS if count / step <= _MOST_TICKS and step * pixels / count >= least_pixels)
+    return range(0, count, next(fitting, max(1, count)))
 
 
 def draw_tick(
