@@ -12,6 +12,8 @@ from cli_runs import Run
 from PIL import Image
 
 from gstk.cases.contact_sheet import draw_contact_sheet, orientation_words
+from gstk.cases.label_names import LabelName
+from gstk.cases.volumes import write_mask
 from gstk.core.geometry import Geometry
 
 
@@ -49,6 +51,23 @@ def test_a_scan_is_described_as_nibabel_reads_it(tmp_path: Path, run: Run, monke
     assert run("inspect", source, "--overwrite").code == 0
     assert run("inspect", source, "--sheet", tmp_path / "other.png").code == 0
     assert run("inspect", "tiny").code == 0
+
+
+def test_segments_are_listed_and_other_files_named(tmp_path: Path, run: Run) -> None:
+    labels = np.zeros((4, 5, 6), np.uint8)
+    labels[1, 1:3, 2:5] = 3
+    geometry = Geometry(labels.shape, (10, 10, 10))
+    write_mask(tmp_path / "a.seg.nrrd", labels, geometry, names={3: LabelName("Läsion [1]", (1, 2, 3))})
+    outcome = run("inspect", tmp_path / "a.seg.nrrd")
+    assert outcome.code == 0, outcome.err
+    assert [cell.strip() for cell in outcome.out.splitlines()[4].split("│")[1:-1]] == [
+        *("3", "Läsion [1]", "1 2 3", "6", "6.00"),
+    ]
+    (tmp_path / "notes.txt").write_text("no scan")
+    for path, what in ((tmp_path, "a folder"), (tmp_path / "notes.txt", "a file")):
+        refused = run("inspect", path)
+        assert refused.code == 1
+        assert f"({what}), expected a scan, " in refused.error_line()
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -291,7 +292,8 @@ def test_a_segmentation_of_3d_slicer_is_written_and_gone_on_from(session: Sessio
         assert names[1] == LabelName("Läsion", (0, 0, 255))
         np.testing.assert_array_equal(labels == 1, given == 1)
         assert labels[SECOND.zyx] != 2
-        assert (tmp_path / ending / "scan_mask_labels.json").is_file()
+        listed = json.loads((tmp_path / ending / "scan_mask_labels.json").read_text(encoding="utf-8"))["labels"]
+        assert {k: v["name"] for k, v in listed.items()} == {"1": "Läsion", "2": "object 2"}
     with pytest.raises(OutputError, match="expected one of nii"):
         infer(session, scan, tmp_path / "none", prompts=off, format="dcm")
 

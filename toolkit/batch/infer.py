@@ -214,7 +214,9 @@ def _infer_one(session: Session, options: _Options, task: CaseFiles) -> InferRes
                 mask, objects, said = segment_case(session, case, within_s, window, options.assume_window, start)
         notes += [*(str(w.message) for w in caught), *said]
         report = session.report
-        names |= {o.object_id: LabelName(o.name, object_colour(o.object_id)) for o in objects if o.name}
+        if names or any(one.name for one in objects):
+            own = {one.object_id: LabelName(one.name, object_colour(one.object_id)) for one in objects if one.voxels}
+            names = {**own, **names}
         if output.suffix == ".npz":
             save_segs(output, mask)
         else:

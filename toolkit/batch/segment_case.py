@@ -45,7 +45,10 @@ def segment_case(
     """
     began = time.perf_counter()
     if not any(said.points or said.box for said in case.prompts.values()):
-        raise PromptError(f"{case.name} has no clicks and no boxes; click on an object with --point, or give a --box")
+        raise PromptError(
+            f"{case.name} has no clicks and no boxes; click on an object with --point, or give a --box; "
+            "`gstk inspect` shows where"
+        )
     begun = [] if start_mask is None else [int(k) for k in np.unique(start_mask) if k]
     if not any(can_start(said) or k in begun for k, said in case.prompts.items()):
         raise PromptError(

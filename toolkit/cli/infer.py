@@ -44,28 +44,6 @@ def infer_command(
             help="Cases (.npz), NIfTI, NRRD or MetaImage files, DICOM folders, or folders of them.", show_default=False
         ),
     ],
-    out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("gstk-results"),
-    name: Annotated[
-        str,
-        typer.Option(
-            help="Name of a result without its suffix; {stem} is the name of its case. The challenge's results have "
-            "the names of their cases: '{stem}'."
-        ),
-    ] = "{stem}_mask",
-    format: Annotated[
-        str | None,
-        typer.Option(
-            help="Format of the results: nii.gz, nii, nrrd, mha, npz, or seg.nrrd, a segmentation of 3D Slicer with "
-            "names and colours. Default: that of the case, and nii.gz for DICOM.",
-            show_default=False,
-        ),
-    ] = None,
-    bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = "auto",
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    engine: EngineOption = None,
     point: PointOption = None,
     background: Annotated[
         list[str] | None,
@@ -94,19 +72,6 @@ def infer_command(
             "--from", help="An earlier mask of the scan, which clicks change only near them.", show_default=False
         ),
     ] = None,
-    budget: BudgetOption = None,
-    calls: CallsOption = 1,
-    overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write a picture of three slices through each object.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results of an earlier run.")] = False,
-    window: Annotated[
-        str,
-        typer.Option(
-            help="Intensity window of volumes that are not .npz, for networks that take 0 to 255: auto, soft, lung, "
-            "brain, bone, percentile, or width,level in HU."
-        ),
-    ] = "auto",
     classes: Annotated[
         str | None,
         typer.Option(
@@ -116,6 +81,41 @@ def infer_command(
             show_default=False,
         ),
     ] = None,
+    out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("gstk-results"),
+    name: Annotated[
+        str,
+        typer.Option(
+            help="Name of a result without its suffix; {stem} is the name of its case. The challenge's results have "
+            "the names of their cases: '{stem}'."
+        ),
+    ] = "{stem}_mask",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Format of the results: nii.gz, nii, nrrd, mha, npz, or seg.nrrd, a segmentation of 3D Slicer with "
+            "names and colours. Default: that of the case, and nii.gz for DICOM.",
+            show_default=False,
+        ),
+    ] = None,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write a picture of three slices through each object.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results of an earlier run.")] = False,
+    bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    engine: EngineOption = None,
+    budget: BudgetOption = None,
+    calls: CallsOption = 1,
+    window: Annotated[
+        str,
+        typer.Option(
+            help="Intensity window of volumes that are not .npz, for networks that take 0 to 255: auto, soft, lung, "
+            "brain, bone, percentile, or width,level in HU."
+        ),
+    ] = "auto",
     assume_window: Annotated[
         str | None,
         typer.Option(

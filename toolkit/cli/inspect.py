@@ -17,7 +17,11 @@ __all__ = ["inspect_command"]
 
 def inspect_command(
     path: Annotated[
-        str, typer.Argument(help="A bundle's folder, the name of a built-in one, a scan, a DICOM folder or a case.")
+        str,
+        typer.Argument(
+            help="A bundle's folder, the name of a built-in one, a scan, a DICOM folder, a case, or a segmentation of "
+            "3D Slicer (.seg.nrrd)."
+        ),
     ] = "tiny",
     sheet: Annotated[
         Path | None,
@@ -31,8 +35,12 @@ def inspect_command(
     phase: PhaseOption = None,
 ) -> None:
     """Describe a bundle (model, licence, input, graphs, parity), or a scan, with slices to read clicks off."""
+    from gstk.cases.segmentation import is_segmentation
     from gstk.cli.inspect_scan import inspect_scan, is_scan
 
+    if is_segmentation(Path(path)):
+        _list_segments(Path(path))
+        return
     if is_scan(Path(path)):
         inspect_scan(Path(path), sheet, overwrite, series, phase)
         return
@@ -41,8 +49,15 @@ def inspect_command(
     from gstk.cli.export import report_lines
     from gstk.cli.tables import print_table
     from gstk.core.bundle import Bundle, find_bundle
+    from gstk.errors import CaseError
 
-    opened = Bundle.open(find_bundle(path))
+    found = find_bundle(path)
+    if not (found / "manifest.json").is_file():
+        what = "a file" if found.is_file() else "a folder"
+        raise CaseError(
+            f"got {found} ({what}), expected a scan, a folder with the slices of one DICOM series, a case, or a bundle"
+        )
+    opened = Bundle.open(found)
     manifest, roi, shape = opened.manifest, opened.manifest.roi, opened.manifest.architecture
     if classes:
         _list_classes(manifest.profile)
@@ -93,6 +108,28 @@ def _list_classes(profile: "InputProfile") -> None:
         typer.echo(f"{class_id:3d}  {name}{what}")
     for name, ids in table.sets.items():
         typer.echo(f"{name}: {len(ids)} classes")
+
+
+def _list_segments(path: Path) -> None:
+    """The labels of a segmentation of 3D Slicer, with their names and sizes."""
+    import numpy as np
+    from rich.table import Table
+
+    from gstk.cases.segmentation import read_segmentation
+    from gstk.cli.tables import print_table
+
+    labels, geometry, names = read_segmentation(path)
+    table = Table(title=path.name, title_justify="left")
+    for heading in ("label", "name", "colour", "voxels", "millilitres"):
+        table.add_column(heading, justify="left" if heading in ("name", "colour") else "right")
+    sizes = dict(zip(*np.unique(labels, return_counts=True), strict=True))
+    for label in sorted({*(int(k) for k in sizes if k), *names}):
+        size = int(sizes.get(label, 0))
+        name, colour = names.get(label, ("", ()))
+        table.add_row(
+            str(label), name, " ".join(map(str, colour)), f"{size:,}", f"{size * geometry.volume_mm3 / 1000:.2f}"
+        )
+    print_table(table)
 
 
 def _training(values: Mapping[str, Any]) -> str:
