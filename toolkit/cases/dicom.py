@@ -169,6 +169,8 @@ def _assemble(name: str, stack: Stack, reader: PixelReader, nearest: bool) -> Di
     frames = stack.frames
     voxels = reader.intensities(frames)
     modality = frames[0].modality or None
+    for note in dict.fromkeys(frame.note for frame in frames if frame.note):
+        _warn(f"{name}: {note}")
     stating = sum(frame.states_rescale for frame in frames)
     if 0 < stating < len(frames):
         _warn(

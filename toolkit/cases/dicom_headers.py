@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from gstk.cases.dicom_real_world import HOUNSFIELD, RealWorldMapping, read_mappings
+
 __all__ = ["PHASE_KEYS", "Frame", "is_dicom_file", "quiet_pydicom", "read_frames"]
 
+_MAPPINGS = "RealWorldValueMappingSequence"
 PHASE_KEYS = (
     ("StackID", "FrameContentSequence", "stack"),
     ("TemporalPositionIndex", "FrameContentSequence", "temporal position"),
@@ -71,6 +74,8 @@ class Frame:
         is_localizer: whether the header calls it a localizer (scout).
         is_mosaic: whether it is a tiled picture of many slices.
         has_lut: whether values come from a table in place of slope and intercept.
+        table: values by a table of real world values; None where there is none, or where slope and intercept are taken.
+        note: what is to be said of how its values were chosen; "" for nothing.
         phase: values of `PHASE_KEYS`, in their order; "" for none.
     """
 
@@ -98,6 +103,8 @@ class Frame:
     is_localizer: bool = False
     is_mosaic: bool = False
     has_lut: bool = False
+    table: RealWorldMapping | None = None
+    note: str = ""
     phase: tuple[str, ...] = field(default=())
 
 
@@ -182,6 +189,13 @@ def _frame(file: Path, header: Any, per_frame: Sequence[Any], index: int, rows: 
     slope, intercept = _number(values, "RescaleSlope"), _number(values, "RescaleIntercept")
     if slope is None:
         slope = _number(header, "DoseGridScaling")
+    units = _text(values, "RescaleType") or _text(header, "Units") or _text(header, "DoseUnits")
+    has_lut = bool(header.get("ModalityLUTSequence"))
+    stated = (slope or 1.0, intercept or 0.0) if slope or intercept is not None else None
+    items = next((found for g in (own, shared, header) if g is not None and (found := g.get(_MAPPINGS))), [])
+    mapping, note = _chosen_mapping(read_mappings(items), stated, has_lut, units)
+    if mapping is not None:
+        slope, intercept, units, has_lut = mapping.slope, mapping.intercept, mapping.units or units, False
     types = [str(part).upper() for part in _list(header.get("ImageType"))]
     photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
     return Frame(
@@ -204,13 +218,45 @@ def _frame(file: Path, header: Any, per_frame: Sequence[Any], index: int, rows: 
         slope=slope or 1.0,  # a slope of 0 would leave nothing of the image
         intercept=intercept or 0.0,
         states_rescale=bool(slope) or intercept is not None,
-        units=_text(values, "RescaleType") or _text(header, "Units") or _text(header, "DoseUnits"),
+        units=units,
         is_grey=(_whole(header, "SamplesPerPixel") or 1) == 1 and photometric.startswith("MONOCHROME"),
         is_localizer="LOCALIZER" in types,
         is_mosaic="MOSAIC" in types,
-        has_lut=bool(header.get("ModalityLUTSequence")),
+        has_lut=has_lut,
+        table=mapping if mapping is not None and mapping.table is not None else None,
+        note=note,
         phase=tuple(_phase_value(group(name) if name else header, key) for key, name, _ in PHASE_KEYS),
     )
+
+
+def _chosen_mapping(
+    mappings: Sequence[RealWorldMapping], stated: tuple[float, float] | None, has_lut: bool, units: str
+) -> tuple[RealWorldMapping | None, str]:
+    """Which real world mapping gives the values; None where rescale slope and intercept, or the modality's table, do.
+
+    Both begin with stored values. The rescale is what other readers show, so it is taken where it is stated; but where
+    its units are others than Hounsfield units, and a mapping gives those, values of a CT are theirs.
+
+    Returns:
+        The mapping, and what is to be said of the choice.
+    """
+    if not mappings:
+        return None, ""
+    first = mappings[0]
+    if stated is None and not has_lut:
+        others = sorted({m.units or "no unit" for m in mappings} - {first.units or "no unit"})
+        what = f"values are the real world values in {first.units or 'no unit'}, not in {', '.join(others)}"
+        return first, what if others else ""
+    if first.units != HOUNSFIELD:
+        return None, ""
+    if units not in ("", HOUNSFIELD):
+        return first, f"values are the real world values in HU, not the rescaled ones in {units}"
+    if stated is not None and first.table is None and not np.allclose(stated, (first.slope, first.intercept)):
+        return None, (
+            f"two slopes and intercepts are stated for HU, {stated[0]:g} and {stated[1]:g} by the rescale, which is "
+            f"taken, and {first.slope:g} and {first.intercept:g} as real world values"
+        )
+    return None, ""
 
 
 def _stepped(

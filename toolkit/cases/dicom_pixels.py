@@ -65,6 +65,8 @@ class PixelReader:
             CaseError: a frame cannot be decoded.
         """
         stored = [self.stored(frame) for frame in frames]
+        if any(frame.table is not None for frame in frames):
+            return np.stack([_mapped(frame, pixels) for frame, pixels in zip(frames, stored, strict=True)])
         if any(frame.has_lut for frame in frames):
             return np.stack([_looked_up(frame, pixels) for frame, pixels in zip(frames, stored, strict=True)])
         scales = [(frame.slope, frame.intercept) for frame in frames]
@@ -91,6 +93,18 @@ class PixelReader:
 def _fits(dtype: type, low: int, high: int) -> bool:
     bounds = np.iinfo(dtype)
     return int(bounds.min) <= low and high <= int(bounds.max)
+
+
+def _mapped(frame: Frame, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Values by a table of real world values; by slope and intercept of a frame that has none."""
+    if frame.table is None:
+        return pixels.astype(np.float64) * frame.slope + frame.intercept
+    try:
+        return frame.table.apply(pixels)
+    except ValueError as error:
+        raise CaseError(
+            f"cannot read {frame.file}: got {error}; convert it to one that states a rescale slope"
+        ) from None
 
 
 def _looked_up(frame: Frame, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
