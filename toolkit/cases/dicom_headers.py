@@ -192,7 +192,9 @@ def _frame(file: Path, header: Any, per_frame: Sequence[Any], index: int, rows: 
     units = _text(values, "RescaleType") or _text(header, "Units") or _text(header, "DoseUnits")
     has_lut = bool(header.get("ModalityLUTSequence"))
     stated = (slope or 1.0, intercept or 0.0) if slope or intercept is not None else None
-    items = next((found for g in (own, shared, header) if g is not None and (found := g.get(_MAPPINGS))), [])
+    items: Sequence[Any] = next(
+        (found for g in (own, shared, header) if g is not None and (found := g.get(_MAPPINGS))), []
+    )
     mapping, note = _chosen_mapping(read_mappings(items), stated, has_lut, units)
     if mapping is not None:
         slope, intercept, units, has_lut = mapping.slope, mapping.intercept, mapping.units or units, False
