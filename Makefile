@@ -9,6 +9,7 @@ DEMO := .venv/demo
 SERVE := .venv/serve
 SERVE_EXTRAS := cpu,serve
 DEV := .venv/dev
+VIEWERS := .venv/viewers
 STUBS := .venv/stubs
 SOURCES := $(shell find toolkit calibration export engines training -name '*.py' -o -name '*.toml' -o -name '*.onnx' -o -name '*.json' -o -path '*/page/*') \
 	$(shell find cpp -type f -not -name '*.pyc') pyproject.toml constraints.txt
@@ -16,10 +17,13 @@ SOURCES := $(shell find toolkit calibration export engines training -name '*.py'
 NATIVE := ccache cmake g++ ninja-build pkg-config nlohmann-json3-dev zlib1g-dev libminizip-dev libssl-dev
 # What the tests of the page in the browser, and of servers behind a proxy, take.
 NATIVE += chromium chromium-driver nginx-light
+# What napari takes on a screen that is not there.
+NATIVE += xvfb xauth libgl1 libegl1 libopengl0 libgl1-mesa-dri libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 \
+	libxcb-keysyms1 libxcb-shape0 libxcb-xkb1 libxcb-render-util0 libxcb-image0
 # Not in every Debian; without it the C++ tests with ONNX Runtime skip.
 NATIVE_WHERE_KNOWN := libonnxruntime-dev
 
-.PHONY: demo serve test quick lint types unit native docs format clean
+.PHONY: demo serve test quick lint types unit native viewers docs format clean
 
 demo: $(DEMO)/.installed
 ifeq ($(CASE),)
@@ -72,6 +76,9 @@ native:
 		if apt-cache show $$name >/dev/null 2>&1; then \
 			DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq $$name >/dev/null || true; fi; done
 
+# napari with its nnInteractive plugin, 1.3 GB, in an environment of its own; without it tests/test_napari.py skips.
+viewers: native $(VIEWERS)/.installed
+
 docs: $(DEV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build --strict --quiet
 	@echo out/site/index.html
@@ -98,6 +105,9 @@ $(SERVE)/.installed: $(SOURCES)
 
 $(DEV)/.installed: pyproject.toml constraints.txt
 	$(call install,$(DEV),dev,-e)
+
+$(VIEWERS)/.installed: pyproject.toml constraints.txt
+	$(call install,$(VIEWERS),viewers,-e)
 
 $(STUBS)/.made: $(DEV)/.installed .ci/tensorrt_stubs.py constraints.txt
 	rm -rf $(STUBS) $(STUBS)-11
