@@ -46,6 +46,9 @@ def serve_command(
     name: Annotated[
         str, typer.Option(help="Name of this server, in front of its lease tokens, for a proxy before several.")
     ] = "",
+    itksnap: Annotated[
+        bool, typer.Option("--itksnap", help="Serve ITK-SNAP, too: its protocol knows no key, and GETs change things.")
+    ] = False,
     max_sessions: Annotated[int, typer.Option(min=1, help="Most clients at a time.")] = 8,
     idle_seconds: Annotated[float, typer.Option(min=1, help="Seconds after which an unused session ends.")] = 3600.0,
     cache_gb: Annotated[float, typer.Option(min=0, help="Memory for embeddings, of all sessions together, GB.")] = 2.0,
@@ -82,6 +85,7 @@ def serve_command(
         name=name,
         upload_limit_bytes=int(max_upload_gb * 2**30),
         cache_bytes=int(cache_gb * 2**30),
+        itksnap=itksnap,
     )
     serve(
         volume,

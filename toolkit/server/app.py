@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from gstk.errors import GstkError
-from gstk.server import legacy_slicer, nninteractive, page_api
+from gstk.server import itksnap, legacy_slicer, nninteractive, page_api
 from gstk.server.guard import App, Guard
 from gstk.server.service import Service, answer_error
 
@@ -40,6 +40,7 @@ def build_app(service: Service) -> App:
             *nninteractive.routes(service, legacy.prefers),
             *legacy_slicer.routes(legacy),
             *page_api.routes(service),
+            *(itksnap.routes(service) if settings.itksnap else ()),
         ],
         lifespan=lifespan,
         exception_handlers={

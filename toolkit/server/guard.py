@@ -34,6 +34,8 @@ BULKY = (
     "/upload_segment",
 )
 """Paths whose bodies may be large; those of all others are JSON."""
+BULKY_BEGINNINGS = ("/upload_raw/", "/process_scribble_interaction/", "/process_lasso_interaction/")
+"""Those of ITK-SNAP, with a session behind and perhaps `/v2` in front."""
 _OPEN = ("/healthz",)
 _PAGE = ("/", "/favicon.ico")
 _HEADERS = (
@@ -91,7 +93,7 @@ class Guard:
             await send(message)
 
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        limit = self._limit_bytes if scope["path"] in BULKY else JSON_LIMIT_BYTES
+        limit = self._limit_bytes if _is_bulky(scope["path"]) else JSON_LIMIT_BYTES
         refused = self._refused(scope, headers, limit)
         if refused is not None:
             status, detail = refused
@@ -133,6 +135,10 @@ class Guard:
         accepted = [self._page_token] if self._key is None else [self._page_token, self._key]
         # Every secret is compared, so that the time says nothing of which one was nearly right.
         return any([hmac.compare_digest(shown.encode(), secret) for secret in accepted]) and scheme == "Bearer"
+
+
+def _is_bulky(path: str) -> bool:
+    return path in BULKY or path.removeprefix("/v2").startswith(BULKY_BEGINNINGS)
 
 
 def _name(host: str) -> str:

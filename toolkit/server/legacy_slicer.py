@@ -11,8 +11,6 @@ import json
 import math
 import zlib
 from collections.abc import Awaitable, Callable
-from email.message import Message
-from email.parser import BytesHeaderParser
 from io import BytesIO
 from typing import Any
 
@@ -27,6 +25,7 @@ from starlette.routing import Route
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Point
 from gstk.server.leases import Lease, LeaseLost
+from gstk.server.multipart import form_fields
 from gstk.server.nninteractive import clipped_box, clipped_voxel, numbers, volume_of
 from gstk.server.service import BadRequest, Service, parse_object, read_body
 from gstk.server.workspace import Workspace
@@ -72,7 +71,7 @@ class LegacyProtocol:
     async def upload_image(self, request: Request) -> Response:
         """Takes an image as an uncompressed .npy file; what was there before is forgotten."""
         most = self._service.settings.upload_limit_bytes
-        fields = _fields(request, await read_body(request))
+        fields = form_fields(request, await read_body(request))
         image = await run_in_threadpool(_array, fields.get("file", b""), most)
         volume = await run_in_threadpool(volume_of, image, (1.0, 1.0, 1.0))
         lease = self._lease()
@@ -91,7 +90,7 @@ class LegacyProtocol:
         if lease is None:
             return _no_image()
         workspace = lease.workspace
-        mask = await run_in_threadpool(_mask, _fields(request, body), workspace.geometry)
+        mask = await run_in_threadpool(_mask, form_fields(request, body), workspace.geometry)
 
         def begin() -> None:
             workspace.reset()
@@ -127,7 +126,7 @@ class LegacyProtocol:
         return await self._drawn(request, "lasso", lasso_points)
 
     async def _drawn(self, request: Request, name: str, lower: Callable[..., tuple[Point, ...]]) -> Response:
-        fields = _fields(request, await read_body(request))
+        fields = form_fields(request, await read_body(request))
         foreground = bytes(fields.get("positive_click", b"")).strip().lower() in (b"true", b"1", b"yes")
 
         def points(workspace: Workspace) -> list[Point]:
@@ -173,30 +172,6 @@ async def _is_legacy(request: Request) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(said, dict) and ("voxel_coord" in said or "outer_point_one" in said)
-
-
-def _fields(request: Request, body: bytearray) -> dict[str, bytes | memoryview[int]]:
-    """The parts of a multipart form by name; those of files are views of the body."""
-    kind = Message()
-    kind["content-type"] = request.headers.get("content-type", "")
-    boundary = kind.get_param("boundary")
-    if kind.get_content_type() != "multipart/form-data" or not isinstance(boundary, str) or not boundary:
-        raise BadRequest("got a body that is no multipart form, expected one with a file")
-    mark, view = b"--" + boundary.encode("latin-1"), memoryview(body)
-    fields: dict[str, bytes | memoryview[int]] = {}
-    at = body.find(mark)
-    while at >= 0 and body[at + len(mark) : at + len(mark) + 2] == b"\r\n":
-        begin = at + len(mark) + 2
-        split, at = body.find(b"\r\n\r\n", begin), body.find(b"\r\n" + mark, begin)
-        if split < 0 or at < split:
-            break
-        headers = BytesHeaderParser().parse(BytesIO(bytes(body[begin : split + 2])))
-        name = headers.get_param("name", header="content-disposition")
-        if isinstance(name, str):
-            part = view[split + 4 : at]
-            fields[name] = part if name == "file" else bytes(part)
-        at += 2
-    return fields
 
 
 def _array(data: bytes | memoryview[int], most_bytes: int) -> NDArray[Any]:

@@ -58,6 +58,7 @@ class Settings:
         call_s: seconds for a call.
         cache_bytes: memory for embeddings, of all sessions together.
         licence: of the network, shown to users.
+        itksnap: whether ITK-SNAP is served, too; see `gstk.server.itksnap`.
     """
 
     max_sessions: int = 8
@@ -70,6 +71,7 @@ class Settings:
     call_s: float = CALL_S
     cache_bytes: int = DEFAULT_LIMIT_BYTES
     licence: str = "unknown"
+    itksnap: bool = False
 
 
 class Service:
