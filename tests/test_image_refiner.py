@@ -169,6 +169,7 @@ def _dijkstra(cost: NDArray[np.float64], seed: tuple[int, ...]) -> NDArray[np.fl
     return distance
 
 
+@pytest.mark.slow
 def test_the_tiny_bundle_gains_from_it_on_volumes_that_no_network_saw() -> None:
     scores: dict[bool, list[float]] = {True: [], False: []}
     for wanted, found in scores.items():

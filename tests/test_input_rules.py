@@ -13,7 +13,10 @@ from gstk.errors import ExportError  # noqa: E402
 from gstk.export.input_rules import fitting_profile, roi_rules  # noqa: E402
 from gstk.training.spec import VISTA3DSpec  # noqa: E402
 
-CLASSES = {"class_head.class_embeddings.weight": torch.zeros(1)}
+CLASSES = {
+    "class_head.class_embeddings.weight": torch.zeros(1),
+    "image_encoder.up_layers_auto.0.weight": torch.zeros(1),
+}
 
 
 def test_roi_rules_of_the_full_network() -> None:

@@ -81,6 +81,7 @@ def test_the_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     assert names_in(build("wheel", source, tmp_path / "wheel")) == names_in(wheel)
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_runs_outside_of_the_checkout(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")

@@ -143,6 +143,7 @@ def test_first_window_is_the_trainings_and_wider_ones_follow(network: Any) -> No
         assert inside.step == (1.0, 2.0, 2.0)
 
 
+@pytest.mark.slow
 def test_classes_then_clicks_are_monais(network: Any) -> None:
     """A class, then a click beside it and one on it: NVIDIA's automatic mask, corrected by its rule."""
     profile = PROFILES["nv-segment-ct"]
@@ -224,6 +225,7 @@ def test_wrong_prompts_for_a_profile_are_refused(network: Any) -> None:
             own.segment_classes(["livr"])
 
 
+@pytest.mark.slow
 def test_infer_segments_classes_and_names_them(network: Any, tmp_path: Path) -> None:
     volume = a_volume(np.random.default_rng(7), PROFILES["nv-segment-ct"], 0)
     image = sitk.GetImageFromArray(volume.image)

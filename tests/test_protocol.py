@@ -84,6 +84,7 @@ def check(steps: list[Step], truth: np.ndarray, first: int) -> int:
     return clicks
 
 
+@pytest.mark.slow
 def test_clicks_on_the_real_cases_are_those_of_a_second_implementation(shared_data: Path) -> None:
     paths = sorted((shared_data / "cases").glob("*.npz"))
     assert len(paths) == 20

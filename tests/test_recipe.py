@@ -20,7 +20,8 @@ from gstk.training.recipe import (
 )
 from gstk.training.spec import VISTA3DSpec
 
-SHIPPED = sorted(p.name.removesuffix(".toml") for p in (resources.files("gstk.training") / "recipes").iterdir())
+RECIPES = resources.files("gstk.training") / "recipes"
+SHIPPED = sorted(p.name.removesuffix(".toml") for p in RECIPES.iterdir() if p.name.endswith(".toml"))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -50,7 +51,7 @@ def test_the_papers_recipes_hold_its_tables(name: str, epochs: int) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipes_say_what_their_file_says(name: str) -> None:
     recipe = load_recipe(name)
-    text = (resources.files("gstk.training") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    text = (RECIPES / f"{name}.toml").read_text(encoding="utf-8")
     written = tomllib.loads(text)
     assert recipe.name == name
     for section in ("network", "data", "loop", "stage1", "stage2", "validation"):

@@ -215,6 +215,7 @@ def test_other_misuse_is_refused_in_one_line(session: Session, engine: FloodEngi
     assert engine.closed
 
 
+@pytest.mark.slow
 def test_the_tiny_bundle_sees_the_image() -> None:
     """One click on generated volumes that it was not trained on, and the same click where there is nothing to see."""
     import gstk

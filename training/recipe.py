@@ -99,7 +99,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
-        names = sorted(p.name.removesuffix(".toml") for p in shipped.iterdir())
+        names = sorted(p.name.removesuffix(".toml") for p in shipped.iterdir() if p.name.endswith(".toml"))
         wanted = f"expected a .toml file or one of {', '.join(names)}"
         raise TrainingError(f"got recipe {str(name_or_path)!r}, {wanted}") from None
     except (OSError, ValueError) as error:  # errors of TOML, of JSON and of Unicode are ValueErrors
