@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from engine_inputs import INSTALLED, prompts, region
 
+from gstk.calibration import memory
+from gstk.core.bundle import Bundle, builtin
 from gstk.engines import open_engine
 from gstk.errors import EngineError, OutOfMemory
 
@@ -149,6 +151,8 @@ def test_signals_are_handled_after_engines_that_close_in_the_order_they_opened(s
     """Each of OpenVINO's cores puts back the stack for signal handlers that it found, be it freed or not."""
     program = """
 import gc, os, signal, sys
+from gstk.calibration import memory
+from gstk.core.bundle import Bundle, builtin
 from gstk.engines import open_engine
 from gstk.core.bundle import Bundle
 engines = [open_engine(Bundle.open(sys.argv[1]), "openvino") for _ in range(2)]
@@ -213,3 +217,19 @@ def test_what_an_earlier_run_wrote_is_not_taken_for_an_answer(small_export: Any,
             engine.encode(region(shape)) if index == 0 else engine.decode(embedding, *prompts(shape, 1, 1))
         graphs.requests[index] = working
         np.testing.assert_array_equal(engine.decode(engine.encode(region(shape)), *prompts(shape, 1, 1)), expected)
+
+
+def test_memory_of_many_points_is_given_back() -> None:
+    """A thousand clicks on one object, then another object."""
+    bundle = Bundle.open(builtin("tiny"), verify=False)
+    side = (48, 64, 64)
+    with open_engine(bundle, "openvino", threads=1) as engine:
+        embedding = engine.encode(region(side))
+        few = prompts(side, 1, 4)
+        expected = engine.decode(embedding, *few)
+        before = memory.resident_bytes()
+        engine.decode(embedding, *prompts(side, 1, 400))
+        grown = memory.resident_bytes() - before
+        assert grown > 100e6
+        np.testing.assert_array_equal(engine.decode(embedding, *few), expected)
+        assert memory.resident_bytes() - before < grown / 2

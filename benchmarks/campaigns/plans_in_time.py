@@ -129,13 +129,14 @@ def one_call(seed: int) -> dict[str, Any]:
         began = clock.now
         session.set_all(prompts, within_s=budget_s)
         share = (clock.now - began) / budget_s
-        problem = _problem(session.mask, prompts, session.report.compromises)
+        compromised = bool(session.report.compromises)
+        problem = _problem(session.mask, prompts)
         before = session.mask.copy()
         session.set_prompts(ObjectPrompts((*prompts[1].points, Point(tuple(centre), True)), prompts[1].box))
         session.undo()
         if not problem and not np.array_equal(session.mask, before):
             problem = "the session cannot be gone on with"
-    return {"share": share, "fallback": bool(session.report.compromises), "problem": problem}
+    return {"share": share, "compromised": compromised, "problem": problem}
 
 
 def _prompts(rng: random.Random, shape: tuple[int, ...]) -> ObjectPrompts:
@@ -148,7 +149,7 @@ def _prompts(rng: random.Random, shape: tuple[int, ...]) -> ObjectPrompts:
     return ObjectPrompts(tuple(points), box)
 
 
-def _problem(mask: NDArray[np.uint16], prompts: dict[int, ObjectPrompts], compromises: tuple[str, ...]) -> str:
+def _problem(mask: NDArray[np.uint16], prompts: dict[int, ObjectPrompts]) -> str:
     """What a mask lacks; an object may be hidden by others, so all of them together must be there."""
     if not mask.any():
         return "no mask"
@@ -166,10 +167,10 @@ def main() -> int:
         try:
             call = one_call(seed)
         except Exception as error:
-            call = {"share": 0.0, "fallback": False, "problem": f"{type(error).__name__}: {error}"}
+            call = {"share": 0.0, "compromised": False, "problem": f"{type(error).__name__}: {error}"}
         found["calls"] += 1
         found["latest"] = max(found["latest"], call["share"])
-        found["compromised"] += call["fallback"]
+        found["compromised"] += call["compromised"]
         if call["problem"] or call["share"] > LATE:
             found["failures"].append({"seed": seed, **call})
         if found["calls"] % 200 == 0:

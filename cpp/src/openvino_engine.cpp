@@ -90,6 +90,9 @@ bool saturates_int8() {
     return found;
 }
 
+// A decode of so many points leaves memory that is freed at the next one of so many times fewer.
+constexpr std::int64_t kManyPoints = 128, kManyPointsOver = 4;
+
 struct Graph {
     ov::CompiledModel compiled;
     ov::InferRequest request;
@@ -137,6 +140,7 @@ class OpenVINOEngine final : public Engine {
         }
         const auto count = static_cast<std::size_t>(points);
         free_idle(graphs_[0], encoding_, count_of(shape));
+        free_points(points);
         for (std::int64_t b = 0; b < objects; ++b) {
             const auto output = infer(1,
                                       {{"embedding", features},
@@ -325,7 +329,20 @@ class OpenVINOEngine final : public Engine {
         if (lock && !graph.left && graph.shapes.size() < 2) graph.compiled.release_memory();
     }
 
+    // Frees the decoder's tensors where an earlier decode had many more points: attention has a number for each point,
+    // image token and head, which the plugin keeps.
+    void free_points(std::int64_t points) {
+        Graph& graph = graphs_[1];
+        const bool many = most_points_ >= kManyPoints && kManyPointsOver * points <= most_points_;
+        if (many && !graph.left && graph.shapes.size() < 2) {
+            graph.compiled.release_memory();
+            most_points_ = 0;
+        }
+        most_points_ = std::max(most_points_, points);
+    }
+
     std::array<Graph, 2> graphs_;  // encoder and decoder
+    std::int64_t most_points_ = 0;  // of a decode since the decoder's memory was freed
     std::size_t width_ = 0;
     bool ignores_padding_ = false;  // the decoder takes points that stand for nothing
     ov::element::Type image_type_, embedding_type_;
