@@ -15,6 +15,7 @@ from gstk.errors import EngineError
 
 __all__ = [
     "LABELS",
+    "NOVEL_LABELS",
     "PADDING_LABEL",
     "Shape",
     "check_finite",
@@ -27,7 +28,9 @@ __all__ = [
 Shape = tuple[int, int, int]
 
 PADDING_LABEL = -1
-LABELS = range(-1, 4)
+LABELS = range(-1, 6)
+NOVEL_LABELS = range(4, 6)
+"""Of points beside and on an object that is of no class which the network was trained on: it gets another token."""
 
 
 def image_shape(shape: tuple[int, ...]) -> Shape:

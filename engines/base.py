@@ -21,7 +21,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from gstk.core.bundle import Bundle
 from gstk.core.class_vectors import load_class_vectors
-from gstk.engines.arguments import Shape, check_finite, check_region, checked_points, image_array, image_shape
+from gstk.engines.arguments import (
+    NOVEL_LABELS,
+    Shape,
+    check_finite,
+    check_region,
+    checked_points,
+    image_array,
+    image_shape,
+)
 from gstk.engines.devices import Device, find_device
 from gstk.engines.failures import failure, refuse_lost_device
 from gstk.engines.options import NoOptions, read_options
@@ -74,6 +82,7 @@ class Engine(ABC):
         precision: what it computes in.
         version: version of the backend's package.
         device: what it runs on.
+        zero_shot: whether its decoder takes the labels of objects that are of no trained class.
         decode_voxels: voxels that one run of the decoder takes; more objects than fit run in groups, since memory grows
             with their number (1 GB for one at 128³ and 16 channels) and on a CPU speed does not.
     """
@@ -83,6 +92,7 @@ class Engine(ABC):
     precision: str
     version: str = ""
     device: Device = Device("cpu")
+    zero_shot: bool = True
 
     def __init__(self, multiple: int, minimum: int, max_voxels: int = 2**31 - 1) -> None:
         """Begins an engine.
@@ -126,7 +136,7 @@ class Engine(ABC):
             embedding: from `encode` of this engine.
             coords: float32 [B,N,3], voxel indices (z,y,x) of the region, integers at voxel centres.
             labels: int64 [B,N]: -1 padding (its coordinates are ignored), 0/1 background/foreground, 2/3 the same for
-                special classes. Every object has a point that is not padding.
+                special classes, 4/5 for an object of no trained class. Every object has a point that is not padding.
 
         Returns:
             logits, float32 [B,1,H,W,D], a fresh array: above 0 is the object.
@@ -238,7 +248,13 @@ class Engine(ABC):
         self._require_open()
         if not isinstance(embedding, Embedding) or embedding.engine_id != self._id:
             raise EngineError("got an embedding of another engine, expected one that this engine's encode returned")
-        return checked_points(coords, labels, embedding.roi_shape)
+        coords, labels = checked_points(coords, labels, embedding.roi_shape)
+        if not self.zero_shot and labels.max() >= NOVEL_LABELS[0]:
+            raise EngineError(
+                "got points of a novel object for a bundle of an older gstk, whose graph has no token for them; export "
+                "it again"
+            )
+        return coords, labels
 
     @contextmanager
     def _failing_as(self, task: str) -> Iterator[None]:
@@ -298,6 +314,7 @@ class BundleEngine(Engine):
         if threads is not None and threads < 1:
             raise EngineError(f"got {threads} threads, expected 1 or more, or None for the backend's choice")
         self.bundle = bundle
+        self.zero_shot = bundle.manifest.zero_shot
         self.precision = precision
         self.threads = threads
         self.options = read_options(self.options_type, options or {}, self.name)

@@ -178,6 +178,7 @@ def export_bundle(
         graphs={},
         profile=profile,
         refine=options.refine,
+        zero_shot=True,
         vectors=VECTORS_NAME,
         training=training,
     )

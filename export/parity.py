@@ -40,12 +40,14 @@ class ParityCase:
         objects: B.
         points: N; the last is padding where there are three or more, and odd objects use the special labels 2/3.
         seed: of image and points.
+        novel: whether the last object is of no trained class, with the labels 4/5.
     """
 
     roi: tuple[int, int, int]
     objects: int
     points: int
     seed: int = 0
+    novel: bool = False
 
     def inputs(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
         """image [1,1,H,W,D] in 0–1, coords [B,N,3] of whole voxels (z,y,x), labels [B,N]."""
@@ -55,6 +57,8 @@ class ParityCase:
         labels = rng.integers(0, 2, (self.objects, self.points))
         labels[:, 0] = 1
         labels[1::2] += 2
+        if self.novel:
+            labels[-1] = 5 - np.arange(self.points) % 2
         if self.points >= 3:
             labels[:, -1] = -1
             coords[:, -1] = 0
@@ -125,16 +129,20 @@ class Parity:
         }
 
 
-def default_cases(multiple: int) -> tuple[ParityCase, ...]:
+def default_cases(multiple: int, zero_shot: bool = True) -> tuple[ParityCase, ...]:
     """The smallest region with eight objects, two that differ in their sides, and a large one.
 
     Rounding in the norms grows with the number of voxels and, at the deepest level, shrinks with it: both ends show.
+
+    Args:
+        multiple: of a region's sides.
+        zero_shot: whether one object is of no trained class.
     """
     unit = multiple * math.ceil(16 / multiple)
     return (
         ParityCase((2 * multiple,) * 3, 8, 7),
         ParityCase((4 * unit,) * 3, 1, 1),
-        ParityCase((3 * unit, 4 * unit, 5 * unit), 3, 7),
+        ParityCase((3 * unit, 4 * unit, 5 * unit), 3, 7, novel=zero_shot),
         ParityCase((6 * unit,) * 3, 1, 7),
     )
 
@@ -152,11 +160,14 @@ def reference_logits(
     for number, case in enumerate(cases, start=1):
         on_progress(f"torch {number}/{len(cases)}: {_words(case)}")
         image, coords, labels = case.inputs()
+        # MONAI is told so by the class that a prompt stands for, beyond those that it was trained on.
+        is_novel = (labels >= 4).any(axis=1, keepdims=True)
         with torch.no_grad():
             logits = network.eval()(
                 torch.from_numpy(image),
                 point_coords=torch.from_numpy(coords.copy()),
-                point_labels=torch.from_numpy(labels.copy()),
+                point_labels=torch.from_numpy(np.where(labels >= 4, labels - 4, labels)),
+                prompt_class=torch.from_numpy(np.where(is_novel, network.point_head.last_supported + 1, 1)),
             )
         references.append(logits.numpy())
     return references

@@ -183,7 +183,7 @@ def test_parity_cases_cover_the_traps() -> None:
         assert {case.points for case in cases} == {1, 7}
         assert any(len(set(case.roi)) == 3 for case in cases)
         labels = np.concatenate([case.inputs()[2].ravel() for case in cases])
-        assert set(labels.tolist()) == {-1, 0, 1, 2, 3}
+        assert set(labels.tolist()) == {-1, 0, 1, 2, 3, 4, 5}
 
 
 def test_disagreement_leaves_nothing(tmp_path: Path, small_export: Any, monkeypatch: pytest.MonkeyPatch) -> None:

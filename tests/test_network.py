@@ -49,6 +49,26 @@ def test_split_network_equals_monai(network: VISTA3D, objects: int, points: int)
     torch.testing.assert_close(logits, expected, atol=2e-5, rtol=0)
 
 
+def test_novel_objects_get_the_zero_shot_token(network: VISTA3D) -> None:
+    """MONAI takes a class beyond those that the network was trained on for novel, here of two objects in four."""
+    shape = (32, 48, 64)
+    image = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0))
+    coords, labels = prompts(4, 5, shape)
+    labels[labels > 1] -= 2
+    labels[2, 0], labels[2, 4] = -1, 1  # padding in front
+    classes = torch.tensor([[1], [133], [200], [132]])
+    told = torch.where((classes > 132) & (labels >= 0), labels + 4, labels)
+    with torch.no_grad():
+        expected = network(image, point_coords=coords.clone(), point_labels=labels.clone(), prompt_class=classes)
+        embedding = Encoder(network)(image)
+        logits = PromptDecoder(network)(embedding, coords, told)
+        supported = PromptDecoder(network)(embedding, coords, labels)
+    torch.testing.assert_close(logits, expected, atol=2e-5, rtol=0)
+    changed = (logits - supported).abs().amax(dim=(1, 2, 3, 4))
+    assert (changed[[1, 2]] > 1e-3).all()
+    assert (changed[[0, 3]] == 0).all()
+
+
 CHECKED = (
     "image_encoder.encoder.conv_init.weight",
     "image_encoder.up_layers.0.head.weight",

@@ -208,6 +208,59 @@ def test_clicks_in_the_air_around_the_cropped_image(network: Any) -> None:
         assert own.mask[far] in (3, 7)
 
 
+def test_novel_objects_are_monais(network: Any) -> None:
+    """The zero-shot token, one object at a time: NVIDIA's pipeline takes a class above the last supported one."""
+    profile = PROFILES["nv-segment-ct"]
+    agreements, changes = [], []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        volume = a_volume(rng, profile, tilt=0.1)
+        pipeline = BundlePipeline(network, profile, volume)
+        click = tuple(n // 2 for n in volume.image.shape)
+        said = ObjectPrompts((Point(click),))  # type: ignore[arg-type]
+        with session(network, profile) as own:
+            own.set_image(volume)
+            own.add_point(click, object_id=2)
+            supported = own.mask == 2
+            own.reset()
+            own.add_point(click, novel=True)
+            assert own.prompts().novel
+            first = own.mask > 0
+            expected = pipeline.points(said, 133)
+            if not expected[click]:
+                continue
+            agreements.append(float((first == expected).mean()))
+            changes.append(int((first != supported).sum()))
+            own.undo()
+            own.redo()
+            np.testing.assert_array_equal(own.mask > 0, first)
+    assert len(agreements) >= 2
+    assert np.mean(agreements) >= 0.999, agreements
+    assert max(changes) > 0
+
+
+def test_special_classes_send_labels_of_their_own(network: Any) -> None:
+    """A lung tumour: NVIDIA's rule on its automatic mask, with labels 2 and 3."""
+    profile = PROFILES["nv-segment-ct"]
+    volume = a_volume(np.random.default_rng(101), profile, tilt=0.2)
+    pipeline = BundlePipeline(network, profile, volume)
+    automatic = pipeline.class_logits([23])
+    with session(network, profile) as own:
+        own.set_image(volume)
+        own.add_class("lung tumor")
+        before = own.mask == 23
+        outside = 4 + np.argwhere(~before[4:-4, 4:-4, 4:-4])
+        click = tuple(int(i) for i in outside[len(outside) // 2])
+        own.add_point(click, object_id=23)
+        expected = pipeline.points(ObjectPrompts((Point(click),)), 23, automatic)  # type: ignore[arg-type]
+        plain = pipeline.points(ObjectPrompts((Point(click),)), 1, automatic)  # type: ignore[arg-type]
+        expected[click] = plain[click] = True
+        assert ((own.mask == 23) == expected).mean() >= 0.995
+        assert (expected != plain).any()
+        with pytest.raises(PromptError, match="came from a class; take another object id"):
+            own.add_point(click, object_id=23, novel=True)
+
+
 def test_wrong_prompts_for_a_profile_are_refused(network: Any) -> None:
     volume = a_volume(np.random.default_rng(1), PROFILES["challenge"], 0)
     with session(network, PROFILES["challenge"]) as own:

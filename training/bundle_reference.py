@@ -184,7 +184,7 @@ class BundleSegmenter(Segmenter):
         with self._counted():
             mask: NDArray[np.uint16] | None = None
             for k, said in sorted(prompts.items()):
-                found = self._pipeline.points(said)
+                found = self._pipeline.points(said, self._profile.classes.last_supported + 1 if said.novel else None)
                 mask = np.zeros(found.shape, np.uint16) if mask is None else mask
                 mask[found] = k
             assert mask is not None

@@ -116,7 +116,8 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.network = network.to(self.device).train()
-        self._encoder, self._decoder = Encoder(self.network), PromptDecoder(self.network).to(self.device)
+        self._encoder = Encoder(self.network)
+        self._decoder = PromptDecoder(self.network, zero_shot=False).to(self.device)
         self.parameters = trained_parameters(self.network, self._loop)
         self._reader: ObjectReader | None = None
         if self._loop.object_weight:
@@ -310,7 +311,7 @@ class Trainer:
 
 def trained_parameters(network: VISTA3D, recipe: LoopRecipe) -> list[nn.Parameter]:
     """The parameters of the interactive branch; those of the automatic one stay as they are."""
-    modules = (Encoder(network), PromptDecoder(network))
+    modules = (Encoder(network), PromptDecoder(network, zero_shot=False))
     automatic = {id(p) for p in network.image_encoder.up_layers_auto.parameters()}
     parameters = {id(p): p for module in modules for p in module.parameters() if id(p) not in automatic}
     if recipe.train_frequencies:

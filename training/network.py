@@ -10,6 +10,7 @@ Axis letters: B objects, N points, C channels, T image tokens (of half resolutio
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import cast
 
 import torch
@@ -99,14 +100,24 @@ class PromptDecoder(nn.Module):
     shifts_3: Tensor
     shifts_1: Tensor
 
-    def __init__(self, network: VISTA3D) -> None:
+    def __init__(self, network: VISTA3D, zero_shot: bool = True) -> None:
+        """Takes the head of a network.
+
+        Args:
+            network: its weights are shared.
+            zero_shot: whether there are the labels 4 and 5. Training leaves their token as it is, and bundles of an
+                older gstk have a graph without them.
+        """
         super().__init__()
+        self.zero_shot = zero_shot
         head = cast(PointMappingSAM, network.point_head)
         self.pe_layer = head.pe_layer
         self.point_embeddings = head.point_embeddings
         self.not_a_point_embed = head.not_a_point_embed
         self.special_class_embed = head.special_class_embed
         self.supported_embed = head.supported_embed
+        if zero_shot:
+            self.zeroshot_embed = head.zeroshot_embed
         self.mask_tokens = head.mask_tokens
         self.transformer = head.transformer
         self.upsample = head.output_upscaling[:3]
@@ -121,7 +132,8 @@ class PromptDecoder(nn.Module):
         Args:
             embedding: float [1,C,H/2,W/2,D/2], from `Encoder`.
             point_coords: float [B,N,3], voxel indices of the region (z,y,x).
-            point_labels: int64 [B,N]: -1 padding, 0/1 background/foreground, 2/3 the same for special classes.
+            point_labels: int64 [B,N]: -1 padding, 0/1 background/foreground, 2/3 the same for special classes, 4/5 the
+                same for an object that is of no class which the network was trained on: it gets the zero-shot token.
 
         Returns:
             logits, float [B,1,H,W,D]: above 0 is the object.
@@ -130,8 +142,11 @@ class PromptDecoder(nn.Module):
         prompt = self._embed_points(point_coords, point_labels, (2 * h, 2 * w, 2 * d))
         objects = prompt.shape[0]
         mask_token = self.mask_tokens.weight.unsqueeze(0).expand(objects, -1, -1)
-        supported = self.supported_embed.weight.unsqueeze(0).expand(objects, -1, -1)
-        tokens_BQC = torch.cat((mask_token, prompt, supported), dim=1)
+        if self.zero_shot:
+            class_token = self._class_token(point_labels, prompt.dtype)
+        else:
+            class_token = self.supported_embed.weight.unsqueeze(0).expand(objects, -1, -1)
+        tokens_BQC = torch.cat((mask_token, prompt, class_token), dim=1)
         image_TC = embedding.flatten(2).transpose(1, 2)
         tokens_BQC, image_BTC = _two_way(self.transformer, image_TC, self._grid_encoding(h, w, d), tokens_BQC)
         hyper_B1C = self.hyper(tokens_BQC[:, :1, :])
@@ -146,18 +161,26 @@ class PromptDecoder(nn.Module):
         encoding = torch.cat((torch.sin(angle), torch.cos(angle)), dim=-1)
 
         def mask(*values: int) -> Tensor:
-            hits = [labels == value for value in values]
-            hit = hits[0] if len(hits) == 1 else torch.logical_or(*hits)
+            hit = reduce(torch.logical_or, [labels == value for value in values])
             return hit.unsqueeze(-1).to(encoding.dtype)
 
+        novel = (4, 5) if self.zero_shot else ()
         tokens: Tensor = (
             encoding * (1 - mask(-1))
             + mask(-1) * self.not_a_point_embed.weight
-            + mask(0, 2) * self.point_embeddings[0].weight
-            + mask(1, 3) * self.point_embeddings[1].weight
+            + mask(0, 2, *novel[:1]) * self.point_embeddings[0].weight
+            + mask(1, 3, *novel[1:]) * self.point_embeddings[1].weight
             + mask(2, 3) * self.special_class_embed.weight
         )
         return tokens
+
+    def _class_token(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
+        """The token [B,1,C] that says whether an object is of a class that the network was trained on."""
+        novel_BN1 = torch.logical_or(labels == 4, labels == 5).unsqueeze(-1).to(dtype)
+        # How many of its points are of a novel object, as a product: every backend has that for dynamic shapes.
+        supported_B11 = (novel_BN1.transpose(1, 2) @ novel_BN1 == 0).to(dtype)
+        token: Tensor = supported_B11 * self.supported_embed.weight + (1 - supported_B11) * self.zeroshot_embed.weight
+        return token
 
     def _grid_encoding(self, h: int, w: int, d: int) -> Tensor:
         """Positional encoding of the image tokens [1,T,C].

@@ -38,6 +38,7 @@ _WRITE_S = 3e-8
 class _Options(NamedTuple):
     prompts: dict[int, ObjectPrompts]
     points_mm: dict[int, tuple[PlacedPoint, ...]]
+    novel: bool
     start_mask: StrPath | None
     overlay: bool
     intensity_window: str
@@ -60,6 +61,7 @@ def infer(
     format: str | None = None,
     prompts: Mapping[int, ObjectPrompts] | None = None,
     points_mm: Mapping[int, Sequence[PlacedPoint]] | None = None,
+    novel: bool = False,
     start_mask: StrPath | None = None,
     overlay: bool = False,
     intensity_window: str = "auto",
@@ -88,6 +90,7 @@ def infer(
         prompts: by object id, for every source; they replace those of an .npz case for the same object. Of one source,
             without a budget, a warning names those that changed nothing.
         points_mm: further clicks by object id, at places in the patient; they follow those in voxels.
+        novel: the objects are of no class that the network was trained on, which it is told (zero-shot).
         start_mask: an earlier result on the grid of the one source (`gstk.cases.label_maps.read_label_map`): its
             objects are begun with, clicks change them only near them, and names stay.
         overlay: also write a picture, `<name>_overlay.png`.
@@ -117,6 +120,8 @@ def infer(
     """
     paths = find_cases(sources, besides=out_dir)
     tasks = plan_case_files(paths, make_folder(out_dir), name, format, overlay=overlay, overwrite=overwrite)
+    if novel and classes:
+        raise CaseError("got novel objects and classes, expected one of the two: a class is one that was trained")
     if start_mask is not None and classes:
         raise CaseError("got a mask to begin with and classes, expected one of the two")
     if start_mask is not None and len(paths) > 1:
@@ -130,6 +135,7 @@ def infer(
     options = _Options(
         dict(prompts or {}),
         {k: tuple(v) for k, v in (points_mm or {}).items()},
+        novel,
         None if start_mask is None else Path(start_mask).absolute(),
         overlay,
         intensity_window,
@@ -193,7 +199,10 @@ def _infer_one(session: Session, options: _Options, task: CaseFiles) -> InferRes
         # An .npz case was windowed when it was made.
         window = "auto" if path.suffix.lower() == ".npz" else options.intensity_window
         given = options.prompts if case.slices is None else case.slices.to_regular(options.prompts)
-        case = replace(case, prompts=add_placed_points({**case.prompts, **given}, options.points_mm, case))
+        prompts = add_placed_points({**case.prompts, **given}, options.points_mm, case)
+        if options.novel:
+            prompts = {k: replace(own, novel=True) for k, own in prompts.items()}
+        case = replace(case, prompts=prompts)
         start = None
         names: dict[int, LabelName] = {}
         if options.start_mask is not None:

@@ -66,6 +66,13 @@ def infer_command(
     ] = None,
     lps: Annotated[bool, typer.Option("--lps", help="Places in mm are LPS, as ITK and DICOM have them.")] = False,
     box: BoxOption = None,
+    novel: Annotated[
+        bool,
+        typer.Option(
+            "--novel",
+            help="The objects are of no class that the weights were trained on, which the network is told (zero-shot).",
+        ),
+    ] = False,
     start: Annotated[
         Path | None,
         typer.Option(
@@ -173,6 +180,7 @@ def infer_command(
             format=format,
             prompts=prompts,
             points_mm=read_places(point_mm or [], background_mm or [], lps),
+            novel=novel,
             start_mask=start,
             overlay=overlay,
             overwrite=overwrite,

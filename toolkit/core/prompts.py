@@ -107,10 +107,17 @@ class Box:
 
 @dataclass(frozen=True)
 class ObjectPrompts:
-    """The prompts of one object: `points` in the order of the clicks, and a `box` or None. May be empty."""
+    """The prompts of one object; may be empty.
+
+    Attributes:
+        points: in the order of the clicks.
+        box: or None.
+        novel: whether the object is of no class that the network was trained on, which the network is told.
+    """
 
     points: tuple[Point, ...] = ()
     box: Box | None = None
+    novel: bool = False
 
     def rounded(self) -> "ObjectPrompts":
         """The same with every click on a whole voxel, halves up."""

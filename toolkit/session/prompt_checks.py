@@ -69,7 +69,8 @@ def changed_prompts(
     """The prompts that differ from those that their object has, checked.
 
     Raises:
-        PromptError: as `check_prompts`, or a box is given to an object that began with a mask.
+        PromptError: as `check_prompts`; a box is given to an object that began with a mask, or one of a class is to be
+            novel.
     """
     check_prompts(prompts, image, profile)
     changed = {}
@@ -80,6 +81,8 @@ def changed_prompts(
             continue
         if rounded.box is not None and state.given is not None:
             raise PromptError(f"got a box for object {object_id}, which began with a mask; reset it first, or click")
+        if rounded.novel and state.class_id is not None:
+            raise PromptError(f"got object {object_id} as novel, which came from a class; take another object id")
         changed[object_id] = rounded
     return changed
 

@@ -25,12 +25,15 @@ class PromptMethods(ABC):
     def _change_prompts(self, change: Callable[[Geometry, ObjectPrompts], ObjectPrompts], object_id: int) -> Region:
         """Replaces the prompts of an object by what `change` makes of the image's geometry and of them."""
 
-    def add_point(self, zyx: Sequence[float], foreground: bool = True, object_id: int = 1) -> Region:
+    def add_point(
+        self, zyx: Sequence[float], foreground: bool = True, object_id: int = 1, *, novel: bool = False
+    ) -> Region:
         """Adds a click and updates the mask.
 
         Args:
             zyx: voxel index, rounded to the nearest voxel.
             foreground: whether the object is there.
+            novel: the object is of no class that the network was trained on (zero-shot); it stays so until `reset`.
 
         Returns:
             The slices (z,y,x) of the volume outside which the mask did not change.
@@ -39,7 +42,14 @@ class PromptMethods(ABC):
             PromptError: the point lies outside the image.
             Interrupted: by `cancel`; nothing has changed.
         """
-        return self._add_points(lambda geometry: (Point(image_voxel(zyx, geometry), foreground),), object_id)
+        return self._change_prompts(
+            lambda geometry, before: replace(
+                before,
+                points=(*before.points, Point(image_voxel(zyx, geometry), foreground)),
+                novel=before.novel or novel,
+            ),
+            object_id,
+        )
 
     def add_box(self, box: Box | Sequence[Sequence[float]], object_id: int = 1) -> Region:
         """Sets the object's box and updates the mask.

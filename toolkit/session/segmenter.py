@@ -35,7 +35,13 @@ from gstk.session.state import ImageState, ObjectState
 from gstk.session.thin_boxes import answer_thin_box, is_thin
 from gstk.session.tiled_objects import click_on_tiles, segment_in_tiles, wants_tiles
 from gstk.session.timed_engine import TimedEngine
-from gstk.session.window_selection import adapt_window, initial_window, network_points, window_of_mask
+from gstk.session.window_selection import (
+    adapt_window,
+    initial_window,
+    network_labels,
+    network_points,
+    window_of_mask,
+)
 
 if TYPE_CHECKING:
     from gstk.session.extras import Extra
@@ -127,7 +133,7 @@ class ObjectSegmenter:
                     end, later_s = count, 0.0
                     if given is None:  # prompts cannot make a given mask again: the last click corrects it
                         before = ObjectState(window=state.window)
-                clicked = ObjectPrompts((*inner, *prompts.points[:end]), prompts.box)
+                clicked = replace(prompts, points=(*inner, *prompts.points[:end]))
                 before = replace(before, prompts=clicked)
                 state = self._answer(image, before, prompts.points[end - 1], clock.keeping(later_s))
                 answered = end
@@ -177,7 +183,7 @@ class ObjectSegmenter:
         if not can_start(prompts):
             return ObjectState(prompts)  # no prompt locates the object
         if state.is_tiled and click is not None:
-            decode = partial(self._decode_window, image)
+            decode = partial(self._decode_window, image, novel=prompts.novel)
             clicked = click_on_tiles(image, state, click, decode, self._answer_s, clock, self.costs)
             if clicked is not None:
                 return clicked
@@ -189,7 +195,7 @@ class ObjectSegmenter:
             window = self._sized_window(image, prompts, points, window, clock)
         clock = clock.keeping(self.costs.nearest_s(window.inside(geometry.shape)))
         window = self._affordable_window(image, window, clock)
-        logits = self._decode_window(image, window, points, clock.deadline)
+        logits = self._decode_window(image, window, points, clock.deadline, novel=prompts.novel)
         first = window, logits
         window, logits = self._adapt_window(image, prompts, points, window, logits, clock)
 
@@ -197,7 +203,7 @@ class ObjectSegmenter:
         grid = window
         tiled = None
         if self.extra is None and wants_tiles(image, window):
-            decode = partial(self._decode_window, image)
+            decode = partial(self._decode_window, image, novel=prompts.novel)
             tiled = segment_in_tiles(image, points, first, (window, logits), decode, self._answer_s, clock)
         if tiled is not None:
             grid, logits = tiled
@@ -250,8 +256,8 @@ class ObjectSegmenter:
                 values = spread(state.region, state.logits, region)
             enforce_clicks(values, region, state.prompts)
             return replace(state, region=region, logits=values, is_fallback=False)
-        special = 2 if state.class_id in image.source.profile.classes.special else 0
-        logits = self._decode_window(image, window, (coords, labels + special), clock.deadline)
+        special = state.class_id in image.source.profile.classes.special
+        logits = self._decode_window(image, window, (coords, labels), clock.deadline, special=special)
         mask, region, values = correct_class(
             image.source, window, logits, state.grid_mask, state.region, state.logits, coords, labels == 1
         )
@@ -287,7 +293,7 @@ class ObjectSegmenter:
         def look(deadline: Deadline) -> tuple[Window, NDArray[np.float32]]:
             best: tuple[float, Window, NDArray[np.float32]] | None = None
             for view in views:
-                logits = self._decode_window(image, view, points, deadline)
+                logits = self._decode_window(image, view, points, deadline, novel=prompts.novel)
                 score = extra.suits(self._sample(image, view), logits)
                 if best is None or score > best[0]:
                     best = score, view, logits
@@ -316,7 +322,7 @@ class ObjectSegmenter:
             better = adapt_window(image.geometry, window, logits, prompts, image.policy)
             if better is None:
                 break
-            decode = partial(self._decode_window, image, better, points)
+            decode = partial(self._decode_window, image, better, points, novel=prompts.novel)
             answer = clock.attempt(ADAPTED_WINDOW, self._answer_s(better), decode)
             if answer is None:
                 break
@@ -344,7 +350,7 @@ class ObjectSegmenter:
             if more is None:
                 return logits
             both = np.concatenate([points[0], more[0]]), np.concatenate([points[1], more[1]])
-            return self._decode_window(image, window, both, deadline)
+            return self._decode_window(image, window, both, deadline, novel=prompts.novel)
 
         seconds = more_points_s + self.costs.decode_s(window.shape, cautious=True)
         answer = clock.attempt(MORE_POINTS, seconds, decode_again)
@@ -354,10 +360,23 @@ class ObjectSegmenter:
         return self.costs.answer_s(window, window in self.embeddings)
 
     def _decode_window(
-        self, image: ImageState, window: Window, points: _Points, deadline: Deadline
+        self,
+        image: ImageState,
+        window: Window,
+        points: _Points,
+        deadline: Deadline,
+        *,
+        special: bool = False,
+        novel: bool = False,
     ) -> NDArray[np.float32]:
-        """The network's answer to points of the volume and their labels: logits (z,y,x) on the window's grid."""
-        coords, labels = points
+        """The network's answer to points of the volume and their labels: logits (z,y,x) on the window's grid.
+
+        Args:
+            points: voxels of the volume, and labels: 1 on the object, 0 beside it.
+            special, novel: see `network_labels`.
+        """
+        coords = points[0]
+        labels = network_labels(points[1], special=special, novel=novel)
         embedding = self._embedding(image, window, deadline)
         local = image.source.points(window, coords)
         self.decodes += 1

@@ -62,12 +62,13 @@ class ObjectState:
     def begun_anew(self, prompts: ObjectPrompts) -> ObjectState:
         """The object before its first click: with the mask that it began with, or without one."""
         if self.given is None:
-            return ObjectState(ObjectPrompts(box=prompts.box))
+            return ObjectState(ObjectPrompts(box=prompts.box, novel=prompts.novel))
         return replace(self.given, given=self.given)
 
     def is_extended_by(self, prompts: ObjectPrompts) -> bool:
         """Whether `prompts` only add clicks, which then change the present mask one after the other."""
         extends = prompts.box == self.prompts.box and prompts.points[: len(self.prompts.points)] == self.prompts.points
+        extends = extends and prompts.novel == self.prompts.novel
         return extends and self.region is not None and not self.is_fallback
 
     def pending_decodes(self, prompts: ObjectPrompts) -> int:

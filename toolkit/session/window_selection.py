@@ -11,9 +11,10 @@ from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts
 from gstk.core.regions import bounds
 from gstk.core.window import Faces, Window, WindowPolicy, bounding_faces, frame
+from gstk.engines.arguments import NOVEL_LABELS
 from gstk.session.click_update import clicked_components
 
-__all__ = ["adapt_window", "initial_extent", "initial_window", "network_points", "window_of_mask"]
+__all__ = ["adapt_window", "initial_extent", "initial_window", "network_labels", "network_points", "window_of_mask"]
 
 FIRST_FIELD = 2.0
 """How many times wider the first window around a lone click is than one at the volume's finest spacing."""
@@ -29,6 +30,11 @@ def network_points(prompts: ObjectPrompts) -> tuple[NDArray[np.float64], NDArray
     if prompts.box is not None:
         points.insert(0, (prompts.box.centre(), 1))
     return np.array([zyx for zyx, _ in points], np.float64), np.array([label for _, label in points], np.int64)
+
+
+def network_labels(labels: NDArray[np.int64], *, special: bool = False, novel: bool = False) -> NDArray[np.int64]:
+    """Labels 1 and 0 as the network takes them: 3 and 2 for special classes, 5 and 4 for novel objects."""
+    return labels + (NOVEL_LABELS[0] if novel else 2 if special else 0)
 
 
 def initial_extent(geometry: Geometry, prompts: ObjectPrompts, policy: WindowPolicy) -> Faces:
