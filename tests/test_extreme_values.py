@@ -9,7 +9,7 @@ import pytest
 
 import gstk
 from gstk.core.geometry import Geometry
-from gstk.core.intensities import prepare_intensities, window_image
+from gstk.core.intensities import choose_limits, prepare_intensities, window_image
 from gstk.core.profile import builtin_profiles
 from gstk.core.resampling import bring_within_reach, intensity_range, normalise
 from gstk.core.volume import Volume, VolumeWarning
@@ -47,6 +47,14 @@ def test_numbers_near_the_ends_keep_their_contrast(index: int) -> None:
         image, words = window_image(volume)
         assert words.startswith("percentiles") or image.max() <= 255
         np.testing.assert_allclose(image, np.clip((STEPS - 5) / 989, 0, 1) * 255, atol=3)
+
+
+@pytest.mark.parametrize(("dtype", "far"), [(np.int16, 30000), (np.int32, 2 * 10**9), (np.float32, 3e38)])
+def test_neighbours_far_apart_do_not_overflow(dtype: type, far: float) -> None:
+    """The percentiles lie between ranks whose difference the dtype cannot hold."""
+    image = np.array([-far, far, 7, 9], dtype).reshape(1, 2, 2)
+    (low, high), _ = choose_limits(image, intensity_window="percentile")
+    np.testing.assert_allclose((low, high), (-far + 0.015 * (far + 7), far - 0.015 * (far - 9)), rtol=1e-6)
 
 
 def test_ordinary_volumes_are_not_copied() -> None:

@@ -49,14 +49,17 @@ class Distribution:
         return int(np.count_nonzero(inside) if self._counts is None else self._counts[inside].sum())
 
     def percentiles(self, percentiles: Sequence[float]) -> list[float]:
-        """Percentiles, 0 to 100, interpolated linearly as `numpy.percentile` does."""
-        if self._counts is None:
-            return [float(value) for value in np.percentile(self._values, percentiles)]
+        """Percentiles, 0 to 100, interpolated linearly as `numpy.percentile` does, but always in float64."""
         rank = np.true_divide(percentiles, 100) * (self.size - 1)
         below = np.floor(rank).astype(np.int64)
-        last_rank = np.cumsum(self._counts)
         pair = np.minimum(np.stack([below, below + 1]), self.size - 1)
-        first, second = self._values[np.searchsorted(last_rank, pair, side="right")].astype(np.float64)
+        if self._counts is None:
+            ranked = self._values.flatten()
+            ranked.partition(np.unique(pair))
+            first, second = ranked[pair].astype(np.float64)  # NumPy's difference may not fit into the values' dtype
+        else:
+            last_rank = np.cumsum(self._counts)
+            first, second = self._values[np.searchsorted(last_rank, pair, side="right")].astype(np.float64)
         share, step = rank - below, second - first
         # From the nearer end, as NumPy does, so that the results agree to the last bit.
         return [float(v) for v in np.where(share < 0.5, first + step * share, second - step * (1 - share))]
