@@ -28,7 +28,7 @@ class Volume:
     """What a script is about.
 
     Attributes:
-        path: an .npz.
+        path: a file that both read.
         image: (z,y,x).
         spacing_mm: (z,y,x).
     """
@@ -114,7 +114,7 @@ def compare_engines(
 
 def replay_python(session: Session, volume: Volume, lines: Sequence[str]) -> Replayed:
     """Replays a script; its language is that of `cpp/tests/replay.cpp`."""
-    session.set_image(volume.image, volume.spacing_mm)  # type: ignore[arg-type]
+    session.set_image(gstk.read_volume(volume.path))
     masks, refused, counts = [], [], []
     for line in lines:
         try:

@@ -33,7 +33,7 @@ def program(released: Path) -> Path:
     return released.parent / "build" / "tests" / "replay"
 
 
-@pytest.mark.parametrize("name", ["misuse", "session", "timed", "vectors", "fuzz"])
+@pytest.mark.parametrize("name", ["misuse", "session", "timed", "vectors", "preparation", "fuzz"])
 def test_programs_of_ctest_succeed(checked: Path, name: str) -> None:
     print(run("ctest", "--test-dir", checked, "-R", f"^{name}$", "--output-on-failure", "--no-tests=error"))
 

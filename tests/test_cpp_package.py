@@ -112,11 +112,11 @@ def test_nifti_goes_through_with_its_geometry(hosts: dict[str, Path], tmp_path: 
     run(hosts["cpp_viewer_host"], TINY, file, mask, f"+{z},{y},{x}")
     if kind.startswith("second"):  # which ITK does not read
         assert mask.read_bytes()[:12] == file.read_bytes()[:12]
-        found = np.frombuffer(mask.read_bytes()[544:], np.uint16).reshape(case.image.shape)
+        found = np.frombuffer(mask.read_bytes()[544:], np.uint8).reshape(case.image.shape)
         assert np.mean(found == clicked_mask(case.image, (2, 1, 1), (z, y, x))) >= 0.9999
         return
     read, written = sitk.ReadImage(str(file)), sitk.ReadImage(str(mask))
-    assert written.GetPixelID() == sitk.sitkUInt16
+    assert written.GetPixelID() == sitk.sitkUInt8
     np.testing.assert_allclose(written.GetSpacing(), read.GetSpacing(), rtol=1e-6)
     np.testing.assert_allclose(written.GetOrigin(), read.GetOrigin(), atol=1e-5)
     np.testing.assert_allclose(written.GetDirection(), read.GetDirection(), atol=1e-6)
@@ -159,6 +159,16 @@ def test_pkg_config_knows_the_installed_library(released: Path, tmp_path: Path) 
     assert run(tmp_path / "main", LD_LIBRARY_PATH=str(libraries)).strip() == gstk.__version__
     for file in [where, *released.rglob("*.cmake")]:
         assert str(released.parent) not in file.read_text()
+
+
+def test_what_the_documentation_says_of_metadata_compiles(tmp_path: Path) -> None:
+    blocks = (ROOT / "docs" / "cpp.md").read_text(encoding="utf-8").split("```cpp\n")[1:]
+    (block,) = (text.split("```")[0] for text in blocks if "set_metadata" in text)
+    given = "const std::int16_t* voxels, std::int64_t z, std::int64_t y, std::int64_t x, gstk::Session& session,"
+    given += " const std::array<double, 9>& direction, const gstk::Triple& origin_mm"
+    text = f"#include <gstk/gstk.hpp>\n#include <iostream>\nvoid show({given}) {{\n{block}}}\n"
+    (tmp_path / "show.cpp").write_text(text)
+    run("g++", "-std=c++17", "-fsyntax-only", "-Wall", "-Werror", f"-I{ROOT}/cpp/include", tmp_path / "show.cpp")
 
 
 def test_versions_agree() -> None:

@@ -1,6 +1,7 @@
 // What every part of the library throws; nothing of it crosses the C ABI (see capi.cpp).
 #pragma once
 
+#include <locale>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -18,12 +19,19 @@ class Error : public std::runtime_error {
     gstk_status code_;
 };
 
+// The arguments as text, one after the other; numbers as `%g`, whatever the host's locale.
+template <class... Parts>
+std::string joined(const Parts&... parts) {
+    std::ostringstream text;
+    text.imbue(std::locale::classic());
+    (text << ... << parts);
+    return text.str();
+}
+
 // An error whose message is its arguments, one after the other.
 template <class... Parts>
 Error error(gstk_status code, const Parts&... parts) {
-    std::ostringstream text;
-    (text << ... << parts);
-    return Error(code, text.str());
+    return Error(code, joined(parts...));
 }
 
 // Length in bytes of the UTF-8 character that begins a text, 0 where none does.

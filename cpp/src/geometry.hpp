@@ -65,14 +65,31 @@ Grid<T> part_of(const Grid<T>& grid, const Region& region) {
     return part;
 }
 
-// Shape and spacing of a volume; immutable once made.
+// A 3x3 matrix, row by row.
+using Matrix = std::array<Triple, 3>;
+constexpr Matrix kIdentity{Triple{1, 0, 0}, Triple{0, 1, 0}, Triple{0, 0, 1}};
+
+double determinant(const Matrix& m);
+
+// Lengths of the columns.
+Triple lengths_of(const Matrix& axes);
+
+// The matrix with columns of length 1; those that have it to the last bits stay as they are.
+Matrix with_unit_axes(const Matrix& axes);
+
+// Shape, spacing, origin and direction of a volume; immutable once made.
 class Geometry {
   public:
-    // Throws GSTK_ERROR_GEOMETRY where a side is below 1 or a spacing is not finite and above 0.
-    Geometry(const Shape& shape, const Triple& spacing_mm);
+    // origin_mm: (x, y, z) in LPS of the first voxel's centre. direction: its columns are the LPS directions of the
+    // x, y and z axes; of length 1. Throws GSTK_ERROR_GEOMETRY where a side is below 1, a spacing is not finite and above
+    // 0, or an origin or direction is not finite or has no inverse.
+    Geometry(const Shape& shape, const Triple& spacing_mm, const Triple& origin_mm = {},
+             const Matrix& direction = kIdentity);
 
     const Shape& shape() const { return shape_; }
     const Triple& spacing_mm() const { return spacing_mm_; }
+    const Triple& origin_mm() const { return origin_mm_; }
+    const Matrix& direction() const { return direction_; }
 
     // Rounds a continuous voxel index, halves up; nothing where that is outside the volume.
     std::optional<Voxel> nearest_voxel(const Triple& zyx) const;
@@ -81,6 +98,8 @@ class Geometry {
   private:
     Shape shape_;
     Triple spacing_mm_;
+    Triple origin_mm_;
+    Matrix direction_;
 };
 
 }  // namespace gstk::impl

@@ -39,6 +39,14 @@ class Handles {
         return found->second;
     }
 
+    // Puts another object behind a handle; who has the one before keeps it.
+    void replace(const Handle* handle, std::shared_ptr<Object> object) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        const auto found = objects_.find(reinterpret_cast<std::uintptr_t>(handle));
+        if (found == objects_.end()) throw closed();
+        std::swap(found->second, object);
+    }
+
     void close(const Handle* handle) {
         if (!handle) return;
         std::shared_ptr<Object> last;  // destroyed after the lock is gone: it may call back into the host

@@ -18,12 +18,6 @@ bool is_number(const Json& value, double minimum) {
     return value.is_number() && std::isfinite(value.get<double>()) && value.get<double>() >= minimum;
 }
 
-std::string least(double minimum) {
-    std::ostringstream text;
-    text << minimum;
-    return text.str();
-}
-
 }  // namespace
 
 std::string shorten(const Json& value) {
@@ -68,7 +62,7 @@ std::int64_t Fields::integer(const std::string& key, std::int64_t minimum) const
 }
 
 double Fields::number(const std::string& key, double minimum) const {
-    const std::string expected = "a finite number of " + least(minimum) + " or more";
+    const std::string expected = joined("a finite number of ", minimum, " or more");
     const Json& found = value(key, expected);
     if (!is_number(found, minimum)) throw wrong(key, expected);
     return found.get<double>();

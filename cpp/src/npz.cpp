@@ -48,6 +48,7 @@ std::string field(const std::string& header, const std::string& key, const std::
 std::vector<std::int64_t> shape_of(const std::string& text, const std::string& where) {
     std::vector<std::int64_t> shape;
     std::istringstream in(text);
+    in.imbue(std::locale::classic());  // a host's may take the comma for part of a number
     char mark = 0;
     if (in >> mark && mark == '(') {
         while (shape.size() <= kMostAxes && in >> std::ws && in.peek() != ')') {

@@ -105,12 +105,12 @@ void read_resolution(const Fields& fields, Profile& profile) {
         profile.spacing_mm = number(fields, "spacing_mm", 0.05, 100);
     }
     const bool crops = fields.values().contains("crop_margin");
-    if (crops) fields.integer("crop_margin", 0);
+    if (crops) profile.crop_margin = fields.integer("crop_margin", 0);
     if (profile.scope == "foreground" && !crops)
         throw fields.wrong("crop_margin", "one, since percentiles are of the foreground");
     if (crops && profile.spacing != "mm")
         throw fields.wrong("crop_margin", "none without a spacing in mm: its voxels are those of that spacing");
-    choice(fields, "projection", {"linear", "nearest"});
+    profile.projection = choice(fields, "projection", {"linear", "nearest"});
 }
 
 }  // namespace
@@ -165,13 +165,10 @@ Profile Profile::parse_schema_1(const Fields& manifest, const Shape& patch) {
     return profile;
 }
 
-void Profile::require_supported() const {
-    const bool points = std::count(branches.begin(), branches.end(), "points") > 0;
-    const bool usual = !has_range && percentiles == std::pair<double, double>{1, 99} && source == "case" &&
-                       scope == "volume" && orientation == "stored" && order == "zyx" && spacing == "session";
-    if (!points || !usual)
-        throw error(GSTK_ERROR_BUNDLE, "got a bundle with the input profile ", printable(name),
-                    ", whose axes, resolution or intensities this library does not prepare; use gstk in Python");
+void Profile::require_points() const {
+    if (std::count(branches.begin(), branches.end(), "points") == 0)
+        throw error(GSTK_ERROR_PROMPT, "got a point or box for the profile ", printable(name),
+                    ", whose weights take classes alone; give those, to gstk in Python");
 }
 
 }  // namespace gstk::impl

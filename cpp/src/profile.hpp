@@ -1,6 +1,7 @@
 // The input profile of a manifest: what the network's input is. Mirrors gstk.core.profile and gstk.core.class_table.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,7 +20,9 @@ struct Profile {
     std::string orientation = "stored", order = "zyx";
     std::string spacing = "session";  // native, session or mm
     double spacing_mm = 0;            // above 0 where spacing is mm
-    Shape patch{};
+    std::optional<std::int64_t> crop_margin;
+    std::string projection = "linear";  // of masks to the volume: linear, nearest
+    Shape patch{};                      // in the network's axes
     std::vector<std::string> branches{"points"};
 
     // From schema 2. Throws the file's code where a field is unknown, missing, wrong, or does not go with another.
@@ -28,8 +31,8 @@ struct Profile {
     // From `preprocessing` and `special_classes` of schema 1.
     static Profile parse_schema_1(const Fields& manifest, const Shape& patch);
 
-    // Throws GSTK_ERROR_BUNDLE unless the sessions of this library make what the profile says.
-    void require_supported() const;
+    // Throws GSTK_ERROR_PROMPT where the network was not trained on points.
+    void require_points() const;
 };
 
 }  // namespace gstk::impl

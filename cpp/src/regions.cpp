@@ -56,7 +56,15 @@ void add_component(const Mask& mask, const Voxel& from, Mask& component) {
     }
 }
 
+bool intersects(const Region& first, const Region& second) {
+    for (int a = 0; a < 3; ++a)
+        if (std::max(first.start[a], second.start[a]) >= std::min(first.stop[a], second.stop[a])) return false;
+    return true;
+}
+
 Region union_of(const Region* first, const Region* second) {
+    for (const Region** region : {&first, &second})
+        if (*region && !intersects(**region, **region)) *region = nullptr;  // there is nothing in it
     if (!first || !second) return first ? *first : second ? *second : Region{};
     Region result;
     for (int a = 0; a < 3; ++a) {

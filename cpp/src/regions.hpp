@@ -19,7 +19,10 @@ std::optional<Region> bounds(const Mask& mask);
 // Sets to 1 in `component` what is 26-connected in `mask` to a voxel, which the mask holds.
 void add_component(const Mask& mask, const Voxel& from, Mask& component);
 
-// The smallest box around both; empty where both are null.
+// Whether two boxes share a voxel.
+bool intersects(const Region& first, const Region& second);
+
+// The smallest box around both; empty where both are, or are null.
 Region union_of(const Region* first, const Region* second);
 
 }  // namespace gstk::impl

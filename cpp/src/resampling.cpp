@@ -8,45 +8,7 @@
 namespace gstk::impl {
 namespace {
 
-constexpr double kPercentiles[2] = {1.0, 99.0};
 constexpr std::int64_t kSlabVoxels = 1 << 22;  // of a large volume, so many are looked at at a time
-
-struct Position {
-    std::int64_t below, above;
-    double fraction;
-};
-
-Position position_of(double percentile, std::int64_t count) {
-    const double position = percentile / 100 * static_cast<double>(count - 1);
-    const auto below = static_cast<std::int64_t>(position);
-    return {below, std::min(below + 1, count - 1), position - static_cast<double>(below)};
-}
-
-// The values at some ranks. Small integers are counted: one pass, no copy of the volume.
-template <class T>
-std::vector<double> at_ranks(const T* data, std::int64_t count, const std::vector<std::int64_t>& ranks) {
-    std::vector<double> found;
-    if constexpr (std::is_integral_v<T> && sizeof(T) <= 2) {
-        constexpr std::int64_t lowest = std::numeric_limits<T>::min();
-        std::vector<std::int64_t> histogram(std::size_t{1} << (8 * sizeof(T)), 0);
-        for (std::int64_t i = 0; i < count; ++i) ++histogram[static_cast<std::size_t>(data[i] - lowest)];
-        for (const auto rank : ranks) {
-            std::int64_t seen = 0;
-            std::size_t bin = 0;
-            while ((seen += histogram[bin]) <= rank) ++bin;
-            found.push_back(static_cast<double>(lowest + static_cast<std::int64_t>(bin)));
-        }
-    } else {
-        std::vector<T> ranked(data, data + count);
-        std::int64_t sorted = 0;  // what lies before it is smaller than what follows
-        for (const auto rank : ranks) {
-            std::nth_element(ranked.begin() + (rank >= sorted ? sorted : 0), ranked.begin() + rank, ranked.end());
-            sorted = rank;
-            found.push_back(static_cast<double>(ranked[static_cast<std::size_t>(rank)]));
-        }
-    }
-    return found;
-}
 
 // One axis of a resampling, for volumes seen as [outer, axis, inner].
 Grid<float> along(const Grid<float>& in, int axis, const AxisWeights& w) {
@@ -80,23 +42,6 @@ Grid<float> along(const Grid<float>& in, int axis, const AxisWeights& w) {
 }
 
 }  // namespace
-
-IntensityRange intensity_range(const Volume& volume) {
-    const auto count = volume.count();
-    return volume.visit([&](auto* data) -> IntensityRange {
-        double ends[2];
-        const Position low = position_of(kPercentiles[0], count), high = position_of(kPercentiles[1], count);
-        const auto values = at_ranks(data, count, {low.below, low.above, high.below, high.above});
-        ends[0] = values[0] + low.fraction * (values[1] - values[0]);
-        ends[1] = values[2] + high.fraction * (values[3] - values[2]);
-        if (!(ends[1] > ends[0])) {
-            const auto extremes = std::minmax_element(data, data + count);
-            ends[0] = static_cast<double>(*extremes.first);
-            ends[1] = static_cast<double>(*extremes.second);
-        }
-        return {ends[0], ends[1]};
-    });
-}
 
 Grid<float> sample(const Volume& volume, const Region& part, const IntensityRange& range, const Triple& start,
                    const Triple& step, const Shape& shape) {
@@ -141,20 +86,24 @@ Grid<float> sample(const Volume& volume, const Region& part, const IntensityRang
 Grid<float> normalise(const Volume& volume, const Region& part, const IntensityRange& range) {
     Grid<float> result(part.shape());
     if (!(range.high > range.low)) return result;
-    const auto scale = static_cast<float>(
-        std::min(1.0 / (range.high - range.low), static_cast<double>(std::numeric_limits<float>::max())));
+    const double width = range.high - range.low;
+    const auto scale =
+        static_cast<float>(std::min(1.0 / width, static_cast<double>(std::numeric_limits<float>::max())));
     const auto low = static_cast<float>(range.low);
     const Shape& whole = volume.geometry.shape();
     volume.visit([&](auto* data) {
+        using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
+        const auto scaled = [&](T value) {
+            // In float all numbers of a wide type could be the same.
+            if constexpr (std::is_same_v<T, double> || (std::is_integral_v<T> && sizeof(T) > 2))
+                return static_cast<float>(std::min(std::max((static_cast<double>(value) - range.low) / width, 0.0), 1.0));
+            else
+                return std::min(std::max((static_cast<float>(value) - low) * scale, 0.0f), 1.0f);
+        };
         for (std::int64_t z = 0; z < result.shape[0]; ++z)
             for (std::int64_t y = 0; y < result.shape[1]; ++y) {
-                const auto* from =
-                    data + ((part.start[0] + z) * whole[1] + part.start[1] + y) * whole[2] + part.start[2];
-                float* to = result.line(z, y);
-                for (std::int64_t x = 0; x < result.shape[2]; ++x) {
-                    const float scaled = (static_cast<float>(from[x]) - low) * scale;
-                    to[x] = std::min(std::max(scaled, 0.0f), 1.0f);
-                }
+                const T* from = data + ((part.start[0] + z) * whole[1] + part.start[1] + y) * whole[2] + part.start[2];
+                std::transform(from, from + result.shape[2], result.line(z, y), scaled);
             }
     });
     return result;

@@ -1,19 +1,11 @@
 // What is done to voxels on their way into the network and back; mirrors gstk.core.resampling, number for number.
 #pragma once
 
-#include "volume.hpp"
+#include "intensity_range.hpp"
 
 namespace gstk::impl {
 
-struct IntensityRange {
-    double low;
-    double high;
-};
-
 enum class Outside { kZero, kEdge };  // what lies beyond the input: 0, or the nearest voxel's value
-
-// 1st and 99th percentile of a whole volume, linearly interpolated; its minimum and maximum where those are equal.
-IntensityRange intensity_range(const Volume& volume);
 
 // A part of a volume with [low, high] mapped to [0, 1] and clipped; all 0 where low equals high.
 Grid<float> normalise(const Volume& volume, const Region& part, const IntensityRange& range);

@@ -13,6 +13,17 @@ constexpr int kMaxWindows = 3;
 // Seconds a voxel of the volume that are always kept, for a mask as coarse as its window.
 constexpr double kNearestS = 5e-9;
 
+const char* const kNoTiles =
+    "the object runs out of the training's patch, and is shown in one coarser window; gstk in Python looks at it in tiles "
+    "at the training's resolution, too";
+
+// Whether the network has a resolution, and the window is coarser for an object that does not fit into its patch.
+bool runs_out_of_patch(const Call& call, const Window& window) {
+    const NetworkImage& source = call.image.source;
+    const WindowPolicy& policy = call.image.policy;
+    return source.grid && policy.adapts && !source.is_on_grid(window) && count_of(source.patch_zyx) <= policy.max_voxels;
+}
+
 // The prompts with the first so many of their points.
 ObjectPrompts first_of(const ObjectPrompts& prompts, std::size_t points) {
     return {{prompts.points.begin(), prompts.points.begin() + static_cast<std::ptrdiff_t>(points)}, prompts.box};
@@ -104,6 +115,7 @@ ObjectState ObjectSegmenter::update_once(const Call& given, const ObjectState& s
         }
         window = *better;
     }
+    if (!refine_ && runs_out_of_patch(call, window)) call.compromises.push_back(kNoTiles);
     const Window grid = refine_ ? refine_answer(call, window, prompts, logits) : window;
     return projector_.project(call, state, click, window, grid, logits);
 }
@@ -150,27 +162,27 @@ Window ObjectSegmenter::refine_answer(const Call& call, const Window& window, co
 
 // Logits on the window's grid.
 Grid<float> ObjectSegmenter::decode_window(const Call& call, const Window& window, const ObjectPrompts& prompts) {
+    const NetworkImage& source = call.image.source;
     auto embedding = embeddings_.get(window);
     if (!embedding) {
-        embedding = engine.encode(image_patch(call, window), call.deadline);
+        embedding = engine.encode(source.axes.to_network(image_patch(call, window)), call.deadline);
         embeddings_.put(window, embedding);
         ++encodes;
     }
     const NetworkPoints points = network_points(prompts);
     std::vector<float> coords;
     for (const auto& zyx : points.coords) {
-        const auto local = window.to_window(zyx);
-        for (int a = 0; a < 3; ++a)
-            coords.push_back(std::min(std::max(local[a], 0.0f), static_cast<float>(window.shape[a]) - 1));
+        const auto local = source.point(window, zyx);
+        coords.insert(coords.end(), local.begin(), local.end());
     }
     ++decodes;
-    return engine.decode(*embedding, coords, points.labels, call.deadline);
+    return source.axes.to_volume(engine.decode(*embedding, coords, points.labels, call.deadline));
 }
 
 // The image on a window's grid.
 const Grid<float>& ObjectSegmenter::image_patch(const Call& call, const Window& window) {
     if (!patch_ || !(patch_->first == window))
-        patch_.emplace(window, window.sample(*call.image.volume, call.image.range));
+        patch_.emplace(window, call.image.source.patch(window));
     return patch_->second;
 }
 

@@ -18,14 +18,21 @@ Deadline deadline_of(double limit_s, const Geometry& geometry) {
     return Deadline(std::max(limit_s / 2, limit_s - after_s));
 }
 
+// Each sentence once, a line each.
+std::string lines_of(const std::vector<std::string>& sentences) {
+    std::string lines;
+    for (auto sentence = sentences.begin(); sentence != sentences.end(); ++sentence)
+        if (std::find(sentences.begin(), sentence, *sentence) == sentence)
+            lines += (lines.empty() ? "" : "\n") + printable(*sentence, 1000);
+    return lines;
+}
+
 }  // namespace
 
-void Session::set_image(std::shared_ptr<const Volume> volume) {
+void Session::set_image(std::shared_ptr<const Volume> volume, const ImageOptions& options) {
     volume->require_finite();
-    auto image = std::make_unique<ImageState>();
-    image->range = intensity_range(*volume);
-    image->volume = std::move(volume);
-    image->policy = options_.policy;
+    auto image = std::make_unique<ImageState>(NetworkImage::prepare(std::move(volume), profile(), options), options_.policy);
+    image->warnings = lines_of(image->source.warnings);
     // What was there before goes when the lock is gone: letting go of its volume may call the host.
     const std::lock_guard<std::mutex> lock(mutex_);
     std::swap(image_, image);
@@ -79,13 +86,12 @@ Region Session::undo() {
         throw error(GSTK_ERROR_PROMPT, "nothing to undo: expected a click or box before it");
     const auto [object_id, kept] = image.history.back();
     const bool was_dropped = !kept.logits && kept.prompts.can_start();  // for want of memory
-    ObjectState before = was_dropped ? updated({}, kept.prompts, 0) : kept;
+    const ObjectState before = was_dropped ? updated({}, kept.prompts, 0) : kept;
     const ObjectState after = object(object_id);
-    const Region changed = union_of(before.region(), after.region());
     image.history.pop_back();
     image.undone.emplace_back(object_id, after);
-    image.put(object_id, std::move(before));
-    return changed;
+    image.put(object_id, before);
+    return image.changed_by(before, after);
 }
 
 Region Session::redo() {
@@ -93,14 +99,13 @@ Region Session::redo() {
     ImageState& image = current();
     if (image.undone.empty()) throw error(GSTK_ERROR_PROMPT, "nothing to redo: expected an undo right before it");
     auto undone = std::move(image.undone);
-    auto [object_id, after] = std::move(undone.back());
+    const auto [object_id, after] = std::move(undone.back());
     undone.pop_back();
-    ObjectState before = object(object_id);
-    const Region changed = union_of(before.region(), after.region());
-    image.remember(object_id, std::move(before), options_.history_bytes);
+    const ObjectState before = object(object_id);
+    image.remember(object_id, before, options_.history_bytes);
     image.undone = std::move(undone);
-    image.put(object_id, std::move(after));
-    return changed;
+    image.put(object_id, after);
+    return image.changed_by(before, after);
 }
 
 void Session::reset(std::int64_t object_id) {
@@ -154,6 +159,12 @@ CallReport Session::report() {
     return report_;
 }
 
+ImageReport Session::image_report() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const ImageState& image = current();
+    return {profile().name.c_str(), image.source.words.c_str(), image.warnings.c_str()};
+}
+
 Session::Counts Session::counts() {
     const std::lock_guard<std::mutex> lock(mutex_);
     return {segmenter_.encodes, segmenter_.decodes};
@@ -172,14 +183,14 @@ ObjectState Session::object(std::int64_t object_id) {
 }
 
 Region Session::replace_prompts(std::int64_t object_id, const ObjectPrompts& prompts) {
-    ObjectState before = object(object_id);
+    if (prompts.box || !prompts.points.empty()) profile().require_points();
+    const ObjectState before = object(object_id);
     if (prompts == before.prompts) return {};
-    ObjectState after = updated(before, prompts, limit_s_);
-    const Region changed = union_of(before.region(), after.region());
+    const ObjectState after = updated(before, prompts, limit_s_);
     ImageState& image = current();
-    image.remember(object_id, std::move(before), options_.history_bytes);
-    image.put(object_id, std::move(after));
-    return changed;
+    image.remember(object_id, before, options_.history_bytes);
+    image.put(object_id, after);
+    return image.changed_by(before, after);
 }
 
 // An object after its prompts, and the report on that.
@@ -190,16 +201,12 @@ ObjectState Session::updated(const ObjectState& before, const ObjectPrompts& pro
     segmenter_.engine.begin();
     const ImageState& image = current();
     ObjectState after = segmenter_.update({image, deadline_of(limit_s, image.geometry()), compromises}, before, prompts);
-    std::string sentences;
-    for (auto sentence = compromises.begin(); sentence != compromises.end(); ++sentence)
-        if (std::find(compromises.begin(), sentence, *sentence) == sentence)
-            sentences += (sentences.empty() ? "" : "\n") + *sentence;
     report_ = {limit_s,
                now_s() - began_s,
                segmenter_.encodes - encodes,
                segmenter_.decodes - decodes,
                after.is_fallback,
-               std::make_shared<const std::string>(std::move(sentences))};
+               std::make_shared<const std::string>(lines_of(compromises))};
     return after;
 }
 

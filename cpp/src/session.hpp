@@ -28,13 +28,20 @@ struct CallReport {
     std::shared_ptr<const std::string> compromises = std::make_shared<const std::string>();  // a sentence a line
 };
 
+// How the image was prepared; see gstk_image_report. The texts are the session's, until its next image.
+struct ImageReport {
+    const char* profile;
+    const char* intensities;
+    const char* warnings;
+};
+
 // Safe to call from several threads, one at a time.
 class Session {
   public:
     Session(std::shared_ptr<Engine> engine, const SessionOptions& options)
         : options_(options), segmenter_(std::move(engine), options.cache_bytes, options.refine) {}
 
-    void set_image(std::shared_ptr<const Volume> volume);
+    void set_image(std::shared_ptr<const Volume> volume, const ImageOptions& options = {});
     Region add_point(const Triple& zyx, bool foreground, std::int64_t object_id);
     Region add_box(const Box& box, std::int64_t object_id);
     // Replaces all prompts of an object. The same prompts again change nothing.
@@ -54,6 +61,7 @@ class Session {
     // Ends the call under way, which throws GSTK_ERROR_CANCELLED and changes nothing. Waits for no call.
     void cancel() { segmenter_.engine.cancel(); }
     CallReport report();
+    ImageReport image_report();
 
     struct Counts {
         std::int64_t encodes = 0, decodes = 0;
@@ -61,6 +69,7 @@ class Session {
     Counts counts();
 
   private:
+    const Profile& profile() const { return segmenter_.engine.manifest().profile; }
     ImageState& current();
     ObjectState object(std::int64_t object_id);
     Region replace_prompts(std::int64_t object_id, const ObjectPrompts& prompts);

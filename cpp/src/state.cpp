@@ -1,6 +1,8 @@
 #include "state.hpp"
 
 #include <algorithm>
+#include <limits>
+#include <set>
 
 #include "label_fusion.hpp"
 
@@ -10,6 +12,14 @@ bool ObjectState::is_extended_by(const ObjectPrompts& longer) const {
     const auto& before = prompts.points;
     return logits && !is_fallback && longer.box == prompts.box && longer.points.size() >= before.size() &&
            std::equal(before.begin(), before.end(), longer.points.begin());
+}
+
+ImageState::ImageState(NetworkImage prepared, const WindowPolicy& windows) : source(std::move(prepared)), policy(windows) {
+    if (!source.grid) return;
+    policy.training_window = [this](const Triple& zyx) { return source.training_window(zyx); };
+    policy.min_mm = std::numeric_limits<double>::max();
+    for (int a = 0; a < 3; ++a)
+        policy.min_mm = std::min(policy.min_mm, source.grid->step()[a] * geometry().spacing_mm()[a]);
 }
 
 ObjectState ImageState::object(std::int64_t object_id) const {
@@ -33,6 +43,24 @@ void ImageState::remember(std::int64_t object_id, ObjectState state, std::size_t
         else
             bytes += more;
     }
+}
+
+Region ImageState::changed_by(const ObjectState& before, const ObjectState& after) const {
+    std::vector<Region> reached;
+    for (const Region* region : {before.region(), after.region()})
+        if (region) reached.push_back(*region);
+    Region changed = union_of(before.region(), after.region());
+    std::set<std::int64_t> counted;
+    while (!reached.empty()) {
+        const Region place = reached.back();
+        reached.pop_back();
+        for (const auto& [object_id, state] : objects) {
+            if (!state.logits || !intersects(*state.region(), place) || !counted.insert(object_id).second) continue;
+            reached.push_back(*state.region());
+            changed = union_of(&changed, state.region());
+        }
+    }
+    return changed;
 }
 
 const Grid<std::uint16_t>& ImageState::label_map() {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "click_update.hpp"
-#include "window.hpp"
+#include "network_image.hpp"
 
 namespace gstk::impl {
 
@@ -28,15 +28,19 @@ struct ObjectState {
 
 // Everything that belongs to one image; `set_image` replaces it whole.
 struct ImageState {
-    std::shared_ptr<const Volume> volume;
-    IntensityRange range;
+    NetworkImage source;   // the volume, prepared for the network
+    std::string warnings;  // what is probably not what the network was trained on, a sentence a line
     WindowPolicy policy;
     std::map<std::int64_t, ObjectState> objects;
     std::vector<std::pair<std::int64_t, ObjectState>> history;  // what `undo` goes back to
     std::vector<std::pair<std::int64_t, ObjectState>> undone;   // what `redo` does again
     std::optional<Grid<std::uint16_t>> labels;
 
-    const Geometry& geometry() const { return volume->geometry; }
+    // An image without objects; where the network has a resolution, windows begin with the training's.
+    ImageState(NetworkImage prepared, const WindowPolicy& windows);
+    ImageState(const ImageState&) = delete;  // the policy refers to the source
+
+    const Geometry& geometry() const { return source.geometry(); }
     // An object, which may be new.
     ObjectState object(std::int64_t object_id) const;
     // Replaces an object.
@@ -44,6 +48,9 @@ struct ImageState {
     // Adds what `undo` goes back to, and forgets what was undone; masks beyond `limit_bytes` are dropped, the oldest
     // first.
     void remember(std::int64_t object_id, ObjectState state, std::size_t limit_bytes);
+    // The region outside which the label map stays as it was when an object's mask became another: where masks overlap, the
+    // change of one may decide about all of another; see `label_map` on clicks.
+    Region changed_by(const ObjectState& before, const ObjectState& after) const;
     // Object ids at all voxels, 0 elsewhere.
     const Grid<std::uint16_t>& label_map();
 };

@@ -241,6 +241,7 @@ int find_profile(const std::vector<PlanProfile>& profiles, const Shape& region) 
 
 std::string text(const std::vector<PlanProfile>& profiles) {
     std::ostringstream found;
+    found.imbue(std::locale::classic());
     for (const auto& p : profiles) {
         if (&p != &profiles.front()) found << ", ";
         if (p.least == p.most)

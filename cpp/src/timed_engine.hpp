@@ -29,6 +29,7 @@ class TimedEngine {
     explicit TimedEngine(std::shared_ptr<Engine> engine) : engine_(std::move(engine)) {}
 
     int threads() const { return engine_->threads(); }
+    const Manifest& manifest() const { return engine_->manifest(); }
 
     // Whether anything ran yet, so that the next two say something.
     bool is_measured() const { return !encodes_.empty() && !decodes_.empty(); }

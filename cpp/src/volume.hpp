@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "error.hpp"
 #include "geometry.hpp"
@@ -43,7 +44,12 @@ struct Volume {
     Geometry geometry;
     gstk_dtype dtype;
     std::shared_ptr<const void> voxels;  // frees or releases what it points to
-    std::string nifti_header;            // of the file it was read from, empty elsewhere
+    std::string nifti_header = "";       // of the file it was read from, empty elsewhere
+    std::string units = "";              // "HU"; "0-255" for intensities that were windowed already; empty: not known
+    std::string modality = "";           // of DICOM, such as "CT"; empty where it is not known
+    bool has_orientation = false;        // whether the geometry's direction and origin are known
+    std::string name = "the image";      // for messages
+    std::vector<std::string> notes{};    // what is odd about its file, a sentence each
 
     std::int64_t count() const { return count_of(geometry.shape()); }
 

@@ -139,7 +139,8 @@ Window frame(const Geometry& geometry, const Faces& object, const WindowPolicy& 
     const double longest_mm = *std::max_element(extent_mm.begin(), extent_mm.end());
     for (int a = 0; a < 3; ++a)
         field_mm[a] = std::min(extent_mm[a] + 2 * policy.margin * longest_mm, shape[a] * spacing[a]);
-    const double finest_mm = policy.min_step * *std::min_element(spacing.begin(), spacing.end());
+    const double finest_mm =
+        std::max(policy.min_step * *std::min_element(spacing.begin(), spacing.end()), policy.min_mm);
     const auto most = static_cast<double>(policy.max_voxels), least = static_cast<double>(policy.min_side);
     const auto multiple = static_cast<double>(policy.multiple);
     double voxel_mm = std::max(finest_mm, std::pow(field_mm[0] * field_mm[1] * field_mm[2] / most, 1.0 / 3.0));

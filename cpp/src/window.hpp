@@ -4,6 +4,9 @@
 // of n voxels lies between the faces 0 and n.
 #pragma once
 
+#include <functional>
+#include <optional>
+
 #include "resampling.hpp"
 
 namespace gstk::impl {
@@ -46,6 +49,10 @@ struct WindowPolicy {
     std::int64_t min_side;    // least side, voxels
     double margin = 0.4;      // context on each side of the object, over its longest side
     double min_step = 0.5;    // least step, voxels of the volume's finest axis per voxel of the window
+    double min_mm = 0;        // least side of a window's voxel
+    // The window of the network's training around a voxel of the volume; null where it has none.
+    std::function<std::optional<Window>(const Triple&)> training_window = nullptr;
+    bool adapts = true;  // whether wider and narrower windows follow the first where the mask asks for them
 };
 
 struct Faces {

@@ -15,11 +15,39 @@ double volume_of(const Triple& step) {
     return step[0] * step[1] * step[2];
 }
 
+// The training's window around the first foreground point, where it holds all prompts and is no larger than allowed.
+std::optional<Window> training_window(const NetworkPoints& points, const ObjectPrompts& prompts,
+                                      const WindowPolicy& policy) {
+    if (!policy.training_window) return std::nullopt;
+    const auto first = std::find(points.labels.begin(), points.labels.end(), 1) - points.labels.begin();
+    const auto window = policy.training_window(points.coords[static_cast<std::size_t>(first)]);
+    if (!window || count_of(window->shape) > policy.max_voxels) return std::nullopt;
+    const auto holds = [&](const Triple& zyx) { return window->holds(zyx); };
+    const bool holds_all = std::all_of(points.coords.begin(), points.coords.end(), holds) &&
+                           (!prompts.box || (holds(as_triple(prompts.box->first)) && holds(as_triple(prompts.box->last))));
+    return holds_all ? window : std::nullopt;
+}
+
+// The window for an object between two faces that is small in a window; nothing where there is no better one. Where the
+// network has a resolution it is the training's, and none is finer, along no axis.
+std::optional<Window> narrower_window(const Geometry& geometry, const Faces& faces, const WindowPolicy& policy) {
+    if (!policy.training_window) return frame(geometry, faces, policy);
+    Triple middle{}, last{};
+    for (int a = 0; a < 3; ++a) {
+        middle[a] = (faces.low[a] + faces.high[a] - 1) / 2;
+        last[a] = faces.high[a] - 1;
+    }
+    const auto window = policy.training_window(middle);
+    const bool fits = window && count_of(window->shape) <= policy.max_voxels && window->holds(faces.low) && window->holds(last);
+    return fits ? window : std::nullopt;
+}
+
 }  // namespace
 
 Window first_window(const Geometry& geometry, const ObjectPrompts& prompts, const WindowPolicy& policy) {
     constexpr double kFar = 1e300;
     const NetworkPoints points = network_points(prompts);
+    if (const auto window = training_window(points, prompts, policy)) return *window;
     Faces faces{{kFar, kFar, kFar}, {-kFar, -kFar, -kFar}};
     const auto include = [&](const Triple& first, const Triple& last) {
         for (int a = 0; a < 3; ++a) {
@@ -47,6 +75,7 @@ Window first_window(const Geometry& geometry, const ObjectPrompts& prompts, cons
 
 std::optional<Window> adapt_window(const Geometry& geometry, const Window& window, const Grid<float>& logits,
                                     const ObjectPrompts& prompts, const WindowPolicy& policy) {
+    if (!policy.adapts) return std::nullopt;
     std::vector<std::array<float, 3>> clicked;
     for (const auto& p : prompts.points)
         if (p.foreground) clicked.push_back(window.to_window(as_triple(p.zyx)));
@@ -85,9 +114,10 @@ std::optional<Window> adapt_window(const Geometry& geometry, const Window& windo
             faces.low[a] = std::max(faces.low[a], 0.0);
             faces.high[a] = std::min(faces.high[a], static_cast<double>(geometry.shape()[a]));
         }
-    const Window better = frame(geometry, faces, policy);
-    const double before = volume_of(window.step), now = volume_of(better.step);
-    return (cut ? now > 1.1 * before : now < 0.4 * before) ? std::optional<Window>(better) : std::nullopt;
+    const auto better = cut ? frame(geometry, faces, policy) : narrower_window(geometry, faces, policy);
+    if (!better) return std::nullopt;
+    const double before = volume_of(window.step), now = volume_of(better->step);
+    return (cut ? now > 1.1 * before : now < 0.4 * before) ? better : std::nullopt;
 }
 
 std::vector<Window> coarser_windows(const Geometry& geometry, const Window& window, const WindowPolicy& policy) {

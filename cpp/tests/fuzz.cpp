@@ -86,7 +86,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
                 parse_npy({data, data + size}, "an array");
                 break;
             case 2:
-                parse_nifti({data, size}, "a header");
+                layout_of(NiftiHeader(std::string(data, size), "a header"), "a header");
                 break;
             case 3:
                 read_file(data, size, ".npz");

@@ -165,6 +165,55 @@ void volumes(const std::string& scratch) {
     REFUSED(GSTK_ERROR_CLOSED, "volume", gstk_volume_close(volume));
 }
 
+void metadata(gstk_engine* engine) {
+    std::vector<std::int16_t> voxels(12 * 20 * 24, -1000);
+    for (std::size_t i = 0; i < voxels.size(); i += 5) voxels[i] = static_cast<std::int16_t>(i % 400);
+    gstk_volume* volume = nullptr;
+    CHECK(gstk_volume_wrap(voxels.data(), GSTK_INT16, kShape, kSpacing, nullptr, nullptr, &volume) == GSTK_OK);
+    gstk_volume_metadata known = GSTK_VOLUME_METADATA_INIT;
+    REFUSED(GSTK_ERROR_ARGUMENT, "metadata", gstk_volume_set_metadata(volume, nullptr));
+    REFUSED(GSTK_ERROR_ARGUMENT, "info", gstk_volume_get_metadata(volume, nullptr));
+    REFUSED(GSTK_ERROR_ARGUMENT, "null volume", gstk_volume_set_metadata(nullptr, &known));
+    known.units = "Bq/ml";
+    REFUSED(GSTK_ERROR_ARGUMENT, "units", gstk_volume_set_metadata(volume, &known));
+    known.units = "HU";
+    known.has_orientation = 1;
+    std::fill_n(known.direction, 9, 0.0);
+    REFUSED(GSTK_ERROR_GEOMETRY, "direction", gstk_volume_set_metadata(volume, &known));
+    const double turned[9] = {0, 0, -2, 1, 0, 0, 0, 1, 0};  // columns need not have length 1
+    std::copy_n(turned, 9, known.direction);
+    known.origin_mm[1] = std::numeric_limits<double>::infinity();
+    REFUSED(GSTK_ERROR_GEOMETRY, "origin", gstk_volume_set_metadata(volume, &known));
+    known.origin_mm[1] = 7;
+    known.modality = "CT";
+    gstk_volume_metadata found = GSTK_VOLUME_METADATA_INIT;
+    CHECK(gstk_volume_get_metadata(volume, &found) == GSTK_OK && !found.has_orientation && std::strlen(found.units) == 0);
+    CHECK(gstk_volume_set_metadata(volume, &known) == GSTK_OK);
+    CHECK(gstk_volume_get_metadata(volume, &found) == GSTK_OK && found.has_orientation && found.origin_mm[1] == 7);
+    CHECK(std::string(found.units) == "HU" && std::string(found.modality) == "CT" && found.direction[2] == -1);
+
+    gstk_session* session = nullptr;
+    CHECK(gstk_session_open(engine, nullptr, &session) == GSTK_OK);
+    gstk_image_report report = GSTK_IMAGE_REPORT_INIT;
+    REFUSED(GSTK_ERROR_STATE, "set_image", gstk_session_get_image_report(session, &report));
+    gstk_image_options options = GSTK_IMAGE_OPTIONS_INIT;
+    options.intensity_window = "wide";
+    REFUSED(GSTK_ERROR_CASE, "soft, lung", gstk_session_set_image_with(session, volume, &options));
+    options.intensity_window = nullptr;
+    options.assume_window = "soft";
+    REFUSED(GSTK_ERROR_PROFILE, "takes no HU", gstk_session_set_image_with(session, volume, &options));
+    options.struct_size = 1;
+    REFUSED(GSTK_ERROR_ARGUMENT, "struct_size", gstk_session_set_image_with(session, volume, &options));
+    CHECK(gstk_session_set_image(session, volume) == GSTK_OK);
+    CHECK(gstk_session_get_image_report(session, &report) == GSTK_OK && std::strlen(report.warnings) == 0);
+    CHECK(std::strstr(report.intensities, "soft W400 L40, for DICOM says CT") && std::string(report.profile) == "tiny");
+    options = GSTK_IMAGE_OPTIONS_INIT;
+    options.intensity_window = "1000,3000";
+    CHECK(gstk_session_set_image_with(session, volume, &options) == GSTK_OK);
+    CHECK(gstk_session_get_image_report(session, &report) == GSTK_OK && std::strstr(report.warnings, "the one value 0"));
+    CHECK(gstk_session_close(session) == GSTK_OK && gstk_volume_close(volume) == GSTK_OK);
+}
+
 void time_limits(gstk_session* session) {
     for (const double seconds : {-1.0, std::numeric_limits<double>::quiet_NaN(),
                                  std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity()})
@@ -198,6 +247,9 @@ void sessions(gstk_engine* engine) {
     options = GSTK_SESSION_OPTIONS_INIT;
     options.cache_bytes = -1;
     REFUSED(GSTK_ERROR_ARGUMENT, "cache_bytes", gstk_session_open(engine, &options, &session));
+    options = GSTK_SESSION_OPTIONS_INIT;
+    options.windows = 2;
+    REFUSED(GSTK_ERROR_ARGUMENT, "windows", gstk_session_open(engine, &options, &session));
     options = GSTK_SESSION_OPTIONS_INIT;
     options.window_voxels = 5;
     REFUSED(GSTK_ERROR_ARGUMENT, "window_voxels", gstk_session_open(engine, &options, &session));
@@ -302,6 +354,7 @@ int main(int count, char** arguments) {
     CHECK(gstk_engine_open(arguments[1], nullptr, &engine) == GSTK_OK);
     engine_calls(engine);
     volumes(arguments[2]);
+    metadata(engine);
     sessions(engine);
     threads(engine);
     CHECK(gstk_engine_close(engine) == GSTK_OK);

@@ -11,12 +11,13 @@
 //     reset OBJECT                     or all of them, OBJECT being 0
 // MASKS: uint16 (z,y,x) after each line but `volume`, raw. To standard output, a line each: whether the line was refused,
 // seconds that it took, and encodes and decodes so far.
-// Names: backend, precision, cache, threads, refine (0 or 1), window_voxels, limit_s.
+// Names: backend, precision, cache, threads, refine and adapts (0 or 1), window_voxels, limit_s; locale, of the whole process.
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <gstk/gstk.hpp>
 #include <iostream>
+#include <locale>
 #include <map>
 #include <memory>
 #include <sstream>
@@ -79,6 +80,22 @@ gstk::Region replay(gstk::Session& session, const std::string& what, std::istrea
     return {};
 }
 
+// Throws where a mask is not as before outside the region that a call named.
+void check_outside(const gstk::Region& changed, const gstk::Index& shape, const std::vector<std::uint16_t>& before,
+                   const std::vector<std::uint16_t>& after) {
+    std::size_t at = 0;
+    for (std::int64_t z = 0; z < shape[0]; ++z)
+        for (std::int64_t y = 0; y < shape[1]; ++y)
+            for (std::int64_t x = 0; x < shape[2]; ++x, ++at) {
+                const gstk::Index voxel{z, y, x};
+                bool is_inside = true;
+                for (std::size_t a = 0; a < 3; ++a)
+                    is_inside = is_inside && voxel[a] >= changed.start[a] && voxel[a] < changed.stop[a];
+                if (!is_inside && before[at] != after[at])
+                    throw std::runtime_error("the mask changed outside the region that the call returned");
+            }
+}
+
 int run(char** arguments, std::map<std::string, std::string> named) {
     const auto began = Clock::now();
     gstk::EngineOptions options;
@@ -88,6 +105,7 @@ int run(char** arguments, std::map<std::string, std::string> named) {
     options.threads = std::atoi(named["threads"].c_str());
     gstk::SessionOptions how;
     if (!named["refine"].empty()) how.refine = named["refine"] == "1";
+    how.adapts = named["adapts"] != "0";
     how.window_voxels = std::atoll(named["window_voxels"].c_str());
     const gstk::Engine engine(arguments[1], options);
     gstk::Session session(engine, how);
@@ -95,6 +113,8 @@ int run(char** arguments, std::map<std::string, std::string> named) {
     std::cout << "opened " << since(began) << '\n';
     std::ifstream script(arguments[2]);
     std::ofstream masks(arguments[3], std::ios::binary);
+    gstk::Index shape{};
+    std::vector<std::uint16_t> before;
     for (std::string line; std::getline(script, line);) {
         std::istringstream words(line);
         std::string what;
@@ -102,7 +122,10 @@ int run(char** arguments, std::map<std::string, std::string> named) {
         if (what == "volume") {
             std::string path;
             words >> path;
-            session.set_image(gstk::Volume::read(path));
+            const gstk::Volume volume = gstk::Volume::read(path);
+            session.set_image(volume);
+            shape = volume.shape();
+            before.assign(static_cast<std::size_t>(shape[0] * shape[1] * shape[2]), 0);
             continue;
         }
         const auto start = Clock::now();
@@ -118,6 +141,8 @@ int run(char** arguments, std::map<std::string, std::string> named) {
         const auto part = session.mask(changed);
         const double fetched = since(start);
         const auto mask = session.mask();
+        if (what != "reset") check_outside(changed, shape, before, mask);
+        before = mask;
         masks.write(reinterpret_cast<const char*>(mask.data()), static_cast<std::streamsize>(2 * mask.size()));
         std::int64_t encodes = 0, decodes = 0;
         gstk::check(gstk_session_get_counts(session.get(), &encodes, &decodes));
@@ -137,6 +162,7 @@ int main(int count, char** arguments) {
         named[word.substr(0, word.find('='))] = word.substr(std::min(word.find('=') + 1, word.size()));
     }
     try {
+        if (!named["locale"].empty()) std::locale::global(std::locale(named["locale"]));
         return run(arguments, named);
     } catch (const std::exception& error) {
         std::cerr << "error: " << error.what() << '\n';

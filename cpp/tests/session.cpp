@@ -83,7 +83,7 @@ std::shared_ptr<const Volume> a_ball() {
         voxels->push_back(z * z + y * y + x * x <= 100 ? 200 : 20);
     }
     const std::shared_ptr<const void> owner(voxels, voxels->data());
-    return std::make_shared<const Volume>(Volume{Geometry({kSide, kSide, kSide}, {1, 1, 1}), GSTK_UINT8, owner, ""});
+    return std::make_shared<const Volume>(Volume{Geometry({kSide, kSide, kSide}, {1, 1, 1}), GSTK_UINT8, owner});
 }
 
 struct Host {

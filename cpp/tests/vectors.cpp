@@ -51,7 +51,7 @@ class Case {
     Volume volume() const {
         auto found = std::make_shared<Array>(array("volume"));
         const Shape shape{found->shape[0], found->shape[1], found->shape[2]};
-        return {Geometry(shape, {1, 1, 1}), found->dtype, {found, found->bytes.data()}, ""};
+        return {Geometry(shape, {1, 1, 1}), found->dtype, {found, found->bytes.data()}};
     }
     Window window(const std::string& prefix = "") const {
         return {three<Triple>(prefix + "start"), three<Triple>(prefix + "step"), three<Shape>(prefix + "shape")};

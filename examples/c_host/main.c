@@ -11,6 +11,7 @@ int main(int count, char** arguments) {
     gstk_volume* volume = NULL;
     gstk_session* session = NULL;
     gstk_volume_info info = GSTK_VOLUME_INFO_INIT;
+    gstk_image_report report = GSTK_IMAGE_REPORT_INIT;
     uint16_t* mask = NULL;
     size_t voxels = 0;
     double click[3];
@@ -23,8 +24,10 @@ int main(int count, char** arguments) {
     for (int axis = 0; axis < 3; ++axis) click[axis] = strtod(arguments[4 + axis], NULL);
     if (gstk_engine_open(arguments[1], NULL, &engine) || gstk_volume_read(arguments[2], &volume) ||
         gstk_volume_describe(volume, &info) || gstk_session_open(engine, NULL, &session) ||
-        gstk_session_set_image(session, volume) || gstk_session_add_point(session, click, 1, 1, NULL))
+        gstk_session_set_image(session, volume) || gstk_session_get_image_report(session, &report))
         goto failed;
+    if (*report.warnings) fprintf(stderr, "warnings:\n%s\n", report.warnings);
+    if (gstk_session_add_point(session, click, 1, 1, NULL)) goto failed;
     voxels = (size_t)(info.shape_zyx[0] * info.shape_zyx[1] * info.shape_zyx[2]);
     mask = malloc(voxels * sizeof *mask);
     if (!mask) {

@@ -48,6 +48,9 @@ int run(const std::vector<std::string>& words) {
     const gstk::Volume volume = gstk::Volume::read(words[1]);
     gstk::Session session(engine);
     session.set_image(volume);
+    // A viewer shows this to its user: a network gives another mask for values or axes that it was not trained on.
+    std::printf("intensities: %s\n", session.image_report().intensities.c_str());
+    for (const auto& warning : session.image_report().warnings) std::fprintf(stderr, "warning: %s\n", warning.c_str());
     Overlay overlay(volume.shape());
     std::uint32_t object_id = 1;
     for (std::size_t i = 3; i < words.size(); ++i) {

@@ -77,7 +77,8 @@ typedef enum gstk_status {
     GSTK_ERROR_DRIVER = 15,          /* no NVIDIA driver that the backend can use, or no GPU */
     GSTK_ERROR_DEVICE = 16,          /* a CUDA error, in this call or before: the process uses the GPU no more */
     GSTK_ERROR_ARCHITECTURE = 17,    /* a backend or a plan that is not for this GPU */
-    GSTK_ERROR_PLAN = 18             /* a TensorRT plan that is missing, stale, altered or a stranger's */
+    GSTK_ERROR_PLAN = 18,            /* a TensorRT plan that is missing, stale, altered or a stranger's */
+    GSTK_ERROR_PROFILE = 19          /* a volume whose values are not what the network's input profile asks for */
 } gstk_status;
 
 typedef enum gstk_dtype {
@@ -186,7 +187,22 @@ typedef struct gstk_volume_info {
 #define GSTK_VOLUME_INFO_INIT \
     { (uint32_t)sizeof(gstk_volume_info), GSTK_UINT8, {0, 0, 0}, {0, 0, 0}, NULL }
 
-/* Makes a volume of the caller's memory, without a copy.
+/* What a volume's voxels mean and how they lie in the patient. A network's input profile asks for it: with other units or
+ * axes than it was trained on, a network gives another mask without an error. */
+typedef struct gstk_volume_metadata {
+    uint32_t struct_size;
+    int32_t has_orientation; /* not 0: `direction` and `origin_mm` are known; else its axes count as running to the
+                                patient's right, front and head, x, y and z */
+    const char* units;       /* "HU"; "0-255" for intensities that were windowed already, as the challenge's cases are; NULL
+                                or "" where nothing says what the values are */
+    const char* modality;    /* of DICOM, such as "CT" or "MR"; NULL or "" where it is not known */
+    double direction[9];     /* row by row, as ITK has it: its columns are the directions of the x, y and z axes, LPS */
+    double origin_mm[3];     /* (x, y, z), LPS, of the centre of the first voxel */
+} gstk_volume_metadata;
+#define GSTK_VOLUME_METADATA_INIT \
+    { (uint32_t)sizeof(gstk_volume_metadata), 0, NULL, NULL, {1, 0, 0, 0, 1, 0, 0, 0, 1}, {0, 0, 0} }
+
+/* Makes a volume of the caller's memory, without a copy. What its values mean is not known: gstk_volume_set_metadata.
  * voxels: (z, y, x), contiguous, finite; they must not change while the volume or a session uses them.
  * spacing_mm_zyx: voxel size in mm, each above 0.
  * release: called once, with user_data, when gstk has no more use for the voxels; from whichever thread let go of them
@@ -204,6 +220,17 @@ GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_volume_read(const char* path, gstk_
 /* Describes a volume; `info` must have its struct_size set. */
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_volume_describe(gstk_volume* volume, gstk_volume_info* info);
 
+/* What is known of a volume; `metadata` must have its struct_size set. A file of NIfTI says how it lies, and neither its
+ * units nor its modality; uint8, and an .npz of whole numbers from 0 to 255, count as "0-255". The texts are valid until
+ * the metadata are set anew or the volume is closed. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_volume_get_metadata(gstk_volume* volume, gstk_volume_metadata* metadata);
+
+/* States what the host knows of a volume, all of it at once: get the metadata, change what is known better, and set them.
+ * Sessions that have the volume already go on with what they were told. Masks of a volume that was read from NIfTI carry
+ * its header as long as its place is as it was. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_volume_set_metadata(gstk_volume* volume,
+                                                                 const gstk_volume_metadata* metadata);
+
 /* Writes a mask of the volume's shape, whole or not at all: .npz with `segs`, or .nii or .nii.gz. A volume that was
  * read from NIfTI hands its position in the patient on to a NIfTI mask.
  * mask: uint16 (z, y, x), count: its length in voxels. */
@@ -219,9 +246,12 @@ typedef struct gstk_session_options {
     int32_t refine;        /* whether the image corrects the network's logits: 1 yes, 0 no, -1 as the bundle says */
     int64_t window_voxels; /* most voxels that the network sees at once; 0: as many as it was trained on */
     int64_t cache_bytes;   /* memory for the embeddings of windows, so that going back to one is quick; 0: 2 GiB */
+    int32_t windows;       /* 0: wider and narrower windows follow the first where the mask asks for them; 1: windows stay as
+                              the first, which is the training's around the click, as in NVIDIA's pipeline */
+    int32_t reserved;      /* 0 */
 } gstk_session_options;
 #define GSTK_SESSION_OPTIONS_INIT \
-    { (uint32_t)sizeof(gstk_session_options), -1, 0, 0 }
+    { (uint32_t)sizeof(gstk_session_options), -1, 0, 0, 0, 0 }
 
 typedef struct gstk_point {
     int64_t zyx[3];     /* voxel */
@@ -251,7 +281,7 @@ typedef struct gstk_call_report {
     double spent_s;      /* wall time */
     int64_t encodes;     /* runs of the network's halves */
     int64_t decodes;
-    const char* compromises; /* what was skipped to stay in time, a sentence a line, "" for nothing; belongs to the
+    const char* compromises; /* what was skipped, mostly to stay in time, a sentence a line, "" for nothing; belongs to the
                                 session, valid until its next call that makes a mask, or until it is closed */
 } gstk_call_report;
 #define GSTK_CALL_REPORT_INIT \
@@ -261,8 +291,42 @@ typedef struct gstk_call_report {
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_open(gstk_engine* engine, const gstk_session_options* options,
                                                           gstk_session** session);
 
-/* Takes an image, and forgets the objects of the one before. The volume may be closed afterwards. */
+/* How an image's intensities are to be read. */
+typedef struct gstk_image_options {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const char* intensity_window; /* for networks that take 0 to 255, how other intensities are brought there: "soft",
+                                     "lung", "brain" or "bone", a CT window; "width,level", such as "400,40";
+                                     "percentile"; or "auto", as NULL: the soft-tissue window where the volume is CT or
+                                     looks like it, whole numbers from 0 to 255 as they are, else percentiles */
+    const char* assume_window;    /* for networks that take HU: the window by which 0 to 255 were made of them, which is
+                                     taken back with loss, or "hu" for values that are HU; NULL: values are HU or refused */
+} gstk_image_options;
+#define GSTK_IMAGE_OPTIONS_INIT \
+    { (uint32_t)sizeof(gstk_image_options), 0, NULL, NULL }
+
+/* How an image was prepared for the network. */
+typedef struct gstk_image_report {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const char* profile;     /* name of the network's input profile; these texts are valid until the session's next image */
+    const char* intensities; /* what was done to the image's values, in words */
+    const char* warnings;    /* what is probably not what the network was trained on, or was odd about the file, a sentence a
+                                line; "" for nothing */
+} gstk_image_report;
+#define GSTK_IMAGE_REPORT_INIT \
+    { (uint32_t)sizeof(gstk_image_report), 0, NULL, NULL, NULL }
+
+/* Takes an image, prepares it as the network's input profile says, and forgets the objects of the one before. The volume
+ * may be closed afterwards. GSTK_ERROR_PROFILE where its values are not what the profile asks for. */
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_set_image(gstk_session* session, gstk_volume* volume);
+
+/* The same with options; NULL for the defaults. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_set_image_with(gstk_session* session, gstk_volume* volume,
+                                                                    const gstk_image_options* options);
+
+/* Reports on the image: show it to the user. `report` must have its struct_size set. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_get_image_report(gstk_session* session, gstk_image_report* report);
 
 /* Adds a click and updates the object's mask.
  * zyx: voxel index, rounded to the nearest voxel, inside the image. foreground: not 0 where the object is there.

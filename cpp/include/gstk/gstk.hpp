@@ -92,7 +92,23 @@ struct dtype_of<float> : std::integral_constant<gstk_dtype, GSTK_FLOAT32> {};
 template <>
 struct dtype_of<double> : std::integral_constant<gstk_dtype, GSTK_FLOAT64> {};
 
-// Voxels and their spacing.
+// What a volume's voxels mean and how they lie in the patient; see gstk_volume_metadata.
+struct Metadata {
+    std::string units, modality;  // "" where not known
+    bool has_orientation = false;
+    std::array<double, 9> direction{1, 0, 0, 0, 1, 0, 0, 0, 1};  // row by row, columns are the axes x, y and z in LPS
+    Triple origin_mm{};                                          // (x, y, z), LPS
+};
+
+// The sentences of a text that has one on each line.
+inline std::vector<std::string> split_lines(const std::string& text) {
+    std::vector<std::string> lines;
+    for (std::size_t at = 0; at < text.size(); at = std::min(text.find('\n', at), text.size()) + 1)
+        lines.push_back(text.substr(at, text.find('\n', at) - at));
+    return lines;
+}
+
+// Voxels, their spacing, and what they mean.
 class Volume {
   public:
     // The caller's memory, without a copy; it must not change or go while the volume or a session uses it.
@@ -138,6 +154,25 @@ class Volume {
         gstk_volume_info info = GSTK_VOLUME_INFO_INIT;
         check(gstk_volume_describe(handle_.get(), &info));
         return info;
+    }
+
+    Metadata metadata() const {
+        gstk_volume_metadata found = GSTK_VOLUME_METADATA_INIT;
+        check(gstk_volume_get_metadata(handle_.get(), &found));
+        Metadata result{found.units, found.modality, found.has_orientation != 0, {}, {}};
+        std::copy_n(found.direction, 9, result.direction.begin());
+        std::copy_n(found.origin_mm, 3, result.origin_mm.begin());
+        return result;
+    }
+    // States what is known better, such as that values are HU; before the volume is given to a session.
+    void set_metadata(const Metadata& metadata) {
+        gstk_volume_metadata given = GSTK_VOLUME_METADATA_INIT;
+        given.units = metadata.units.c_str();
+        given.modality = metadata.modality.c_str();
+        given.has_orientation = metadata.has_orientation;
+        std::copy_n(metadata.direction.begin(), 9, given.direction);
+        std::copy_n(metadata.origin_mm.begin(), 3, given.origin_mm);
+        check(gstk_volume_set_metadata(handle_.get(), &given));
     }
 
     // Writes a mask of this shape to .npz, .nii or .nii.gz.
@@ -223,10 +258,22 @@ struct CallReport {
     std::vector<std::string> compromises;
 };
 
+// How an image's intensities are to be read; see gstk_image_options. "" is NULL there.
+struct ImageOptions {
+    std::string intensity_window, assume_window;
+};
+
+// How an image was prepared for the network; see gstk_image_report.
+struct ImageReport {
+    std::string profile, intensities;
+    std::vector<std::string> warnings;
+};
+
 // How a session is opened; see gstk_session_options.
 struct SessionOptions {
     std::optional<bool> refine;                         // as the bundle says where it is not given
     std::int64_t window_voxels = 0, cache_bytes = 0;  // 0 is the default of each
+    bool adapts = true;                               // false keeps to the training's window around the click
 };
 
 // An image, prompts on its objects, and their masks. Every prompt returns the region outside which the mask did not
@@ -238,13 +285,23 @@ class Session {
         if (options.refine) given.refine = *options.refine ? 1 : 0;
         given.window_voxels = options.window_voxels;
         given.cache_bytes = options.cache_bytes;
+        given.windows = options.adapts ? 0 : 1;
         check(gstk_session_open(engine.get(), &given, handle_.put()));
     }
 
-    void set_image(const Volume& volume) {
-        check(gstk_session_set_image(handle_.get(), volume.get()));
+    void set_image(const Volume& volume, const ImageOptions& options = {}) {
+        gstk_image_options given = GSTK_IMAGE_OPTIONS_INIT;
+        if (!options.intensity_window.empty()) given.intensity_window = options.intensity_window.c_str();
+        if (!options.assume_window.empty()) given.assume_window = options.assume_window.c_str();
+        check(gstk_session_set_image_with(handle_.get(), volume.get(), &given));
         const Index shape = volume.shape();
         whole_ = Region{{0, 0, 0}, {shape[0], shape[1], shape[2]}};
+    }
+
+    ImageReport image_report() const {
+        gstk_image_report found = GSTK_IMAGE_REPORT_INIT;
+        check(gstk_session_get_image_report(handle_.get(), &found));
+        return {found.profile, found.intensities, split_lines(found.warnings)};
     }
 
     Region add_point(const Triple& zyx, bool foreground = true, std::uint32_t object_id = 1) {
@@ -311,11 +368,9 @@ class Session {
     CallReport report() const {
         gstk_call_report found = GSTK_CALL_REPORT_INIT;
         check(gstk_session_get_report(handle_.get(), &found));
-        CallReport result{found.limit_s, found.spent_s, found.encodes, found.decodes, found.is_fallback != 0, {}};
-        const std::string text = found.compromises;
-        for (std::size_t at = 0; at < text.size(); at = std::min(text.find('\n', at), text.size()) + 1)
-            result.compromises.push_back(text.substr(at, text.find('\n', at) - at));
-        return result;
+        return {found.limit_s,          found.spent_s,
+                found.encodes,          found.decodes,
+                found.is_fallback != 0, split_lines(found.compromises)};
     }
 
     gstk_session* get() const { return handle_.get(); }

@@ -1,0 +1,269 @@
+#include "training_grid.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace gstk::impl {
+namespace {
+
+constexpr double kRightAngle = 1e-3;  // largest scalar product of two axes that count as at right angles
+
+void check_right_angles(const Profile& profile, const Matrix& axes) {
+    for (int a = 0; a < 3; ++a)
+        for (int b = a + 1; b < 3; ++b) {
+            const double product = axes[0][a] * axes[0][b] + axes[1][a] * axes[1][b] + axes[2][a] * axes[2][b];
+            if (std::abs(product) > kRightAngle)
+                throw error(GSTK_ERROR_PROFILE, "got a volume whose axes are not at right angles for the profile ",
+                            printable(profile.name), ", which resamples to ", profile.spacing_mm,
+                            " mm; resample it to a grid of right angles first");
+        }
+}
+
+// A part of a volume as float.
+Grid<float> as_float(const Volume& volume, const Region& part) {
+    Grid<float> result(part.shape());
+    const Shape& whole = volume.geometry.shape();
+    volume.visit([&](auto* data) {
+        for (std::int64_t z = 0; z < result.shape[0]; ++z)
+            for (std::int64_t y = 0; y < result.shape[1]; ++y) {
+                const auto* from = data + ((part.start[0] + z) * whole[1] + part.start[1] + y) * whole[2] + part.start[2];
+                std::transform(from, from + result.shape[2], result.line(z, y),
+                               [](auto value) { return static_cast<float>(value); });
+            }
+    });
+    return result;
+}
+
+bool any_above_zero(const Volume& volume, const Region& part) {
+    const Shape &whole = volume.geometry.shape(), shape = part.shape();
+    return volume.visit([&](auto* data) {
+        for (std::int64_t z = 0; z < shape[0]; ++z)
+            for (std::int64_t y = 0; y < shape[1]; ++y) {
+                const auto* from = data + ((part.start[0] + z) * whole[1] + part.start[1] + y) * whole[2] + part.start[2];
+                if (std::any_of(from, from + shape[2], [](auto value) { return value > 0; })) return true;
+            }
+        return false;
+    });
+}
+
+// Where voxels of the grid lie between those of the volume, along one axis.
+struct Between {
+    std::vector<std::int64_t> below;
+    std::vector<float> weight;  // of the next voxel
+    bool is_whole = true;       // all weights are 0
+};
+
+Between between(const std::vector<std::int64_t>& indices, double step, std::int64_t count) {
+    Between found;
+    for (const std::int64_t index : indices) {
+        const double at = std::min(static_cast<double>(index) * step, static_cast<double>(count) - 1);
+        const auto below = std::min(static_cast<std::int64_t>(std::floor(at + 1e-9)), count - 1);
+        const double weight = std::clamp(at - static_cast<double>(below), 0.0, 1.0);
+        found.below.push_back(below);
+        found.weight.push_back(static_cast<float>(weight));
+        found.is_whole = found.is_whole && weight <= 1e-7;
+    }
+    return found;
+}
+
+// One axis of a linear interpolation; `first` is the voxel of the volume that the array begins with.
+Grid<float> along(const Grid<float>& in, int axis, const Between& at, std::int64_t first) {
+    Shape shape = in.shape;
+    shape[axis] = static_cast<std::int64_t>(at.below.size());
+    Grid<float> out(shape);
+    std::int64_t outer = 1, inner = 1;
+    for (int a = 0; a < axis; ++a) outer *= shape[a];
+    for (int a = axis + 1; a < 3; ++a) inner *= shape[a];
+    for (std::int64_t o = 0; o < outer; ++o)
+        for (std::size_t i = 0; i < at.below.size(); ++i) {
+            const std::int64_t below = at.below[i] - first, above = std::min(below + 1, in.shape[axis] - 1);
+            const float* low = in.values.data() + (o * in.shape[axis] + below) * inner;
+            const float* high = in.values.data() + (o * in.shape[axis] + above) * inner;
+            float* to = out.values.data() + (o * shape[axis] + static_cast<std::int64_t>(i)) * inner;
+            if (at.is_whole)
+                std::copy_n(low, inner, to);
+            else
+                for (std::int64_t x = 0; x < inner; ++x) to[x] = low[x] + (high[x] - low[x]) * at.weight[i];
+        }
+    return out;
+}
+
+}  // namespace
+
+std::optional<TrainingGrid> TrainingGrid::of(const Profile& profile, const Volume& volume) {
+    if (profile.spacing == "session") return std::nullopt;
+    TrainingGrid grid;
+    grid.volume_shape_ = volume.geometry.shape();
+    if (profile.spacing == "mm") {
+        check_right_angles(profile, volume.geometry.direction());
+        for (int a = 0; a < 3; ++a) grid.step_[a] = profile.spacing_mm / volume.geometry.spacing_mm()[a];
+    }
+    for (int a = 0; a < 3; ++a)
+        grid.region_.stop[a] = static_cast<std::int64_t>(
+            std::nearbyint(static_cast<double>(grid.volume_shape_[a] - 1) / grid.step_[a] + 1));
+    if (profile.crop_margin) grid.region_ = grid.cropped(volume, *profile.crop_margin);
+    return grid;
+}
+
+Window TrainingGrid::window(const Voxel& first, const Shape& shape) const {
+    Window window{{}, step_, shape};
+    for (int a = 0; a < 3; ++a) window.start[a] = (static_cast<double>(first[a]) - 0.5) * step_[a] + 0.5;
+    return window;
+}
+
+bool TrainingGrid::holds(const Window& window) const {
+    for (int a = 0; a < 3; ++a) {
+        if (std::abs(window.step[a] - step_[a]) > 1e-9 * step_[a]) return false;
+        const double first = (window.start[a] - 0.5) / step_[a] + 0.5, whole = std::nearbyint(first);
+        if (std::abs(first - whole) > 1e-6 + 1e-5 * std::abs(whole)) return false;
+    }
+    return true;
+}
+
+Voxel TrainingGrid::first_of(const Window& window) const {
+    Voxel first{};
+    for (int a = 0; a < 3; ++a)
+        first[a] = static_cast<std::int64_t>(std::nearbyint((window.start[a] - 0.5) / step_[a] + 0.5));
+    return first;
+}
+
+Window TrainingGrid::window_around(const Triple& voxel, const Shape& sides, const AxisMap& axes) const {
+    Voxel first{};
+    for (std::size_t n = 0; n < 3; ++n) {
+        const std::size_t a = axes.order[n];
+        const std::int64_t count = region_.stop[a] - region_.start[a], side = sides[a];
+        // To be truncated: without noise.
+        double point = std::nearbyint((voxel[a] / step_[a] - static_cast<double>(region_.start[a])) * 1e6) / 1e6;
+        if (axes.flipped[n]) point = static_cast<double>(count - 1) - point;
+        const std::int64_t before = std::max<std::int64_t>(side - count, 0) / 2, padded = std::max(side, count);
+        point += static_cast<double>(before);
+        std::int64_t start = 0;
+        if (point - static_cast<double>(side / 2) >= 0)
+            start = point + static_cast<double>(side / 2) > static_cast<double>(padded)
+                        ? padded - side
+                        : static_cast<std::int64_t>(point) - side / 2;
+        start -= before;
+        first[a] = axes.flipped[n] ? region_.stop[a] - start - side : region_.start[a] + start;
+    }
+    return window(first, sides);
+}
+
+Grid<float> TrainingGrid::sample(const Volume& volume, const IntensityRange& range, const Window& window) const {
+    const Voxel first = first_of(window);
+    Indices index;
+    std::array<std::vector<bool>, 3> inside;
+    for (int a = 0; a < 3; ++a)
+        for (std::int64_t i = first[a]; i < first[a] + window.shape[a]; ++i) {
+            index[a].push_back(std::clamp(i, region_.start[a], region_.stop[a] - 1));
+            inside[a].push_back(index[a].back() == i);
+        }
+    Grid<float> values = interpolate(volume, index);
+    const auto low = static_cast<float>(range.low), scale = static_cast<float>(1 / (range.high - range.low));
+    const bool has_contrast = range.high > range.low;
+    for (std::int64_t z = 0; z < window.shape[0]; ++z)
+        for (std::int64_t y = 0; y < window.shape[1]; ++y) {
+            float* line = values.line(z, y);
+            const bool counts = has_contrast && inside[0][z] && inside[1][y];
+            for (std::int64_t x = 0; x < window.shape[2]; ++x)
+                line[x] = counts && inside[2][x] ? std::min(std::max((line[x] - low) * scale, 0.0f), 1.0f) : 0.0f;
+        }
+    return values;
+}
+
+IntensityRange TrainingGrid::percentiles(const Volume& volume, const std::pair<double, double>& percentiles) const {
+    const auto values = std::make_shared<Grid<float>>(interpolate(volume, indices(region_)));
+    return intensity_range({Geometry(values->shape, {1, 1, 1}), GSTK_FLOAT32, {values, values->values.data()}}, percentiles);
+}
+
+TrainingGrid::Nearest TrainingGrid::nearest(const Window& window, const Grid<float>& values) const {
+    const Voxel first = first_of(window);
+    Nearest found;
+    Indices taken;
+    for (int a = 0; a < 3; ++a) {
+        const std::int64_t count = volume_shape_[a];
+        const auto last =
+            static_cast<std::int64_t>(std::nearbyint(static_cast<double>(count - 1) / step_[a] + 1)) - 1;
+        const std::int64_t least = std::max(region_.start[a], first[a]);
+        const std::int64_t most = std::min(region_.stop[a], first[a] + window.shape[a]);
+        std::int64_t start = 0, stop = 0;
+        for (std::int64_t i = 0; i < count; ++i) {
+            const double at = std::nearbyint(static_cast<double>(i) / step_[a]);
+            const auto nearest = std::clamp<std::int64_t>(static_cast<std::int64_t>(at), 0, last);
+            start += nearest < least;
+            stop += nearest < most;
+            if (nearest >= least && nearest < most) taken[a].push_back(nearest - first[a]);
+        }
+        found.region.start[a] = start;
+        found.region.stop[a] = std::max(start, stop);
+    }
+    found.values = Grid<float>(found.region.shape());
+    auto to = found.values.values.begin();
+    for (const auto z : taken[0])
+        for (const auto y : taken[1]) {
+            const float* line = values.line(z, y);
+            to = std::transform(taken[2].begin(), taken[2].end(), to, [&](std::int64_t x) { return line[x]; });
+        }
+    return found;
+}
+
+TrainingGrid::Indices TrainingGrid::indices(const Region& region) const {
+    Indices found;
+    for (int a = 0; a < 3; ++a) {
+        found[a].resize(static_cast<std::size_t>(region.stop[a] - region.start[a]));
+        std::iota(found[a].begin(), found[a].end(), region.start[a]);
+    }
+    return found;
+}
+
+// The part of the grid around its values above 0; all of it where there are none.
+Region TrainingGrid::cropped(const Volume& volume, std::int64_t margin) const {
+    Region result = region_;
+    for (int a = 0; a < 3; ++a) {
+        std::int64_t first = 0, last = region_.stop[a] - 1;
+        while (first <= last && !has_foreground(volume, a, first)) ++first;
+        if (first > last) return region_;
+        while (!has_foreground(volume, a, last)) --last;
+        result.start[a] = std::max<std::int64_t>(0, first - margin);
+        result.stop[a] = std::min(region_.stop[a], last + 1 + margin);
+    }
+    return result;
+}
+
+// Whether a plane of the grid, counted on all of it, has a value above 0.
+bool TrainingGrid::has_foreground(const Volume& volume, int axis, std::int64_t index) const {
+    Region planes{{}, volume_shape_}, of_grid = region_;
+    const auto below = static_cast<std::int64_t>(
+        std::floor(std::min(static_cast<double>(index) * step_[axis], static_cast<double>(volume_shape_[axis] - 1))));
+    planes.start[axis] = below;
+    planes.stop[axis] = std::min(below + 2, volume_shape_[axis]);
+    if (!any_above_zero(volume, planes)) return false;  // interpolation makes nothing larger than what it is between
+    of_grid.start[axis] = index;
+    of_grid.stop[axis] = index + 1;
+    const Grid<float> plane = interpolate(volume, indices(of_grid));
+    return std::any_of(plane.values.begin(), plane.values.end(), [](float value) { return value > 0; });
+}
+
+// Values at voxels of the grid, linear between those of the volume.
+Grid<float> TrainingGrid::interpolate(const Volume& volume, const Indices& index) const {
+    std::array<Between, 3> places;
+    Region support;
+    for (int a = 0; a < 3; ++a) {
+        places[a] = between(index[a], step_[a], volume_shape_[a]);
+        const auto ends = std::minmax_element(places[a].below.begin(), places[a].below.end());
+        support.start[a] = *ends.first;
+        support.stop[a] = std::min(*ends.second + 2, volume_shape_[a]);
+    }
+    Grid<float> values = as_float(volume, support);
+    const Shape original = values.shape;
+    std::array<int, 3> order{0, 1, 2};
+    // Axes that shrink most go first, so that the others have less to do.
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+        return static_cast<double>(index[a].size()) / static_cast<double>(original[a]) <
+               static_cast<double>(index[b].size()) / static_cast<double>(original[b]);
+    });
+    for (const int a : order) values = along(values, a, places[a], support.start[a]);
+    return values;
+}
+
+}  // namespace gstk::impl
