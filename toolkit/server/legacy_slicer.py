@@ -26,8 +26,8 @@ from gstk.core.geometry import Geometry
 from gstk.core.prompts import Point
 from gstk.server.leases import Lease, LeaseLost
 from gstk.server.multipart import form_fields
-from gstk.server.nninteractive import clipped_box, clipped_voxel, numbers, volume_of
 from gstk.server.service import BadRequest, Service, parse_object, read_body
+from gstk.server.wire import clipped_box, clipped_voxel, numbers, volume_of
 from gstk.server.workspace import Workspace
 from gstk.session.strokes import lasso_points, plane_box_points, scribble_points
 

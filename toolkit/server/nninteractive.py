@@ -8,7 +8,6 @@ image.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,13 +22,13 @@ from starlette.routing import Route
 from gstk.calibration import memory
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts, Point, Voxel
-from gstk.core.volume import Volume
 from gstk.server.nnia import pack, stated_size, unpack
 from gstk.server.service import BadRequest, Service, parse_object, read_body, read_json
+from gstk.server.wire import box_of, clipped_box, clipped_voxel, numbers, volume_of
 from gstk.server.workspace import Patch, Workspace
 from gstk.session.strokes import lasso_points, plane_box_points, scribble_points
 
-__all__ = ["SHARED_PATHS", "capabilities", "clipped_box", "clipped_voxel", "numbers", "routes", "volume_of"]
+__all__ = ["SHARED_PATHS", "capabilities", "routes"]
 
 CLIENT_VERSION = "2.6.0"
 SHARED_PATHS = tuple(f"/add_{kind}_interaction" for kind in ("point", "bbox", "scribble", "lasso"))
@@ -204,7 +203,7 @@ class _Endpoints:
     async def add_bbox(self, request: Request) -> Response:
         self.service.lease(request)
         body = await read_json(request)
-        box, foreground = _box(body.get("bbox_coords")), _foreground(body)
+        box, foreground = box_of(body.get("bbox_coords")), _foreground(body)
         if any(low == high for low, high in box):
             raise BadRequest(f"got the box {box}, expected sides above 0")
 
@@ -250,7 +249,7 @@ class _Endpoints:
     ) -> Response:
         lease, meta = self.service.lease(request), _meta(request)
         foreground = _foreground(meta)
-        place = None if meta.get("interaction_bbox") is None else _box(meta["interaction_bbox"])
+        place = None if meta.get("interaction_bbox") is None else box_of(meta["interaction_bbox"])
         with self.service.leases.acting(lease):
             drawing = (await self._array(request, 3)) != 0
 
@@ -321,22 +320,6 @@ def _with_box(low: Voxel, high: Voxel) -> Change:
     return lambda said: replace(said, box=Box.from_corners((low, high)))
 
 
-def volume_of(image: NDArray[np.generic], spacing_mm: tuple[float, float, float]) -> Volume:
-    """The image with its geometry; what is not finite becomes the least finite value, for viewers send such volumes."""
-    if image.size == 0:
-        raise BadRequest(f"got an image of shape {image.shape}, expected one voxel or more")
-    if image.dtype.kind == "f" and not (finite := np.isfinite(image)).all():
-        if not finite.any():
-            raise BadRequest("got an image without a finite voxel, expected intensities")
-        image = np.where(finite, image, image[finite].min())
-    if image.dtype.kind == "b":
-        image = image.astype(np.uint8)
-    z, y, x = image.shape
-    # As in a challenge case, 8 bits have no room for HU.
-    units = "0-255" if image.dtype == np.uint8 else None
-    return Volume(image, Geometry((z, y, x), spacing_mm), units=units, has_orientation=False)
-
-
 def _placed(drawing: NDArray[np.bool_], place: list[list[float]] | None, geometry: Geometry) -> NDArray[np.bool_]:
     """A drawing on the whole volume."""
     if place is None:
@@ -350,22 +333,6 @@ def _placed(drawing: NDArray[np.bool_], place: list[list[float]] | None, geometr
     whole = np.zeros(geometry.shape, bool)
     whole[tuple(slice(low, high) for low, high in box)] = drawing
     return whole
-
-
-def clipped_voxel(place: Sequence[float], geometry: Geometry) -> Voxel:
-    """The voxel (z,y,x) of the image that is nearest to a place, halves up."""
-    z, y, x = (min(max(0, math.floor(v + 0.5)), n - 1) for v, n in zip(place, geometry.shape, strict=True))
-    return z, y, x
-
-
-def clipped_box(box: list[list[float]], geometry: Geometry) -> tuple[Voxel, Voxel]:
-    """First and last voxel (z,y,x) of a half-open box, inside the image; at least one voxel wide."""
-    low, high = [], []
-    for (start, stop), n in zip(box, geometry.shape, strict=True):
-        first = min(max(0, round(start)), n - 1)
-        low.append(first)
-        high.append(max(first, min(round(stop), n) - 1))
-    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
 
 
 def _meta(request: Request) -> dict[str, Any]:
@@ -388,23 +355,6 @@ def _foreground(said: dict[str, Any]) -> bool:
     if not isinstance(foreground, bool):
         raise BadRequest("got no include_interaction, expected true or false")
     return foreground
-
-
-def numbers(values: object, what: str, count: int) -> tuple[float, ...]:
-    if (
-        not isinstance(values, list)
-        or len(values) != count
-        or any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in values)
-        or any(abs(v) > 1e9 for v in values)
-    ):
-        raise BadRequest(f"got {values!r:.80} as {what}, expected {count} finite numbers")
-    return tuple(float(v) for v in values)
-
-
-def _box(values: object) -> list[list[float]]:
-    if not isinstance(values, list) or len(values) != 3:
-        raise BadRequest(f"got {values!r:.80} as a box, expected a low and a high end for each of 3 axes")
-    return [sorted(numbers(axis, "ends of a box", 2)) for axis in values]
 
 
 def _buffer_dtype(name: object) -> np.dtype[np.integer]:
