@@ -89,7 +89,7 @@ def test_an_extra_is_asked_at_each_place() -> None:
     assert session.sibling()._segmenter.extra is extra
 
 
-def test_the_first_window_is_made_for_the_mask_in_the_view_that_suits() -> None:
+def test_the_first_window_shows_what_the_view_that_suits_does() -> None:
     image = np.zeros((96, 96, 96), np.uint8)
     image[44:52, 44:52, 44:52] = 200
     extra = Recorder()
@@ -102,8 +102,8 @@ def test_the_first_window_is_made_for_the_mask_in_the_view_that_suits() -> None:
     seen, wide = session.window(), plain.window()
     assert seen is not None
     assert wide is not None
-    # The mask fills an eighth of the second view, and much less of the others; 0.4 of its side is left around it.
-    assert np.array(seen.shape) * seen.step == pytest.approx(8 * 1.8, abs=3)
+    # The mask fills an eighth of the second view, and much less of the others.
+    assert np.array(seen.shape) * seen.step == pytest.approx(16, abs=1)
     assert seen.holds(np.array([[44.0, 44, 44], [51, 51, 51]])).all()
     session.add_point((46, 47, 47))
     assert extra.asked.count("suits") == 3, "only before the first mask"

@@ -40,7 +40,6 @@ from gstk.session.window_selection import (
     initial_window,
     network_labels,
     network_points,
-    window_of_mask,
 )
 
 if TYPE_CHECKING:
@@ -290,21 +289,20 @@ class ObjectSegmenter:
         if not views:
             return window
 
-        def look(deadline: Deadline) -> tuple[Window, NDArray[np.float32]]:
-            best: tuple[float, Window, NDArray[np.float32]] | None = None
+        def look(deadline: Deadline) -> Window:
+            scores = []
             for view in views:
-                logits = self._decode_window(image, view, points, deadline, novel=prompts.novel)
-                score = extra.suits(self._sample(image, view), logits)
-                if best is None or score > best[0]:
-                    best = score, view, logits
-            assert best is not None
-            return best[1:]
+                logits = self._decode_window(image, view, points, deadline)
+                scores.append(extra.suits(self._sample(image, view), logits))
+            return views[int(np.argmax(scores))]
 
         seconds = sum(map(self._answer_s, views)) + self._answer_s(window)
         found = clock.attempt(OBJECT_SIZE, seconds, look)
         if found is None:
             return window
-        better = window_of_mask(image.geometry, *found, prompts, image.policy)
+        # Not narrower, around the mask in it: that is coarse, and some sources lost by it.
+        low, high = np.array(found.start), np.array(found.stop)
+        better = frame(image.geometry, low, high, replace(image.policy, margin=0.0))
         coarser = np.prod(np.array(better.step) / np.array(window.step))
         return window if 1 / SAME_VOXEL < coarser < SAME_VOXEL else better
 

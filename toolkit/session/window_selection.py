@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +12,7 @@ from gstk.core.window import Faces, Window, WindowPolicy, bounding_faces, frame
 from gstk.engines.arguments import NOVEL_LABELS
 from gstk.session.click_update import clicked_components
 
-__all__ = ["adapt_window", "initial_extent", "initial_window", "network_labels", "network_points", "window_of_mask"]
+__all__ = ["adapt_window", "initial_extent", "initial_window", "network_labels", "network_points"]
 
 FIRST_FIELD = 2.0
 """How many times wider the first window around a lone click is than one at the volume's finest spacing."""
@@ -64,20 +62,6 @@ def initial_window(geometry: Geometry, prompts: ObjectPrompts, policy: WindowPol
         if window is not None and holds and np.prod(window.shape) <= policy.max_voxels:
             return window
     return frame(geometry, *initial_extent(geometry, prompts, policy), policy)
-
-
-def window_of_mask(
-    geometry: Geometry, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts, policy: WindowPolicy
-) -> Window:
-    """The window around the mask of another window and all clicks; around that window where the mask is empty."""
-    mask = clicked_components(logits > 0, window.to_window(prompts.clicked(foreground_only=True)))
-    box = bounds(mask)
-    if box is None:
-        return frame(geometry, np.array(window.start), np.array(window.stop), replace(policy, margin=0.0))
-    points_low, points_high = bounding_faces(prompts.clicked())
-    low = np.array([axis.start for axis in box]) * window.step + window.start
-    high = np.array([axis.stop for axis in box]) * window.step + window.start
-    return frame(geometry, np.minimum(low, points_low), np.maximum(high, points_high), policy)
 
 
 def adapt_window(

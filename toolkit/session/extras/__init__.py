@@ -39,7 +39,7 @@ class Extra(Protocol):
         """
 
     def suits(self, image: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
-        """How well a window of `views` suits the object: the first window is made for the mask in the best.
+        """How well a window of `views` suits the object: the first window shows what the best does, finer.
 
         Args:
             image: float32 (z,y,x), 0–1, what the network saw.
