@@ -1,13 +1,14 @@
 """Seconds and memory of "everything", 117 classes on a whole CT, with the full-size network; writes JSON.
 
-    python benchmarks/everything_speed.py --checkpoint FILE --bundle DIR [--rounds 3] [--out FILE]
+    python benchmarks/everything_speed.py --checkpoint FILE --bundle DIR [--rounds 2] [--out FILE]
 
 NVIDIA's pipeline, made of MONAI's modules, beside gstk with the FP32 and the INT8 graph (`monai_parity.py` and
 `random_weights.py` make checkpoint and bundles). A whole CT of 300×300×200 voxels of 1.5 mm takes 18 windows, so each
-side does a volume of one window, 128³, in turn with the others, each in a process of its own. What the network takes
-for a window is counted 18 times; the rest, stitching and labels, grows with the voxels; all are extrapolated alike,
-from medians over the rounds after a first one. Memory is the peak of the process for one window, and for MONAI, whose
-logits of all classes are in memory for the whole volume, at least those besides.
+side does a volume of one window, 128³, in turn with the others, each time in a process of its own, which does it once
+before it counts. What the network takes for a window is counted 18 times; the rest, stitching and labels, grows with
+the voxels; all are extrapolated alike, from medians over the rounds. `cpu_s` are seconds of processors, which other
+work on the machine changes less. Memory is the peak of the process for one window, and for MONAI, whose logits of all
+classes are in memory for the whole volume, at least those besides.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ import argparse
 import json
 import resource
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from full_size import Apart, answer
 from machine import describe
+from numpy.typing import NDArray
 
 from gstk.cases.phantoms import smooth_noise
 from gstk.core.geometry import Geometry
@@ -33,6 +34,7 @@ from gstk.core.volume import Volume
 SIDE = 128
 WHOLE = (200, 300, 300)
 SPACING_MM = 1.5
+KEYS = ("whole_s", "whole_cpu_s")
 
 
 def a_block() -> Volume:
@@ -54,22 +56,14 @@ def time_monai(checkpoint: str) -> Iterator[dict[str, float]]:
     from gstk.training.bundle_reference import BundlePipeline
     from gstk.training.checkpoint import load_network
 
-    network, profile, spent = load_network(checkpoint).eval(), find_profile("nv-segment-ct"), [0.0]
-    inner = network.forward
-
-    def timed(*arguments: Any, **options: Any) -> Any:
-        began = time.perf_counter()
-        result = inner(*arguments, **options)
-        spent[0] += time.perf_counter() - began
-        return result
-
-    network.forward = timed  # type: ignore[method-assign]
+    network, profile, watch = load_network(checkpoint).eval(), find_profile("nv-segment-ct"), Watch()
+    network.forward = watch.timed(network.forward)  # type: ignore[method-assign]
     ids = profile.classes.expand(["everything"])
     volume = a_block()
     while True:
-        spent[0], began = 0.0, time.perf_counter()
+        watch.restart()
         BundlePipeline(network, profile, volume).classes(ids)
-        yield _result(began, spent[0])
+        yield watch.result()
 
 
 def time_gstk(bundle: str, precision: str) -> Iterator[dict[str, float]]:
@@ -77,43 +71,69 @@ def time_gstk(bundle: str, precision: str) -> Iterator[dict[str, float]]:
     import gstk
 
     with gstk.open(bundle, "openvino", precision=precision) as session:
-        engine, spent = session._segmenter.engine.engine, [0.0]
-        inner = engine._class_features
-
-        def timed(image: Any) -> Any:
-            began = time.perf_counter()
-            result = inner(image)
-            spent[0] += time.perf_counter() - began
-            return result
-
-        engine._class_features = timed  # type: ignore[method-assign]
+        engine, watch = session._segmenter.engine.engine, Watch()
+        engine._class_features = watch.timed(engine._class_features)  # type: ignore[method-assign]
         volume = a_block()
         while True:
-            spent[0], began = 0.0, time.perf_counter()
+            watch.restart()
             session.set_image(volume)  # forgets the features of the round before
             session.segment_classes(["everything"])
-            yield _result(began, spent[0])
+            yield watch.result()
 
 
-def _result(began: float, network_s: float) -> dict[str, float]:
-    whole_s = time.perf_counter() - began
-    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return {"network_s": network_s, "rest_s": whole_s - network_s, "peak_gb": peak_gb}
+class Watch:
+    """Seconds by the clock and of processors, of the whole and of the network's part in it."""
+
+    def __init__(self) -> None:
+        self.network = np.zeros(2)
+        self._began = self.now()
+
+    @staticmethod
+    def now() -> NDArray[np.float64]:
+        return np.array([time.perf_counter(), time.process_time()])
+
+    def timed(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            began = self.now()
+            result = run(*arguments, **options)
+            self.network += self.now() - began
+            return result
+
+        return timed
+
+    def restart(self) -> None:
+        self.network[:] = 0
+        self._began = self.now()
+
+    def result(self) -> dict[str, float]:
+        rest = self.now() - self._began - self.network
+        peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        network = self.network
+        return {
+            "network_s": float(network[0]),
+            "rest_s": float(rest[0]),
+            "network_cpu_s": float(network[1]),
+            "rest_cpu_s": float(rest[1]),
+            "peak_gb": peak_gb,
+        }
 
 
 def extrapolated(rounds: list[dict[str, float]], windows: int) -> dict[str, float]:
     """Of a whole CT, from rounds of one window."""
-    timed = rounds[1:] or rounds
-    network_s, rest_s = (median(round_[key] for round_ in timed) for key in ("network_s", "rest_s"))
+    middle = {key: median(round_[key] for round_ in rounds) for key in rounds[0]}
     share = float(np.prod(WHOLE)) / SIDE**3
-    return {"network_s": network_s, "rest_s": rest_s, "whole_s": windows * network_s + share * rest_s}
+    return {
+        **middle,
+        "whole_s": windows * middle["network_s"] + share * middle["rest_s"],
+        "whole_cpu_s": windows * middle["network_cpu_s"] + share * middle["rest_cpu_s"],
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--bundle", type=Path, help="with FP32 and INT8 graphs for classes")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "everything_speed.json")
     parser.add_argument("--call", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -130,17 +150,15 @@ def main() -> None:
         "gstk int8": ["time_gstk", str(arguments.bundle), "int8"],
     }
     found: dict[str, list[dict[str, float]]] = {name: [] for name in calls}
-    with ExitStack() as stack:
-        sides = {name: stack.enter_context(Apart(*call, script=__file__)) for name, call in calls.items()}
-        for _ in range(arguments.rounds + 1):
-            for name, side in sides.items():
+    for _ in range(arguments.rounds):
+        for name, call in calls.items():
+            with Apart(*call, script=__file__) as side:
+                side.ask()
                 found[name].append(side.ask())
-                print(name, found[name][-1], flush=True)
+            print(name, found[name][-1], flush=True)
     whole = {name: extrapolated(rounds, windows) for name, rounds in found.items()}
-    for name, rounds in found.items():
-        whole[name]["peak_gb_of_one_window"] = rounds[-1]["peak_gb"]
     logits_gb = 4 * classes * (float(np.prod(WHOLE)) - SIDE**3) / 1e9
-    whole["monai"]["peak_gb_at_least"] = whole["monai"]["peak_gb_of_one_window"] + logits_gb
+    whole["monai"]["peak_gb_at_least"] = whole["monai"]["peak_gb"] + logits_gb
     report = {
         "machine": describe("torch", "monai", "openvino"),
         "volume": WHOLE,
@@ -148,7 +166,7 @@ def main() -> None:
         "windows": windows,
         "classes": classes,
         "extrapolated": whole,
-        "times_as_fast": {k: whole["monai"]["whole_s"] / whole[k]["whole_s"] for k in ("gstk fp32", "gstk int8")},
+        "times_as_fast": {f"{k}, {key}": whole["monai"][key] / whole[k][key] for k in list(calls)[1:] for key in KEYS},
         "rounds": found,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
