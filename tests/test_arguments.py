@@ -58,7 +58,7 @@ def test_wrong_image_is_named(engine: Engine, image: np.ndarray, message: str) -
         (np.zeros((1, 1, 2)), np.ones((1, 1)), r"expected \(B, N, 3\)"),
         (np.zeros((0, 1, 3)), np.ones((0, 1)), "one object and one point or more"),
         (np.zeros((1, 2, 3)), np.ones((2, 1)), r"got labels \(2, 1\), expected \(1, 2\)"),
-        (np.zeros((1, 1, 3)), np.full((1, 1), 4), r"got labels \[4\], expected values in -1..3"),
+        (np.zeros((1, 1, 3)), np.full((1, 1), 6), r"got labels \[6\], expected values in -1..5"),
         (np.zeros((1, 1, 3)), np.full((1, 1), 0.5), "got labels of dtype float64 with values that no int64 holds"),
         (np.zeros((2, 2, 3)), np.array([[1, -1], [-1, -1]]), r"got objects \[1\] with padding points only"),
         (np.full((1, 1, 3), np.inf), np.ones((1, 1)), "NaN or infinity"),
