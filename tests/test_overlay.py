@@ -18,6 +18,7 @@ from gstk.cases.overlay import (
     PANEL_PIXELS,
     RIGHT_PIXELS,
     draw_overlay,
+    middle_voxel,
     save_overlay,
 )
 from gstk.core.geometry import Geometry
@@ -124,6 +125,19 @@ def test_objects_that_do_not_fit_are_counted(scene) -> None:
         return count(picture[top : top + CAPTION_PIXELS], object_colour(MAX_ROWS), 100)
 
     assert last_caption(MAX_ROWS + 3) > last_caption(MAX_ROWS) + 20
+
+
+def test_objects_without_prompts_are_shown_at_their_middle(scene) -> None:
+    volume, geometry, mask = scene
+    inside = mask == 1
+    middle = middle_voxel(inside)
+    assert inside[middle]
+    np.testing.assert_allclose(middle[1:], (19.5, 24.5), atol=1)
+    picture = draw_overlay(np.zeros_like(volume), geometry, mask, {}, {1: middle})
+    clicked = draw_overlay(np.zeros_like(volume), geometry, mask, {1: ObjectPrompts((Point(middle),))})
+    for shown, beside in zip(panels(picture, geometry), panels(clicked, geometry), strict=True):
+        assert count(shown, GREEN) == 0 < count(beside, GREEN)
+        assert count(shown, object_colour(1)) == count(beside, object_colour(1)) > 100
 
 
 def test_nothing_said_is_an_empty_picture(scene) -> None:

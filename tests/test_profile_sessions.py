@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 
@@ -286,7 +287,7 @@ def test_infer_segments_classes_and_names_them(network: Any, tmp_path: Path) -> 
     sitk.WriteImage(image, str(tmp_path / "ct.nii.gz"))
     with session(network, PROFILES["nv-segment-ct"]) as own, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        (result,) = infer(own, tmp_path / "ct.nii.gz", tmp_path / "out", classes=["spleen", "kidney"])
+        (result,) = infer(own, tmp_path / "ct.nii.gz", tmp_path / "out", classes=["spleen", "kidney"], overlay=True)
         own.set_image(gstk.read_volume(tmp_path / "ct.nii.gz"))
         expected = own.segment_classes(["spleen", "kidney"])
         (wrong,) = infer(own, tmp_path / "ct.nii.gz", tmp_path / "other", classes=["splen"])
@@ -297,6 +298,12 @@ def test_infer_segments_classes_and_names_them(network: Any, tmp_path: Path) -> 
     assert {int(k) for k in labels} == {int(k) for k in np.unique(expected)} - {0}
     assert all(labels[str(one.object_id)]["name"] == one.name for one in result.objects)
     assert "near names: spleen" in str(wrong.error)
+    absent = {"spleen", "right kidney", "left kidney"} - {one.name for one in result.objects}
+    notes = [note for note in result.warnings if note.startswith("nothing was found of")]
+    assert len(notes) == bool(absent)
+    assert all(name in notes[0] for name in absent)
+    assert result.overlay is not None
+    assert min(Image.open(result.overlay).size) > 300
     assert read_nifti_labels(result.output) == {
         one.object_id: LabelName(one.name, object_colour(one.object_id)) for one in result.objects
     }

@@ -218,7 +218,7 @@ def _infer_one(session: Session, options: _Options, task: CaseFiles) -> InferRes
             warnings.simplefilter("always")
             said: tuple[str, ...] = ()
             if options.classes:
-                mask, objects = segment_classes(session, case, options.classes, window, options.assume_window)
+                mask, objects, said = segment_classes(session, case, options.classes, window, options.assume_window)
             else:
                 mask, objects, said = segment_case(session, case, within_s, window, options.assume_window, start)
         notes += [*(str(w.message) for w in caught), *said]
@@ -236,11 +236,13 @@ def _infer_one(session: Session, options: _Options, task: CaseFiles) -> InferRes
             write_label_names(task.labels, names, {one.object_id: one.voxels for one in objects})
         picture = None
         if options.overlay:
-            from gstk.cases.overlay import save_overlay
+            from gstk.cases.overlay import MAX_ROWS, middle_voxel, save_overlay
             from gstk.cases.prepare import window_image
 
             shown, _ = window_image(case, window)
-            picture = save_overlay(task.overlay, shown, case.geometry, mask, case.prompts)
+            silent = [one.object_id for one in objects if one.voxels and one.object_id not in case.prompts]
+            centres = {k: middle_voxel(mask == k) for k in silent[:MAX_ROWS]}
+            picture = save_overlay(task.overlay, shown, case.geometry, mask, case.prompts, centres)
         if options.checks_clicks and not options.classes:
             begun = set() if start is None else {int(k) for k in np.unique(start)}
             clicked = sorted({*options.prompts, *options.points_mm} - begun)

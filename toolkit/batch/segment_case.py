@@ -18,6 +18,8 @@ from gstk.session.session import Session
 
 __all__ = ["segment_case", "segment_classes"]
 
+_MOST_NAMED = 6
+
 
 def segment_case(
     session: Session,
@@ -83,7 +85,7 @@ def segment_case(
 
 def segment_classes(
     session: Session, case: Case, names: Sequence[str], intensity_window: str, assume_window: str | None
-) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...]]:
+) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...], tuple[str, ...]]:
     """Segments classes by name; the case's clicks then correct those of their ids.
 
     Args:
@@ -93,7 +95,8 @@ def segment_classes(
         intensity_window, assume_window: see `Session.set_image`.
 
     Returns:
-        The label map, uint16 (z,y,x), of class ids; and the classes that are there, in numbers.
+        The label map, uint16 (z,y,x), of class ids; the classes that are there, in numbers; and a warning of those that
+        are not.
 
     Raises:
         PromptError: the weights have no such class, or a prompt is of a class that is not asked for.
@@ -115,4 +118,7 @@ def segment_classes(
         for k in np.flatnonzero(sizes)
         if k
     ]
-    return mask, tuple(found)
+    absent = [table.name_of(k) for k in table.expand(names) if k >= sizes.size or not sizes[k]]
+    more = f" and {len(absent) - _MOST_NAMED} more" if len(absent) > _MOST_NAMED else ""
+    notes = (f"nothing was found of {', '.join(absent[:_MOST_NAMED])}{more}",) if absent else ()
+    return mask, tuple(found), notes

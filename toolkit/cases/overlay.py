@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-__all__ = ["draw_overlay", "save_overlay", "upright"]
+__all__ = ["MAX_ROWS", "draw_overlay", "middle_voxel", "save_overlay", "upright"]
 
 PANEL_PIXELS = 300
 GAP_PIXELS = 8
@@ -43,13 +43,14 @@ def save_overlay(
     geometry: Geometry,
     mask: NDArray[np.integer],
     prompts: Mapping[int, ObjectPrompts],
+    centres: Mapping[int, Voxel] | None = None,
 ) -> Path:
     """Writes `draw_overlay`'s picture as a PNG, whole or not at all.
 
     Raises:
         OutputError: it cannot be written.
     """
-    picture = draw_overlay(volume, geometry, mask, prompts)
+    picture = draw_overlay(volume, geometry, mask, prompts, centres)
     with atomic_path(path) as partial:
         picture.save(partial, format="PNG", optimize=True)
     return Path(path)
@@ -60,8 +61,9 @@ def draw_overlay(
     geometry: Geometry,
     mask: NDArray[np.integer],
     prompts: Mapping[int, ObjectPrompts],
+    centres: Mapping[int, Voxel] | None = None,
 ) -> Image:
-    """Draws one row an object (the first `MAX_ROWS` that have prompts): axial, coronal and sagittal.
+    """Draws one row an object (the first `MAX_ROWS` that have prompts or a centre): axial, coronal and sagittal.
 
     Slices are named and turned by the geometry's direction, whatever the order of storage: the patient's left on the
     right, anterior up in the axial slice, superior up in the others. An oblique volume is shown along its own axes.
@@ -72,13 +74,15 @@ def draw_overlay(
         geometry: the volume's; pixels are made square in millimetres.
         mask: integer (z,y,x), object ids.
         prompts: by object id. Clicks and the box are drawn where they lie in the slice shown.
+        centres: by object id, the voxel (z,y,x) whose slices are shown of objects without prompts.
 
     Returns:
         An RGB `PIL.Image`.
     """
     from PIL import Image, ImageDraw
 
-    said_of = [(k, p) for k, p in sorted(prompts.items()) if p.points or p.box]
+    crossings = {**(centres or {}), **{k: _centre(p) for k, p in prompts.items() if p.points or p.box}}
+    said_of = [(k, prompts.get(k, ObjectPrompts())) for k in sorted(crossings)]
     shown, left_out = said_of[:MAX_ROWS], len(said_of[MAX_ROWS:])
     low, high = intensity_range(volume)
     font = ImageDraw.Draw(Image.new("RGB", (1, 1)))
@@ -93,12 +97,12 @@ def draw_overlay(
 
     ruler = _Ruler(tuple(axes), tuple(flipped))
     rows = []
-    for _, said in shown:
-        there, centre = _turned(said, turn), turn(_centre(said))
+    for object_id, said in shown:
+        there, centre = _turned(said, turn), turn(crossings[object_id])
         rows.append([_panel(volume, mask, spacing_mm, there, centre, axis, low, high, ruler) for _, axis in _VIEWS])
     captions = [
-        [f"object {object_id}   {name} {'zyx'[axes[k]]} = {_centre(said)[axes[k]]}" for name, k in _VIEWS]
-        for object_id, said in shown
+        [f"object {object_id}   {name} {'zyx'[axes[k]]} = {crossings[object_id][axes[k]]}" for name, k in _VIEWS]
+        for object_id, _ in shown
     ]
     if left_out:
         captions[-1][-1] += f"   ({left_out} more not shown)"
@@ -118,6 +122,18 @@ def draw_overlay(
             left += width + GAP_PIXELS
         top += height + GAP_PIXELS
     return picture
+
+
+def middle_voxel(mask: NDArray[np.bool_]) -> Voxel:
+    """A voxel (z,y,x) of a mask, in the slice that it fills most, nearest to its middle there.
+
+    Args:
+        mask: bool (z,y,x), not empty.
+    """
+    z = int(np.argmax(np.count_nonzero(mask, axis=(1, 2))))
+    places = np.argwhere(mask[z])
+    y, x = places[np.argmin(((places - places.mean(axis=0)) ** 2).sum(axis=1))]
+    return z, int(y), int(x)
 
 
 def _centre(prompts: ObjectPrompts) -> Voxel:

@@ -249,8 +249,9 @@ class _Report:
         for heading in ("object", "voxels", "millilitres", "seconds"):
             table.add_column(heading, justify="right")
         for entry in result.objects:
+            seconds = "" if entry.name and not entry.seconds else f"{entry.seconds:.2f}"
             called = f"{entry.object_id} {entry.name}".strip()
-            table.add_row(called, f"{entry.voxels:,}", f"{entry.volume_ml:.2f}", f"{entry.seconds:.2f}")
+            table.add_row(called, f"{entry.voxels:,}", f"{entry.volume_ml:.2f}", seconds)
         print_table(table)
         report = result.report
         if self._budget is not None and report is not None and report.budget_s is not None:
