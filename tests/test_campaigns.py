@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks" / "campaigns"))
 
 import killed_commands  # noqa: E402
+import memory_limits  # noqa: E402
 import plans_in_time  # noqa: E402
 import readers  # noqa: E402
 
@@ -97,3 +98,19 @@ def test_a_late_call_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that runs on after the deadline, and no limit on its calls."""
     monkeypatch.setattr(plans_in_time, "run_at_once", lambda self, call, deadline: call())
     assert max(plans_in_time.one_call(seed)["share"] for seed in range(30)) > plans_in_time.LATE
+
+
+@on_linux
+@pytest.mark.slow
+def test_a_click_that_no_memory_holds_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    command = [sys.executable, memory_limits.__file__, "--click", "space", "onnxruntime", "4000000"]
+    found = memory_limits.run(command, {"GSTK_CACHE": str(tmp_path)})
+    assert found["outcome"] == "OutOfMemory"
+    assert not memory_limits.is_failure("space", found)
+
+
+@pytest.mark.parametrize("outcome", ["SIGKILL", "other", "hung", "SIGSEGV"])
+def test_ends_for_want_of_memory_that_nobody_announced_are_failures(outcome: str) -> None:
+    assert all(memory_limits.is_failure(mode, {"outcome": outcome, "words": ""}) for mode in memory_limits.MODES)
+    assert memory_limits.is_failure("space", {"outcome": "OutOfMemory", "words": "no remedy"})

@@ -6,7 +6,7 @@
 `space` limits the address space of a process (`ulimit -v`), and `group` its control group (as a container or a batch
 job does; needs the right to make one), once a session with a latency model is open: from then on the plan knows what
 a window takes. `command` runs a whole `gstk infer` with an address space from almost nothing on, which libraries that
-are being loaded may not survive: what is asked of it is one line and an exit code, from where Python itself can start.
+are being loaded may not survive: what is asked of it is a word and exit code 1, and no traceback.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ MODES = ("space", "group", "command")
 BACKENDS = ("onnxruntime", "openvino")
 SIDE = 80
 HUNG_S = 600
+LOADERS_END = "cannot allocate memory for thread-local data"
+"""What glibc says when it ends a process, whose libraries find no room; no program can answer that."""
 
 
 def group_root() -> Path | None:
@@ -121,8 +123,11 @@ def run(command: list[str], environment: dict[str, str], limit_bytes: int | None
         return {"outcome": signal.Signals(-done.returncode).name, "words": " | ".join(errors[-2:])[:300]}
     if done.returncode == 0:
         return {"outcome": "mask"}
-    one_line = len(errors) == 1 and errors[0].startswith("error: ")
-    return {"outcome": "one line" if one_line else "other", "words": " | ".join(errors[-3:])[:400]}
+    words = " | ".join(errors[-3:])[:400]
+    if LOADERS_END in words:
+        return {"outcome": "end by the system's loader", "words": words}
+    one_line = bool(errors) and done.returncode == 1 and "Traceback" not in done.stderr
+    return {"outcome": "said" if one_line else "other", "words": words}
 
 
 def is_failure(mode: str, found: dict[str, Any]) -> bool:
@@ -130,7 +135,7 @@ def is_failure(mode: str, found: dict[str, Any]) -> bool:
         return False
     if found["outcome"] == "OutOfMemory":
         return not any(remedy in found["words"] for remedy in ("free memory", "raise the limit"))
-    return not (mode == "command" and found["outcome"] == "one line")
+    return not (mode == "command" and found["outcome"] in ("said", "end by the system's loader"))
 
 
 def main() -> int:
