@@ -47,13 +47,14 @@ def test_raw_volumes_are_prepared_as_infer_prepares_them(
         SimpleITK.WriteImage(image, str(file))
     z, y, x = (n // 2 for n in case.image.shape)
     prompts = {1: ObjectPrompts((Point((z, y, x)),))}
-    with gstk.open("tiny", "openvino", threads=2) as session:
+    with gstk.open("tiny", "openvino", threads=2, refine=False) as session:
         (result,) = infer(session, file, tmp_path / "out", prompts=prompts)
     assert result.output is not None
     expected = read_volume(result.output).image
     volume = Volume(file, case.image, case.geometry.spacing_mm)
     program = released.parent / "build" / "tests" / "replay"
-    found = replay_cpp(program, builtin("tiny"), volume, [f"point 1 {z} {y} {x} 1"], tmp_path, threads=2).masks[0]
+    click = [f"point 1 {z} {y} {x} 1"]
+    found = replay_cpp(program, builtin("tiny"), volume, click, tmp_path, threads=2, refine=0).masks[0]
     share = float((found == expected).mean())
     print(f"{name}: {int((expected > 0).sum())} voxels, agreement {share:.6f}; {result.intensities}")
     assert expected.any()
