@@ -30,6 +30,7 @@ from gstk.core.volume import Volume  # noqa: E402
 from gstk.core.window import WindowPolicy  # noqa: E402
 from gstk.engines.base import Engine  # noqa: E402
 from gstk.errors import PromptError  # noqa: E402
+from gstk.session.deadline import Budget  # noqa: E402
 from gstk.session.segmenter import OUTSIDE  # noqa: E402
 from gstk.session.session import Session  # noqa: E402
 from gstk.training.bundle_reference import BundlePipeline  # noqa: E402
@@ -291,6 +292,20 @@ def test_infer_segments_classes_and_names_them(network: Any, tmp_path: Path) -> 
         own.set_image(gstk.read_volume(tmp_path / "ct.nii.gz"))
         expected = own.segment_classes(["spleen", "kidney"])
         (wrong,) = infer(own, tmp_path / "ct.nii.gz", tmp_path / "other", classes=["splen"])
+        told: list[tuple[int, int]] = []
+        (late,) = infer(
+            own,
+            tmp_path / "ct.nii.gz",
+            tmp_path / "late",
+            classes=["spleen", "kidney"],
+            budget=Budget(0.01),
+            on_window=lambda done, total: told.append((done, total)),
+        )
+    assert late.error is None
+    assert late.report is not None
+    assert "classes at the training's resolution" in late.report.compromises[0]
+    assert late.objects
+    assert told[-1] == (1, 1)
     assert result.error is None
     assert result.output is not None
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(result.output))), expected)

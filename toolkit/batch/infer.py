@@ -75,6 +75,7 @@ def infer(
     workers: Workers | None = None,
     overwrite: bool = False,
     on_result: Callable[[InferResult, int], None] | None = None,
+    on_window: Callable[[int, int], None] | None = None,
 ) -> list[InferResult]:
     """Segments cases; one that fails does not stop the others.
 
@@ -108,6 +109,8 @@ def infer(
             None takes one case after the other in this process.
         overwrite: replace results that are there from an earlier run.
         on_result: called after each case with its result and the number of cases.
+        on_window: called after each window of class prompts with how many of a case are done, and of how many; not with
+            `workers`.
 
     Returns:
         One result a case, in order.
@@ -151,7 +154,7 @@ def infer(
     if workers is not None:  # their working folder is another
         tasks = [CaseFiles(*(path.absolute() for path in task)) for task in tasks]
     results = {}
-    for result in _run(session, options, tasks, workers):
+    for result in _run(session, options, tasks, workers, on_window or (lambda done, total: None)):
         results[result.source] = result
         if on_result:
             on_result(result, len(paths))
@@ -163,6 +166,7 @@ def _run(
     options: _Options,
     tasks: Sequence[CaseFiles],
     workers: Workers | None,
+    on_window: Callable[[int, int], None],
 ) -> Iterator[InferResult]:
     """The results of the tasks, in order or as they come."""
     if workers is not None:
@@ -171,12 +175,12 @@ def _run(
         yield from map_on_ray(workers, partial(_open_worker, session, options), tasks, _lost)
     elif isinstance(session, Session):
         for index, task in enumerate(tasks):
-            yield _infer_one(session, options if index == 0 else options._replace(started_s=0.0), task)
+            yield _infer_one(session, options if index == 0 else options._replace(started_s=0.0), task, on_window)
     else:
         began = time.perf_counter()
         with session() as opened:
             started_s = options.started_s + time.perf_counter() - began
-            yield from _run(opened, options._replace(started_s=started_s), tasks, None)
+            yield from _run(opened, options._replace(started_s=started_s), tasks, None, on_window)
 
 
 def _open_worker(open_session: Callable[[], Session], options: _Options) -> Callable[[CaseFiles], InferResult]:
@@ -187,7 +191,12 @@ def _lost(task: CaseFiles, why: str) -> InferResult:
     return InferResult(task.source, error=why)
 
 
-def _infer_one(session: Session, options: _Options, task: CaseFiles) -> InferResult:
+def _infer_one(
+    session: Session,
+    options: _Options,
+    task: CaseFiles,
+    on_window: Callable[[int, int], None] = lambda done, total: None,
+) -> InferResult:
     path, output = task.source, task.mask
     began = time.perf_counter()
     notes: list[str] = []
@@ -213,12 +222,15 @@ def _infer_one(session: Session, options: _Options, task: CaseFiles) -> InferRes
         within_s = None
         if options.budget is not None:
             spent_s = options.started_s + time.perf_counter() - began + _WRITE_S * case.image.size
-            within_s = options.budget.left_s(len(case.prompts), spent_s)
+            asked = session.profile.classes.expand(options.classes) if options.classes else case.prompts
+            within_s = options.budget.left_s(len(asked), spent_s)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             said: tuple[str, ...] = ()
             if options.classes:
-                mask, objects, said = segment_classes(session, case, options.classes, window, options.assume_window)
+                mask, objects, said = segment_classes(
+                    session, case, options.classes, window, options.assume_window, within_s, on_window
+                )
             else:
                 mask, objects, said = segment_case(session, case, within_s, window, options.assume_window, start)
         notes += [*(str(w.message) for w in caught), *said]

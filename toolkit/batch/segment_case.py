@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,13 @@ def segment_case(
 
 
 def segment_classes(
-    session: Session, case: Case, names: Sequence[str], intensity_window: str, assume_window: str | None
+    session: Session,
+    case: Case,
+    names: Sequence[str],
+    intensity_window: str,
+    assume_window: str | None,
+    within_s: float | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...], tuple[str, ...]]:
     """Segments classes by name; the case's clicks then correct those of their ids.
 
@@ -93,6 +99,7 @@ def segment_classes(
         case: its prompts are those of class ids.
         names: of classes, groups and sets; see `Session.segment_classes`.
         intensity_window, assume_window: see `Session.set_image`.
+        within_s, on_progress: see `Session.segment_classes`.
 
     Returns:
         The label map, uint16 (z,y,x), of class ids; the classes that are there, in numbers; and a warning of those that
@@ -101,9 +108,12 @@ def segment_classes(
     Raises:
         PromptError: the weights have no such class, or a prompt is of a class that is not asked for.
     """
+    began = time.perf_counter()
     session.set_image(case.volume, intensity_window=intensity_window, assume_window=assume_window)
     prompts = {k: said for k, said in case.prompts.items() if said.points or said.box}
-    mask = session.segment_classes(names, as_objects=bool(prompts))
+    if within_s is not None:
+        within_s = max(within_s / 2, within_s - (time.perf_counter() - began))
+    mask = session.segment_classes(names, bool(prompts), on_progress, within_s)
     table = session.profile.classes
     if prompts:
         others = sorted(set(prompts) - set(table.expand(names)))

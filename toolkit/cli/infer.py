@@ -143,24 +143,23 @@ def infer_command(
     worker_gpus: WorkerGpusOption = None,
 ) -> None:
     """Segment the clicked or boxed objects of each case. A case that fails does not stop the others."""
+    from contextlib import nullcontext
     from functools import partial
 
     import gstk
     from gstk.batch.infer import infer
+    from gstk.cli.progress import LongWork
     from gstk.cli.prompt_options import read_places, read_prompts
     from gstk.engines.options import parse_assignments
     from gstk.session.deadline import Budget, process_age_s
 
-    if classes is not None and budget is not None:
-        raise typer.BadParameter(
-            "takes no --budget: windows over the whole volume are all needed", param_hint="--classes"
-        )
     cluster = ray_workers(ray, workers, worker_cpus, worker_gpus)
     if cluster is not None and threads is None and not worker_gpus:
         threads = max(1, int(cluster.cpus))
     prompts = read_prompts(point or [], background or [], box or [])
     shared = None if budget is None else Budget(budget, calls)
-    with _Report(shared) as report:
+    windows = nullcontext() if classes is None else LongWork("classes", unit="windows")
+    with _Report(shared, classes is None) as report, windows as progress:
         results = infer(
             partial(
                 gstk.open,
@@ -194,6 +193,7 @@ def infer_command(
             started_s=process_age_s() + _EXIT_S,
             workers=cluster,
             on_result=report.add,
+            on_window=None if progress is None else progress.update,
         )
     failed = sum(result.error is not None for result in results)
     if len(results) > 1:
@@ -210,11 +210,17 @@ def say_probe(reason: str) -> None:
 class _Report:
     """Prints each case as it is done, above a progress bar where there are several."""
 
-    def __init__(self, budget: "Budget | None") -> None:
+    def __init__(self, budget: "Budget | None", shows_cases: bool) -> None:
+        """Begins without a case.
+
+        Args:
+            budget: of each object.
+            shows_cases: whether the bar is shown; a terminal has room for one, and class prompts show their windows.
+        """
         from rich.console import Console
         from rich.progress import Progress
 
-        self._budget = budget
+        self._budget, self._shows_cases = budget, shows_cases
         self._bar = Progress(console=Console(stderr=True, markup=False, emoji=False), transient=True)
         self._task: TaskID | None = None
 
@@ -227,7 +233,7 @@ class _Report:
 
     def add(self, result: "InferResult", total: int) -> None:
         """Shows one result and moves the bar."""
-        if total > 1 and self._task is None:
+        if self._shows_cases and total > 1 and self._task is None:
             self._bar.start()
             self._task = self._bar.add_task("cases", total=total)
         for warning in result.warnings:
@@ -255,8 +261,11 @@ class _Report:
         print_table(table)
         report = result.report
         if self._budget is not None and report is not None and report.budget_s is not None:
-            typer.echo(call_line(self._budget, len(result.objects), report.budget_s, "start, read and write"))
-            typer.echo(f"masks      {report.spent_s:.1f} s, expected {report.expected_s:.1f} s")
+            if self._shows_cases:
+                typer.echo(call_line(self._budget, len(result.objects), report.budget_s, "start, read and write"))
+                typer.echo(f"masks      {report.spent_s:.1f} s, expected {report.expected_s:.1f} s")
+            else:
+                typer.echo(f"masks      {report.spent_s:.1f} s of {report.budget_s:.1f} s that all classes had")
             for line in compromise_lines(report.compromises):
                 typer.echo(line)
         typer.echo(f"image      {result.intensities}")

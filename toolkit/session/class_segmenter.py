@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,7 @@ class ClassSegmenter:
         vectors: NDArray[np.float32],
         image: NetworkImage,
         cache_bytes: int = 0,
+        sample: Callable[[Window], NDArray[np.float32]] | None = None,
     ) -> None:
         """Begins with an image.
 
@@ -89,6 +91,7 @@ class ClassSegmenter:
             vectors: [n_classes,C].
             image: prepared; its profile says windows and overlap.
             cache_bytes: memory for features, 2 bytes each; where they do not all fit, none are kept.
+            sample: the image [1,1,H,W,D] of a window; None samples it as the training did.
 
         Raises:
             PromptError: the profile has no resolution.
@@ -96,6 +99,7 @@ class ClassSegmenter:
         if image.grid is None:
             raise PromptError(f"got a class for the profile {image.profile.name}, whose windows have no resolution")
         self._features_of, self._vectors, self.image, self._grid = features_of, vectors, image, image.grid
+        self._sample = sample or partial(image.sample, padding=image.profile.padding)
         shape = [image.grid.shape[axis] for axis in image.axes.order]
         self._axes = [
             _Axis.of(count, side, image.profile.overlap) for count, side in zip(shape, image.profile.patch, strict=True)
@@ -104,6 +108,11 @@ class ClassSegmenter:
         self.windows = math.prod(len(axis.starts) for axis in self._axes)
         self._keeps = 2 * math.prod(shape) * vectors.shape[1] <= cache_bytes
         self._kept: dict[Cell, NDArray[np.float16]] = {}
+
+    @property
+    def has_features(self) -> bool:
+        """Whether it takes no further window: the features of all are kept."""
+        return bool(self._kept)
 
     def segment(
         self, class_ids: Sequence[int], on_progress: Callable[[int, int], None] = lambda done, total: None
@@ -147,7 +156,7 @@ class ClassSegmenter:
         kept: dict[Cell, NDArray[np.float16]] = {}
         sums: dict[Cell, tuple[NDArray[np.float32], int]] = {}
         for number, starts in enumerate(itertools.product(*(axis.starts for axis in self._axes)), start=1):
-            features = self._features_of(self.image.sample(self._window(starts), self.image.profile.padding))
+            features = self._features_of(self._sample(self._window(starts)))
             for cell in itertools.product(*(axis.cells(a) for axis, a in zip(self._axes, starts, strict=True))):
                 inner = [slice(s.start - a, s.stop - a) for s, a in zip(self._slices(cell), starts, strict=True)]
                 part = features[(slice(None), *inner)]

@@ -18,7 +18,6 @@ from gstk.core.regions import union
 from gstk.core.window import Window, frame
 from gstk.engines.base import Embedding
 from gstk.session.class_correction import correct_class
-from gstk.session.class_segmenter import ClassSegmenter
 from gstk.session.click_update import (
     ClickScope,
     apply_click,
@@ -34,6 +33,7 @@ from gstk.session.projection import project_on
 from gstk.session.state import ImageState, ObjectState
 from gstk.session.thin_boxes import answer_thin_box, is_thin
 from gstk.session.tiled_objects import click_on_tiles, segment_in_tiles, wants_tiles
+from gstk.session.timed_classes import TimedClasses
 from gstk.session.timed_engine import TimedEngine
 from gstk.session.window_selection import (
     adapt_window,
@@ -50,6 +50,8 @@ __all__ = ["MORE_POINTS", "ObjectSegmenter"]
 MAX_ADAPTATIONS = 2
 """How often one prompt may move the object to a window that suits the mask better."""
 
+CLASS_CACHE_LIMIT_BYTES = 4 * 2**30
+"""Most memory for the features of classes: those of 355³ voxels of the full-size network."""
 CLASS_CACHE_SHARE = 0.4
 """Share of the free memory that the features of classes may take."""
 
@@ -149,26 +151,33 @@ class ObjectSegmenter:
         with self.engine.cancellable():
             return self.update(image, state.begun_anew(state.prompts), state.prompts, None, Deadline())
 
-    def classes(self, image: ImageState) -> ClassSegmenter:
+    def classes(self, image: ImageState) -> TimedClasses:
         """The class segmenter of an image, made at the first call; it caches features as long as the image is open."""
         if image.classes is None:
             engine = self.engine
-            image.classes = ClassSegmenter(
-                lambda window: engine.class_features(window, Deadline()),
-                engine.engine.class_vectors(),
-                image.source,
-                int(CLASS_CACHE_SHARE * memory.free_bytes()),
-            )
+            cache_bytes = min(CLASS_CACHE_LIMIT_BYTES, int(CLASS_CACHE_SHARE * memory.free_bytes()))
+            vectors = engine.engine.class_vectors()
+            image.classes = TimedClasses(engine.class_features, vectors, image.source, cache_bytes)
         return image.classes
 
     def segment_classes(
-        self, image: ImageState, class_ids: Sequence[int], on_progress: Callable[[int, int], None]
-    ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """Label maps (z,y,x) of some classes, on the volume and on the training grid; see `ClassSegmenter`."""
+        self,
+        image: ImageState,
+        class_ids: Sequence[int],
+        on_progress: Callable[[int, int], None],
+        deadline: Deadline,
+    ) -> tuple[NDArray[np.uint16], NDArray[np.uint16], tuple[str, ...]]:
+        """Label maps (z,y,x) of some classes, on the volume and on the training grid; see `TimedClasses`.
+
+        Returns:
+            Both, and what was skipped to be done by the deadline.
+        """
         classes = self.classes(image)
+        # The branch for classes shares the encoder's way down, and takes about as long.
+        window_s = self.costs.encode_s(image.source.patch_zyx)
         with self.engine.cancellable():
-            on_grid = classes.segment_grid(class_ids, on_progress)
-            return classes.project(on_grid), on_grid
+            on_grid, compromises = classes.segment_grid(class_ids, on_progress, deadline, window_s)
+            return classes.project(on_grid), on_grid, compromises
 
     def _answer(self, image: ImageState, state: ObjectState, click: Point | None, clock: Clock) -> ObjectState:
         """The object's mask from its prompts; where there was one before, `click` changes only what is near it.

@@ -181,6 +181,7 @@ class Session(PromptMethods):
         name: str | int,
         object_id: int | None = None,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
+        within_s: float | None = None,
     ) -> Region:
         """Segments a class by its name. Later clicks on the object correct it; `undo` takes it back.
 
@@ -190,7 +191,10 @@ class Session(PromptMethods):
         Args:
             name: a class's name or id; groups and sets of classes are refused.
             object_id: id of the new object; None is the class's id.
-            on_progress: called after each window with how many are done, and of how many.
+            on_progress: called after each window with how many are done, and of how many; a plan that is given up for
+                want of time begins anew.
+            within_s: seconds for all of it; None is the session's budget. Where they are too few, windows overlap less,
+                or are coarser; `report` says so.
 
         Returns:
             The slices (z,y,x) of the volume outside which the mask did not change.
@@ -205,7 +209,7 @@ class Session(PromptMethods):
             if len(ids) != 1:
                 raise PromptError(f"got {name!r}, which is {len(ids)} classes; take segment_classes")
             key = whole_object_id(ids[0] if object_id is None else object_id)
-            labels, on_grid = self._segment_classes(ids, on_progress)
+            labels, on_grid = self._segment_classes(ids, on_progress, within_s)
             image = self._current()
             return image.commit({key: class_mask(labels == ids[0], on_grid == ids[0], image, ids[0])})
 
@@ -215,13 +219,17 @@ class Session(PromptMethods):
         names: Sequence[str | int],
         as_objects: bool = False,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
+        within_s: float | None = None,
     ) -> NDArray[np.uint16]:
         """Segments classes by name over the whole volume; each voxel is of the class of the largest logit.
 
         Args:
             names: of classes, groups such as "lung" and sets such as "everything", or their ids.
             as_objects: whether each class becomes an object under its id, for clicks to correct; takes memory for each.
-            on_progress: called after each window with how many are done, and of how many.
+            on_progress: called after each window with how many are done, and of how many; a plan that is given up for
+                want of time begins anew.
+            within_s: seconds for all of it; None is the session's budget. Where they are too few, windows overlap less,
+                or are coarser; `report` says so.
 
         Returns:
             uint16 (z,y,x): class ids, 0 elsewhere, a fresh array.
@@ -230,7 +238,7 @@ class Session(PromptMethods):
         """
         with self._lock:
             ids = checks.expand_classes(names, self.profile)
-            labels, on_grid = self._segment_classes(ids, on_progress)
+            labels, on_grid = self._segment_classes(ids, on_progress, within_s)
             if as_objects:
                 image = self._current()
                 image.commit({k: class_mask(labels == k, on_grid == k, image, k) for k in ids})
@@ -384,13 +392,16 @@ class Session(PromptMethods):
         return self._current().objects.get(whole_object_id(object_id), ObjectState())
 
     def _segment_classes(
-        self, class_ids: Sequence[int], on_progress: Callable[[int, int], None]
+        self, class_ids: Sequence[int], on_progress: Callable[[int, int], None], within_s: float | None
     ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """Label maps (z,y,x) of the volume and of the training grid."""
-        began = time.perf_counter()
-        label_maps = self._segmenter.segment_classes(self._current(), class_ids, on_progress)
-        self.report = CallReport(spent_s=time.perf_counter() - began)
-        return label_maps
+        began, image = time.perf_counter(), self._current()
+        if within_s is None and self._budget is not None:
+            within_s = self._budget.left_s(len(class_ids), 0.0)
+        deadline = self._costs.deadline(within_s, image.source.volume.size)
+        labels, on_grid, compromises = self._segmenter.segment_classes(image, class_ids, on_progress, deadline)
+        self.report = CallReport(within_s, spent_s=time.perf_counter() - began, compromises=compromises)
+        return labels, on_grid
 
     @property
     def model(self) -> LatencyModel | None:

@@ -17,8 +17,8 @@ from gstk.core.window import Window, WindowPolicy, frame
 from gstk.engines.base import Embedding
 from gstk.errors import PromptError
 from gstk.session.class_correction import GridMask
-from gstk.session.class_segmenter import ClassSegmenter
 from gstk.session.label_fusion import ObjectLogits, label_map
+from gstk.session.timed_classes import TimedClasses
 
 __all__ = ["ImageState", "ObjectState", "class_mask", "given_mask", "resume_from_mask"]
 
@@ -102,7 +102,7 @@ class ImageState:
     labels: NDArray[np.uint16] | None = None
     changed: Region | None = None
     ahead: tuple[Window, Future[Embedding]] | None = None
-    classes: ClassSegmenter | None = None
+    classes: TimedClasses | None = None
 
     @classmethod
     def of(cls, source: NetworkImage, policy: WindowPolicy) -> ImageState:
