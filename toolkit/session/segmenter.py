@@ -301,7 +301,7 @@ class ObjectSegmenter:
         def look(deadline: Deadline) -> Window:
             scores = []
             for view in views:
-                logits = self._decode_window(image, view, points, deadline)
+                logits = self._decode_window(image, view, points, deadline, novel=prompts.novel)
                 scores.append(extra.suits(self._sample(image, view), logits))
             return views[int(np.argmax(scores))]
 
