@@ -42,15 +42,6 @@ class Recorder:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.windows: list[Window] = []
-
-    def views(self, geometry: Any, prompts: Any, policy: Any) -> list[Window]:
-        return self.windows
-
-    def suits(self, image: Any, logits: Any) -> float:
-        assert image.shape == logits.shape
-        self.asked.append("suits")
-        return float((logits > 0).mean())
 
     def more_points(self, image: Any, window: Window, logits: Any, prompts: Any) -> Any:
         assert image(window).shape == logits.shape == window.shape
@@ -87,23 +78,3 @@ def test_an_extra_is_asked_at_each_place() -> None:
     session.add_point((20, 20, 21))
     assert extra.asked == ["more_points", "refine"] * 2 + ["weigh_click"]
     assert session.sibling()._segmenter.extra is extra
-
-
-def test_the_first_window_shows_what_the_view_that_suits_does() -> None:
-    image = np.zeros((96, 96, 96), np.uint8)
-    image[44:52, 44:52, 44:52] = 200
-    extra = Recorder()
-    extra.windows = [Window((s, s, s), (t, t, t), (16, 16, 16)) for s, t in ((0.0, 6.0), (40.0, 1.0), (24.0, 3.0))]
-    session, plain = (Session(FloodEngine(), POLICY, e) for e in (extra, None))  # type: ignore[arg-type]
-    for each in (session, plain):
-        each.set_image(image)
-        each.add_point((47, 47, 47))
-    assert extra.asked == ["suits"] * 3 + ["more_points", "refine"]
-    seen, wide = session.window(), plain.window()
-    assert seen is not None
-    assert wide is not None
-    # The mask fills an eighth of the second view, and much less of the others.
-    assert np.array(seen.shape) * seen.step == pytest.approx(16, abs=1)
-    assert seen.holds(np.array([[44.0, 44, 44], [51, 51, 51]])).all()
-    session.add_point((46, 47, 47))
-    assert extra.asked.count("suits") == 3, "only before the first mask"

@@ -185,10 +185,6 @@ class Costs:
         if extra is None:
             return seconds
         seconds += decodes * extra.seconds("refine", image.geometry, window, prompts)
-        if state.region is None:
-            first = replace(prompts, points=prompts.points[:1])
-            for view in extra.views(image.geometry, first, image.policy):
-                seconds += self.encode_s(view.shape) + self.decode_s(view.shape)
         end = len(prompts.points) + 1
         for clicks in range(end - decodes, end):
             clicked = replace(prompts, points=prompts.points[:clicks])

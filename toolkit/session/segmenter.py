@@ -59,9 +59,6 @@ ALL_AT_ONCE = "one click after the other: all were taken at once"
 FINER_WINDOW = "a finer window"
 ADAPTED_WINDOW = "a window that suits the mask better"
 OUTSIDE = "the network's answer to a click outside of what it is shown of the volume: only the clicked voxel changed"
-OBJECT_SIZE = "a look at how large the object is"
-SAME_VOXEL = 2.0
-"""Windows whose voxels differ by less than this factor in volume do not replace each other."""
 MORE_POINTS = "a second decode with points of the first mask"
 SMOOTH_BORDERS = "smooth borders: the mask is as coarse as its window"
 
@@ -199,8 +196,6 @@ class ObjectSegmenter:
         window = state.window
         if window is None or not window.holds(points[0]).all():
             window = _initial_window(image, prompts)
-        if self.extra is not None and state.region is None:
-            window = self._sized_window(image, prompts, points, window, clock)
         clock = clock.keeping(self.costs.nearest_s(window.inside(geometry.shape)))
         window = self._affordable_window(image, window, clock)
         logits = self._decode_window(image, window, points, clock.deadline, novel=prompts.novel)
@@ -285,35 +280,6 @@ class ObjectSegmenter:
             if self._answer_s(coarser) <= clock.left_s:
                 break
         return coarser
-
-    def _sized_window(
-        self, image: ImageState, prompts: ObjectPrompts, points: _Points, window: Window, clock: Clock
-    ) -> Window:
-        """The window for an object of the size that the extra finds, where it looks for one and there is time.
-
-        The planned `window` stays where it is about as coarse: it may be encoded already.
-        """
-        assert self.extra is not None
-        extra, views = self.extra, self.extra.views(image.geometry, prompts, image.policy)
-        if not views:
-            return window
-
-        def look(deadline: Deadline) -> Window:
-            scores = []
-            for view in views:
-                logits = self._decode_window(image, view, points, deadline, novel=prompts.novel)
-                scores.append(extra.suits(self._sample(image, view), logits))
-            return views[int(np.argmax(scores))]
-
-        seconds = sum(map(self._answer_s, views)) + self._answer_s(window)
-        found = clock.attempt(OBJECT_SIZE, seconds, look)
-        if found is None:
-            return window
-        # Not narrower, around the mask in it: that is coarse, and some sources lost by it.
-        low, high = np.array(found.start), np.array(found.stop)
-        better = frame(image.geometry, low, high, replace(image.policy, margin=0.0))
-        coarser = np.prod(np.array(better.step) / np.array(window.step))
-        return window if 1 / SAME_VOXEL < coarser < SAME_VOXEL else better
 
     def _adapt_window(
         self,

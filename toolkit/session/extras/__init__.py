@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.regions import Region
-from gstk.core.window import Window, WindowPolicy
+from gstk.core.window import Window
 from gstk.session.deadline import Clock
 
 __all__ = ["Extra", "ImagePatch"]
@@ -25,26 +25,6 @@ ImagePatch = Callable[[Window], NDArray[np.float32]]
 
 class Extra(Protocol):
     """Corrects one object's logits between the network's answer and the mask on the volume."""
-
-    def views(self, geometry: Geometry, prompts: ObjectPrompts, policy: WindowPolicy) -> list[Window]:
-        """Small windows that the network is asked in before an object's first, to find how large the object is.
-
-        Args:
-            geometry: the volume's.
-            prompts: the user's.
-            policy: how windows are made.
-
-        Returns:
-            Windows that hold all foreground points; none where the prompts say how large it is.
-        """
-
-    def suits(self, image: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
-        """How well a window of `views` suits the object: the first window shows what the best does, finer.
-
-        Args:
-            image: float32 (z,y,x), 0–1, what the network saw.
-            logits: float32 (z,y,x), its answer, above 0 inside the object.
-        """
 
     def more_points(
         self, image: ImagePatch, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts

@@ -13,14 +13,13 @@ from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.regions import Region
 from gstk.core.resampling import resample
-from gstk.core.window import Window, WindowPolicy
+from gstk.core.window import Window
 from gstk.session.costs import REFINE_S_PER_VOXEL, Rate
 from gstk.session.deadline import Clock
 from gstk.session.extras import ImagePatch
 from gstk.session.extras.click_weight import weigh_click
 from gstk.session.extras.image_refiner import fine_part, local_prompts, refine_logits
 from gstk.session.extras.reprompting import is_wanted, points_from_mask
-from gstk.session.extras.size_search import contrast, views
 from gstk.session.window_selection import network_points
 
 __all__ = ["FINE_BORDERS", "ImageGuidance"]
@@ -30,9 +29,9 @@ FINE_BORDERS = "borders at the volume's resolution"
 
 
 class ImageGuidance:
-    """Finds an object's size, refines logits by the image, prompts with points of the refined mask, and weighs clicks.
+    """Refines logits by the image, prompts the network with points of the refined mask, and weighs clicks.
 
-    An `Extra`; see `size_search`, `image_refiner`, `reprompting` and `click_weight` for what each step does.
+    An `Extra`; see `image_refiner`, `reprompting` and `click_weight` for what each step does.
 
     Attributes:
         refinement: seconds of refining a voxel.
@@ -40,14 +39,6 @@ class ImageGuidance:
 
     def __init__(self) -> None:
         self.refinement = Rate(REFINE_S_PER_VOXEL)
-
-    def views(self, geometry: Geometry, prompts: ObjectPrompts, policy: WindowPolicy) -> list[Window]:
-        """See `Extra.views`: around a lone first click."""
-        return views(geometry, prompts, policy)
-
-    def suits(self, image: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
-        """See `Extra.suits`: where the mask stands out most."""
-        return contrast(image, logits)
 
     def more_points(
         self, image: ImagePatch, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts
