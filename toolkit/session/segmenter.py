@@ -14,17 +14,15 @@ from numpy.typing import NDArray
 from gstk.calibration import memory
 from gstk.core.click_rule import component_centre
 from gstk.core.prompts import ObjectPrompts, Point
-from gstk.core.regions import union
 from gstk.core.window import Window, frame
 from gstk.engines.base import Embedding
-from gstk.session.class_correction import correct_class
+from gstk.session.class_clicks import click_on_class
 from gstk.session.click_update import (
     ClickScope,
     apply_click,
     enforce_clicks,
     fallback_mask,
     keep_clicked_components,
-    spread,
 )
 from gstk.session.deadline import Clock, Deadline, TimeUp
 from gstk.session.embedding_cache import EmbeddingCache
@@ -38,6 +36,7 @@ from gstk.session.timed_engine import TimedEngine
 from gstk.session.window_selection import (
     adapt_window,
     initial_window,
+    lie_well_inside,
     network_labels,
     network_points,
 )
@@ -58,7 +57,6 @@ CLASS_CACHE_SHARE = 0.4
 ALL_AT_ONCE = "one click after the other: all were taken at once"
 FINER_WINDOW = "a finer window"
 ADAPTED_WINDOW = "a window that suits the mask better"
-OUTSIDE = "the network's answer to a click outside of what it is shown of the volume: only the clicked voxel changed"
 MORE_POINTS = "a second decode with points of the first mask"
 SMOOTH_BORDERS = "smooth borders: the mask is as coarse as its window"
 
@@ -84,7 +82,7 @@ class ObjectSegmenter:
 
     def look_ahead(self, image: ImageState, voxel: tuple[int, int, int]) -> None:
         """Encodes the window that a first click on a voxel would have, in the background."""
-        window = _initial_window(image, ObjectPrompts((Point(voxel, True),)))
+        window = initial_window(image.geometry, ObjectPrompts((Point(voxel, True),)), image.policy)
         encode = self.engine.engine.encode
         image.ahead = window, self.engine.ahead(lambda: encode(self._network_input(image, window)))
 
@@ -117,7 +115,12 @@ class ObjectSegmenter:
         if not state.is_extended_by(prompts):
             state = state.begun_anew(prompts)
         if state.window is None:
-            state = replace(state, window=_prepared_window(image, prompts) or first_window)
+            ahead = None if image.ahead is None or prompts.box is not None else image.ahead[0]
+            if ahead is not None and can_start(prompts):
+                first_clicks, _ = network_points(initial_prompts(prompts))
+                if lie_well_inside(first_clicks, ahead, image.geometry):
+                    first_window = ahead
+            state = replace(state, window=first_window)
         given, inner = state.given, _inner_points(state, prompts)
         answered = len(state.prompts.points)
         count = len(prompts.points)
@@ -184,7 +187,7 @@ class ObjectSegmenter:
         """
         prompts, geometry = state.prompts, image.geometry
         if state.class_id is not None and click is not None:
-            return self._correct_class(image, state, click, clock)
+            return click_on_class(image, state, click, partial(self._decode_window, image), clock)
         if not can_start(prompts):
             return ObjectState(prompts)  # no prompt locates the object
         if state.is_tiled and click is not None:
@@ -195,7 +198,7 @@ class ObjectSegmenter:
         points = network_points(prompts)
         window = state.window
         if window is None or not window.holds(points[0]).all():
-            window = _initial_window(image, prompts)
+            window = initial_window(image.geometry, prompts, image.policy)
         clock = clock.keeping(self.costs.nearest_s(window.inside(geometry.shape)))
         window = self._affordable_window(image, window, clock)
         logits = self._decode_window(image, window, points, clock.deadline, novel=prompts.novel)
@@ -237,35 +240,6 @@ class ObjectSegmenter:
             region, values = answer_thin_box(prompts.box, geometry, region, values)
         self.costs.resampling.measured(values.size, time.perf_counter() - began)
         return ObjectState(prompts, window, region, values, is_tiled=tiled is not None)
-
-    def _correct_class(self, image: ImageState, state: ObjectState, click: Point, clock: Clock) -> ObjectState:
-        """An object of a class after a click, by MONAI's rule; see `class_correction`.
-
-        Raises:
-            TimeUp: there is no answer of the network.
-        """
-        window = image.source.training_window(click.zyx)
-        assert window is not None  # a profile with classes has a grid
-        assert state.grid_mask is not None
-        coords, labels = network_points(state.prompts)
-        held = window.holds(coords)
-        coords, labels = coords[held], labels[held]
-        if not window.holds(np.array(click.zyx, np.float64)):
-            clock.skip(OUTSIDE)
-            z, y, x = (slice(i, i + 1) for i in click.zyx)
-            region = union(state.region, (z, y, x))
-            values = np.full([axis.stop - axis.start for axis in region], -1, np.float32)
-            if state.region is not None and state.logits is not None:
-                values = spread(state.region, state.logits, region)
-            enforce_clicks(values, region, state.prompts)
-            return replace(state, region=region, logits=values, is_fallback=False)
-        special = state.class_id in image.source.profile.classes.special
-        logits = self._decode_window(image, window, (coords, labels), clock.deadline, special=special)
-        mask, region, values = correct_class(
-            image.source, window, logits, state.grid_mask, state.region, state.logits, coords, labels == 1
-        )
-        enforce_clicks(values, region, state.prompts)
-        return replace(state, window=window, region=region, logits=values, grid_mask=mask, is_fallback=False)
 
     def _affordable_window(self, image: ImageState, window: Window, clock: Clock) -> Window:
         """The window, or one of the same field of view and fewer voxels that there is time for."""
@@ -387,25 +361,6 @@ class ObjectSegmenter:
         if image.ahead is not None and not image.ahead[1].cancel():
             self.engine.engine.interrupt()
         image.ahead = None
-
-
-def _initial_window(image: ImageState, prompts: ObjectPrompts) -> Window:
-    """The window around the prompts that locate the object."""
-    return initial_window(image.geometry, prompts, image.policy)
-
-
-def _prepared_window(image: ImageState, prompts: ObjectPrompts) -> Window | None:
-    """The window that was encoded in the background, if the first clicks lie well inside it."""
-    if image.ahead is None or prompts.box is not None or not can_start(prompts):
-        return None
-    prepared = image.ahead[0]
-    coords, _ = network_points(initial_prompts(prompts))
-    quarter = np.array(prepared.shape) * prepared.step / 4
-    low, high = np.array(prepared.start), np.array(prepared.stop)
-    # At the volume's ends the window misses nothing.
-    low = np.where(low <= 0, -np.inf, low + quarter)
-    high = np.where(high >= image.geometry.shape, np.inf, high - quarter)
-    return prepared if ((coords >= low) & (coords < high)).all() else None
 
 
 def _inner_points(state: ObjectState, prompts: ObjectPrompts) -> tuple[Point, ...]:

@@ -22,9 +22,10 @@ from gstk.core.volume import Volume
 from gstk.core.window import Window, WindowPolicy
 from gstk.engines.base import Engine
 from gstk.engines.failures import memory_errors
-from gstk.errors import GstkError, PromptError
+from gstk.errors import GstkError
 from gstk.session import prompt_checks as checks
 from gstk.session.call_report import CallReport
+from gstk.session.class_methods import ClassMethods
 from gstk.session.costs import Costs
 from gstk.session.deadline import Budget
 from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES, EmbeddingCache
@@ -32,7 +33,7 @@ from gstk.session.planner import Plan
 from gstk.session.prompt_methods import PromptMethods
 from gstk.session.scheduler import Scheduler
 from gstk.session.segmenter import ObjectSegmenter
-from gstk.session.state import ImageState, ObjectState, class_mask, given_mask
+from gstk.session.state import ImageState, ObjectState, given_mask
 from gstk.session.timed_engine import TimedEngine
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["CallReport", "Region", "Session"]
 
 
-class Session(PromptMethods):
+class Session(PromptMethods, ClassMethods):
     """Segments the objects of one image at a time, click by click. Safe to call from several threads, one at a time.
 
     Use `gstk.open` to make one. Voxel indices are (z,y,x) of the image as given; object ids are 1 to 65535.
@@ -174,75 +175,6 @@ class Session(PromptMethods):
             image = self._current()
             checks.check_shape(mask, image.geometry)
             return image.commit({whole_object_id(object_id): given_mask(np.asarray(mask) != 0, image)})
-
-    @memory_errors("segment the class")
-    def add_class(
-        self,
-        name: str | int,
-        object_id: int | None = None,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-        within_s: float | None = None,
-    ) -> Region:
-        """Segments a class by its name. Later clicks on the object correct it; `undo` takes it back.
-
-        The first class on an image encodes the whole volume, window by window. Further classes take a fraction of that
-        time where memory holds the features.
-
-        Args:
-            name: a class's name or id; groups and sets of classes are refused.
-            object_id: id of the new object; None is the class's id.
-            on_progress: called after each window with how many are done, and of how many; a plan that is given up for
-                want of time begins anew.
-            within_s: seconds for all of it; None is the session's budget. Where they are too few, windows overlap less,
-                or are coarser; `report` says so.
-
-        Returns:
-            The slices (z,y,x) of the volume outside which the mask did not change.
-
-        Raises:
-            PromptError: the network has no such class.
-            EngineError: the bundle or backend has no class prompts.
-            Interrupted: by `cancel`; nothing has changed.
-        """
-        with self._lock:
-            ids = checks.expand_classes([name], self.profile)
-            if len(ids) != 1:
-                raise PromptError(f"got {name!r}, which is {len(ids)} classes; take segment_classes")
-            key = whole_object_id(ids[0] if object_id is None else object_id)
-            labels, on_grid = self._segment_classes(ids, on_progress, within_s)
-            image = self._current()
-            return image.commit({key: class_mask(labels == ids[0], on_grid == ids[0], image, ids[0])})
-
-    @memory_errors("segment the classes")
-    def segment_classes(
-        self,
-        names: Sequence[str | int],
-        as_objects: bool = False,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-        within_s: float | None = None,
-    ) -> NDArray[np.uint16]:
-        """Segments classes by name over the whole volume; each voxel is of the class of the largest logit.
-
-        Args:
-            names: of classes, groups such as "lung" and sets such as "everything", or their ids.
-            as_objects: whether each class becomes an object under its id, for clicks to correct; takes memory for each.
-            on_progress: called after each window with how many are done, and of how many; a plan that is given up for
-                want of time begins anew.
-            within_s: seconds for all of it; None is the session's budget. Where they are too few, windows overlap less,
-                or are coarser; `report` says so.
-
-        Returns:
-            uint16 (z,y,x): class ids, 0 elsewhere, a fresh array.
-
-        Raises: as `add_class`.
-        """
-        with self._lock:
-            ids = checks.expand_classes(names, self.profile)
-            labels, on_grid = self._segment_classes(ids, on_progress, within_s)
-            if as_objects:
-                image = self._current()
-                image.commit({k: class_mask(labels == k, on_grid == k, image, k) for k in ids})
-            return labels
 
     @memory_errors("answer the prompts")
     def set_all(

@@ -12,7 +12,7 @@ from gstk.core.window import Faces, Window, WindowPolicy, bounding_faces, frame
 from gstk.engines.arguments import NOVEL_LABELS
 from gstk.session.click_update import clicked_components
 
-__all__ = ["adapt_window", "initial_extent", "initial_window", "network_labels", "network_points"]
+__all__ = ["adapt_window", "initial_extent", "initial_window", "lie_well_inside", "network_labels", "network_points"]
 
 FIRST_FIELD = 2.0
 """How many times wider the first window around a lone click is than one at the volume's finest spacing."""
@@ -62,6 +62,16 @@ def initial_window(geometry: Geometry, prompts: ObjectPrompts, policy: WindowPol
         if window is not None and holds and np.prod(window.shape) <= policy.max_voxels:
             return window
     return frame(geometry, *initial_extent(geometry, prompts, policy), policy)
+
+
+def lie_well_inside(coords: NDArray[np.float64], window: Window, geometry: Geometry) -> bool:
+    """Whether clicks, (K,3) voxels of the volume, lie in the middle half of a window along each axis."""
+    quarter = np.array(window.shape) * window.step / 4
+    low, high = np.array(window.start), np.array(window.stop)
+    # At the volume's ends the window misses nothing.
+    low = np.where(low <= 0, -np.inf, low + quarter)
+    high = np.where(high >= geometry.shape, np.inf, high - quarter)
+    return bool(((coords >= low) & (coords < high)).all())
 
 
 def adapt_window(
