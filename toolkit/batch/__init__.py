@@ -1,1 +1,1 @@
-"""Many cases: inference over files and folders, in one process or on a Ray cluster."""
+"""Batch inference over files and folders, in one process or on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""Which files are written for each case, and that none of them takes the place of another."""
+"""Plans the output files of each case, and makes sure that no file overwrites another."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NAME = "{stem}_mask"
 
 
 class CaseFiles(NamedTuple):
-    """The files of one case. Those beside the mask are written only where they are asked for or needed.
+    """The files of one case. The mask is always written; the other files only on request or where they are needed.
 
     Attributes:
-        source: the case.
-        mask: its label map.
-        regular: the label map on the regular grid, of an image that was resampled when it was read.
-        labels: JSON that names and colours the label map's ids, where they have names.
-        overlay: a picture.
+        source: the input file or folder.
+        mask: file of the label map.
+        regular: file of the label map on the regular grid, for an image that was resampled when it was read.
+        labels: JSON file with the names and colours of the label map's ids, if the ids have names.
+        overlay: picture of the mask over the image.
     """
 
     source: Path
@@ -48,21 +48,22 @@ def plan_case_files(
     overlay: bool,
     overwrite: bool,
 ) -> list[CaseFiles]:
-    """Names the files of every case, and makes the folders for them.
+    """Chooses the file names of every case, and creates the folders for them.
 
     Args:
-        sources: the cases, without repetition.
-        folder: where the files go.
-        name: of a result without its suffix, with `{stem}` for the name of its case.
-        format: one of `FORMATS`; None is that of each case, and NIfTI for DICOM.
-        overlay: whether a picture is written, too.
-        overwrite: whether files of an earlier run are replaced.
+        sources: the input files and folders, without duplicates.
+        folder: output folder.
+        name: file name of a result without its suffix; `{stem}` stands for the name of the case.
+        format: one of `FORMATS`; None keeps the format of each case, and uses NIfTI for DICOM.
+        overlay: whether to write a picture as well.
+        overwrite: whether to replace files of an earlier run.
 
     Returns:
-        The files of each case, in order.
+        The files of each case, in the order of `sources`.
 
     Raises:
-        OutputError: the name is none; a file would take the place of a case, or, without `overwrite`, of another file.
+        OutputError: `name` is not a valid file name; or a file would overwrite a case, or, without `overwrite`, any
+            other existing file.
     """
     _check_name(name, several=len(sources) > 1)
 
@@ -115,5 +116,5 @@ def _check_name(name: str, several: bool) -> None:
 
 
 def _suffix(path: Path) -> str:
-    """Of the result of a case: that of its file, and NIfTI's for DICOM."""
+    """The file suffix of a case's result: the suffix of the case's own file, or the NIfTI suffix for DICOM."""
     return next((s for s in (".npz", *VOLUME_SUFFIXES) if path.name.lower().endswith(s)), ".nii.gz")

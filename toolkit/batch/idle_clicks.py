@@ -1,4 +1,4 @@
-"""Clicks that changed nothing: each click is left out once, and the mask compared."""
+"""Finds clicks without effect: the mask is computed again without each click, and compared with the original."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ MOST_CHECKED = 4
 def find_idle_clicks(
     session: Session, mask: NDArray[np.uint16], object_ids: Iterable[int], geometry: Geometry
 ) -> list[str]:
-    """Says which clicks changed nothing, and how far they were from the mask.
+    """Finds the clicks that did not change the mask, and their distance from it.
 
     Args:
-        session: that made the mask; its prompts end as they are, and its report is of the last comparison.
-        mask: uint16 (z,y,x), its label map.
-        object_ids: of objects that were begun by clicks or a box, not by a mask.
-        geometry: the image's.
+        session: the session that made the mask. Its prompts are restored at the end; its report then describes the
+            last comparison.
+        mask: uint16 (z,y,x), the label map that the session made.
+        object_ids: ids of the objects that were started by clicks or a box, not by a mask.
+        geometry: the geometry of the image.
 
     Returns:
-        A sentence for each such click.
+        One sentence for each click without effect.
     """
     sentences = []
     for object_id in object_ids:
@@ -51,7 +52,7 @@ def find_idle_clicks(
 
 
 def _candidates(prompts: ObjectPrompts, inside: NDArray[np.bool_]) -> list[Point]:
-    """The last clicks without which the object still has a start, in their order."""
+    """The most recent clicks, oldest first, without which the remaining prompts still suffice to segment the object."""
     last = prompts.points[-MOST_CHECKED:]
     return [
         point

@@ -1,4 +1,4 @@
-"""`gstk.infer`: files of cases in, files of masks out, one after the other or shared by workers."""
+"""`gstk.infer`: reads cases from files and writes their masks to files, in this process or on several workers."""
 
 from __future__ import annotations
 
@@ -77,48 +77,51 @@ def infer(
     on_result: Callable[[InferResult, int], None] | None = None,
     on_window: Callable[[int, int], None] | None = None,
 ) -> list[InferResult]:
-    """Segments cases; one that fails does not stop the others.
+    """Segments cases. A case that fails does not stop the others.
 
     Args:
-        session: from `gstk.open`, or what opens one; workers need the latter, picklable.
-        sources: .npz cases, NIfTI, NRRD or MetaImage files, DICOM folders, or folders of such; `out_dir` below them is
-            passed over.
-        out_dir: created where it is missing. An .npz case gives an .npz with `segs`, a volume a mask of its own format
-            and geometry (DICOM: .nii.gz). Where two cases have the same name, the results of all come with their
-            folders (`gstk.cases.names.distinct_names`).
-        name: of a result without its suffix, with `{stem}` for the name of its case. The challenge asks for "{stem}".
-        format: one of `FORMATS`, whatever the format of the case; "seg.nrrd" is a segmentation of 3D Slicer.
-        prompts: by object id, for every source; they replace those of an .npz case for the same object. Of one source,
-            without a budget, a warning names those that changed nothing.
-        points_mm: further clicks by object id, at places in the patient; they follow those in voxels.
-        novel: the objects are of no class that the network was trained on, which it is told (zero-shot).
-        start_mask: an earlier result on the grid of the one source (`gstk.cases.label_maps.read_label_map`): its
-            objects are begun with, clicks change them only near them, and names stay.
+        session: a session from `gstk.open`, or a function that opens one. Workers need a function that can be pickled.
+        sources: .npz cases, NIfTI, NRRD or MetaImage files, DICOM folders, or folders of these. If `out_dir` lies
+            inside one of these folders, it is skipped.
+        out_dir: output folder, created if it is missing. An .npz case gives an .npz file with `segs`; a volume gives a
+            mask of the same format and geometry (DICOM: .nii.gz). If two cases have the same name, the names of all
+            results include their folders (`gstk.cases.names.distinct_names`).
+        name: file name of a result without its suffix; `{stem}` stands for the name of the case. The challenge
+            requires "{stem}".
+        format: one of `FORMATS`, for cases of every format; "seg.nrrd" is a segmentation of 3D Slicer.
+        prompts: prompts by object id, for every source. They replace the prompts of an .npz case for the same object.
+            With a single source and no budget, a warning names the clicks that did not change the mask.
+        points_mm: further clicks by object id, in patient coordinates. They are added after the clicks in voxels.
+        novel: tells the network that the objects belong to none of its training classes (zero-shot).
+        start_mask: an earlier result on the voxel grid of the only source (`gstk.cases.label_maps.read_label_map`).
+            Segmentation starts from its objects, a click changes an object only near the click, and names are kept.
         overlay: also write a picture, `<name>_overlay.png`.
-        intensity_window: intensities of volumes that are not .npz, where the network takes the challenge's 0 to 255.
-        classes: names of classes, groups or sets to segment, where the weights have classes; `prompts` then correct the
-            class of their id. The mask carries their names (`gstk.cases.volumes.write_mask`), and
-            so does `<name>_labels.json` beside it.
-        assume_window: the window that made 0 to 255 of HU, where the network takes HU; see `Session.set_image`.
-        spacing_order: axis order of the `spacing` of .npz cases.
-        series, phase: which image of each DICOM folder, as in `gstk.cases.volumes.read_volume`.
-        budget: time for each object of a case, reading and writing included. Give the session a latency model.
-        started_s: seconds of the first case's budget that are gone already, such as the start of the process; opening
-            the session is added.
-        workers: of a Ray cluster, which share the cases; sources and `out_dir` must lie where all of them find them.
-            None takes one case after the other in this process.
-        overwrite: replace results that are there from an earlier run.
-        on_result: called after each case with its result and the number of cases.
-        on_window: called after each window of class prompts with how many of a case are done, and of how many; not with
-            `workers`.
+        intensity_window: intensity window of volumes other than .npz cases, for a network whose input is the
+            challenge's range 0 to 255.
+        classes: names of classes, groups or sets to segment, for weights with classes. `prompts` then correct the
+            class with the same id. The class names are stored in the mask (`gstk.cases.volumes.write_mask`) and in
+            `<name>_labels.json` beside it.
+        assume_window: the window that mapped HU to the case's 0 to 255, for a network whose input is HU; see
+            `Session.set_image`.
+        spacing_order: axis order of `spacing` in .npz cases.
+        series, phase: the image to read from each DICOM folder, as in `gstk.cases.volumes.read_volume`.
+        budget: time for each object of a case, including reading and writing. The session needs a latency model.
+        started_s: seconds of the first case's budget that have already passed, such as the start of the process. The
+            time to open the session is added.
+        workers: the workers of a Ray cluster that share the cases; each of them must be able to reach the sources and
+            `out_dir`. None processes one case after the other in this process.
+        overwrite: whether to replace the results of an earlier run.
+        on_result: called after each case with its result and the total number of cases.
+        on_window: called after each window of class prompts with the number of finished windows of the case and their
+            total number; not called with `workers`.
 
     Returns:
-        One result a case, in order.
+        One result for each case, in the order of the cases.
 
     Raises:
-        CaseError: a source does not exist or is of no known format.
-        OutputError: the folder cannot be made, `name` is no name, or a result would overwrite a case, or one of an
-            earlier run without `overwrite`.
+        CaseError: a source does not exist or has an unknown format.
+        OutputError: the folder cannot be created; `name` is not a valid file name; or a result would overwrite a case
+            or, without `overwrite`, a result of an earlier run.
         EvaluationError: see `gstk.batch.ray_pool.map_on_ray`.
     """
     paths = find_cases(sources, besides=out_dir)
@@ -151,7 +154,7 @@ def infer(
         started_s,
         checks_clicks=budget is None and len(paths) == 1,
     )
-    if workers is not None:  # their working folder is another
+    if workers is not None:  # workers run in another working folder
         tasks = [CaseFiles(*(path.absolute() for path in task)) for task in tasks]
     results = {}
     for result in _run(session, options, tasks, workers, on_window or (lambda done, total: None)):
@@ -168,7 +171,7 @@ def _run(
     workers: Workers | None,
     on_window: Callable[[int, int], None],
 ) -> Iterator[InferResult]:
-    """The results of the tasks, in order or as they come."""
+    """Yields the results of the tasks: in order in this process, as they finish on workers."""
     if workers is not None:
         if isinstance(session, Session):
             raise TypeError("got a session with workers, expected a function that opens one in each of them")
@@ -205,7 +208,7 @@ def _infer_one(
             warnings.simplefilter("always")
             case = read_case(path, options.intensity_window, options.spacing_order, options.series, options.phase)
         notes += [str(w.message) for w in caught]
-        # An .npz case was windowed when it was made.
+        # The intensities of an .npz case were windowed when the file was made.
         window = "auto" if path.suffix.lower() == ".npz" else options.intensity_window
         given = options.prompts if case.slices is None else case.slices.to_regular(options.prompts)
         prompts = add_placed_points({**case.prompts, **given}, options.points_mm, case)
@@ -226,14 +229,14 @@ def _infer_one(
             within_s = options.budget.left_s(len(asked), spent_s)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            said: tuple[str, ...] = ()
+            case_notes: tuple[str, ...] = ()
             if options.classes:
-                mask, objects, said = segment_classes(
+                mask, objects, case_notes = segment_classes(
                     session, case, options.classes, window, options.assume_window, within_s, on_window
                 )
             else:
-                mask, objects, said = segment_case(session, case, within_s, window, options.assume_window, start)
-        notes += [*(str(w.message) for w in caught), *said]
+                mask, objects, case_notes = segment_case(session, case, within_s, window, options.assume_window, start)
+        notes += [*(str(w.message) for w in caught), *case_notes]
         report = session.report
         if names or any(one.name for one in objects):
             own = {one.object_id: LabelName(one.name, object_colour(one.object_id)) for one in objects if one.voxels}

@@ -1,4 +1,4 @@
-"""Clicks at places in the patient, which are mm until the image says which voxel lies there."""
+"""Clicks in patient coordinates (mm), which the geometry of the image converts to voxels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PlacedPoint", "add_placed_points"]
 
 
 class PlacedPoint(NamedTuple):
-    """A click at a place in the patient, LPS mm (x, y, z)."""
+    """A click in patient coordinates, LPS mm (x, y, z)."""
 
     lps_mm: tuple[float, float, float]
     foreground: bool = True
@@ -23,7 +23,7 @@ class PlacedPoint(NamedTuple):
 def add_placed_points(
     prompts: dict[int, ObjectPrompts], points_mm: Mapping[int, Sequence[PlacedPoint]], case: Case
 ) -> dict[int, ObjectPrompts]:
-    """Prompts with the clicks that lie at places in the patient."""
+    """Returns the prompts with the clicks in patient coordinates added."""
     found = dict(prompts)
     for object_id, places in points_mm.items():
         before = found.get(object_id, ObjectPrompts())

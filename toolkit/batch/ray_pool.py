@@ -1,4 +1,4 @@
-"""Many cases on many machines: work spread over the actors of a Ray cluster, and none of it lost with a worker."""
+"""Distributes tasks over the actors of a Ray cluster; the task of a worker that dies is run again on another one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CONNECT_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Workers:
-    """Which cluster, and what each worker asks of it.
+    """A Ray cluster, and the resources that each worker reserves on it.
 
     Attributes:
         address: a Ray address such as `auto`, `host:6379` or `ray://host:10001`; `local` starts Ray on this machine.
-        count: how many workers; None takes as many as the cluster has room for.
-        cpus, gpus: what each reserves; a fraction of a GPU shares it.
+        count: number of workers; None starts as many as the cluster has resources for.
+        cpus, gpus: CPU cores and GPUs that each worker reserves; with a fraction, several workers share a GPU.
     """
 
     address: str = "local"
@@ -46,22 +46,23 @@ def map_on_ray(
     tasks: Sequence[Task],
     lost: Callable[[Task, str], Result],
 ) -> Iterator[Result]:
-    """Gives tasks to workers, each the next as soon as it is free; a cluster that is busy is not sent more.
+    """Runs tasks on workers. Each worker gets its next task as soon as it is free; no tasks queue up on the cluster.
 
-    A worker that dies, or whose machine does, is replaced, and its task given to another.
+    If a worker or its machine dies, the worker is replaced and its task is given to another worker.
 
     Args:
-        workers: see `Workers`.
-        open_worker: makes a worker, in its own process; picklable.
-        tasks: picklable; files that they name must be where every machine finds them.
-        lost: the result of a task that ended `ATTEMPTS` workers, or raised; told why.
+        workers: the cluster and the resources of each worker.
+        open_worker: creates the work function in the process of the worker; must be picklable.
+        tasks: inputs of the work function; must be picklable. Every machine must be able to reach the files they name.
+        lost: returns the result of a task that raised an error or on which `ATTEMPTS` workers died; it gets the task
+            and the reason.
 
     Yields:
-        The results as they come.
+        The results in the order in which they finish.
 
     Raises:
         BackendMissing: Ray is not installed.
-        EvaluationError: the cluster cannot be reached or has no room, or no worker could be opened.
+        EvaluationError: the cluster cannot be reached or lacks the resources, or no worker could be started.
     """
     try:
         import ray
@@ -123,16 +124,16 @@ def map_on_ray(
 
 
 class _Actor:
-    """A worker's process."""
+    """A worker, in a process of its own."""
 
     def __init__(self, open_worker: Callable[[], Callable[[Any], Any]]) -> None:
         self._work = open_worker()
 
     def ready(self) -> None:
-        """Returns once the worker is open."""
+        """Returns once the worker is ready for tasks."""
 
     def run(self, task: Any) -> Any:
-        """Does one task."""
+        """Runs one task."""
         return self._work(task)
 
 
@@ -146,17 +147,17 @@ def _connect(workers: Workers) -> None:
     else:
         options["address"] = workers.address
     try:
-        # Ray itself tries for minutes, and then ends the process.
+        # Without this check, Ray tries to connect for minutes and then ends the process.
         host, colon, port = workers.address.removeprefix("ray://").rpartition(":")
         if colon and port.isdecimal():
             socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
         ray.init(**options)
-    except (Exception, SystemExit) as error:  # of many kinds, from a wrong address to a wrong version
+    except (Exception, SystemExit) as error:  # Ray raises many types, from a wrong address to a wrong version
         raise EvaluationError(f"cannot reach the Ray cluster {workers.address!r}: {_why(error)}") from None
 
 
 def _room(workers: Workers) -> int:
-    """How many workers to start."""
+    """The number of workers to start."""
     import ray
 
     if workers.count is not None:
@@ -175,6 +176,6 @@ def _room(workers: Workers) -> int:
 
 
 def _why(error: BaseException) -> str:
-    """The last line of an error: Ray puts the remote trace before it."""
+    """The last line of an error; Ray puts the remote traceback in the lines before it."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300]

@@ -1,4 +1,4 @@
-"""What became of a case: its masks in numbers, the files that were written, and what was odd."""
+"""The result of a case: sizes of its masks, the files that were written, and warnings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["InferResult", "ObjectResult"]
 
 @dataclass(frozen=True)
 class ObjectResult:
-    """One object's mask in numbers.
+    """Size and time of one object's mask.
 
     Attributes:
-        object_id: its label.
-        voxels: size of its mask.
-        volume_ml: the same in millilitres.
-        seconds: wall time; 0 for one of several classes.
-        name: of a class; empty for other objects.
+        object_id: label of the object in the label map.
+        voxels: size of the mask in voxels.
+        volume_ml: size of the mask in millilitres.
+        seconds: wall time; 0 if several classes were segmented at once.
+        name: name of the class; empty for an object without a class.
     """
 
     object_id: int
@@ -31,17 +31,17 @@ class ObjectResult:
 
 @dataclass(frozen=True)
 class InferResult:
-    """What became of one case.
+    """The result of one case.
 
     Attributes:
-        source: the file or folder that was read.
-        output, overlay: what was written; None where nothing was.
-        objects: one entry an object, in the order of their ids.
-        seconds: wall time of the case, reading and writing included.
-        warnings: what was odd about it.
-        intensities: what was done to the image's, in words.
-        report: what its masks were expected to take and took.
-        error: why it failed, one line; None where it did not.
+        source: the input file or folder.
+        output, overlay: files of the mask and of the picture; None if the file was not written.
+        objects: one entry for each object, in the order of the ids.
+        seconds: wall time of the case, including reading and writing.
+        warnings: warnings about the case.
+        intensities: description of how the intensities of the image were converted.
+        report: the session's report: expected and measured time of the masks.
+        error: reason of the failure in one line; None if the case succeeded.
     """
 
     source: Path

@@ -1,4 +1,4 @@
-"""One case in, its label map out: by clicks and boxes, from an earlier mask, or by the names of classes."""
+"""Segments one case by clicks and boxes, from an earlier mask, or by the names of classes."""
 
 from __future__ import annotations
 
@@ -32,27 +32,29 @@ def segment_case(
     """Segments every object of a case that has prompts.
 
     Args:
-        session: with a latency model where there is a limit.
-        case: with its previous mask, if any; where time is short for all clicks, the last one corrects it.
-        within_s: seconds for all of it; None is the session's own budget.
+        session: the session; it needs a latency model if the time is limited.
+        case: the case, with its previous mask if there is one. If the time is too short for all clicks, only the last
+            click is used, to correct the previous mask.
+        within_s: seconds for all objects together; None uses the session's own budget.
         intensity_window, assume_window: see `Session.set_image`.
-        start_mask: integer (z,y,x), object ids of an earlier result, which clicks then change only near them.
+        start_mask: integer (z,y,x), object ids of an earlier result. A click changes an object of it only near the
+            click.
 
     Returns:
-        The label map, uint16 (z,y,x); the objects in numbers; and a warning for each class without prompts, which
-        stays empty.
+        The label map, uint16 (z,y,x); size and time of each object; and a warning for each class without prompts,
+        whose mask stays empty.
 
     Raises:
         PromptError: no class has a prompt, or one lies outside the volume.
     """
     began = time.perf_counter()
-    if not any(said.points or said.box for said in case.prompts.values()):
+    if not any(prompts.points or prompts.box for prompts in case.prompts.values()):
         raise PromptError(
             f"{case.name} has no clicks and no boxes; click on an object with --point, or give a --box; "
             "`gstk inspect` shows where"
         )
     begun = [] if start_mask is None else [int(k) for k in np.unique(start_mask) if k]
-    if not any(can_start(said) or k in begun for k, said in case.prompts.items()):
+    if not any(can_start(prompts) or k in begun for k, prompts in case.prompts.items()):
         raise PromptError(
             f"{case.name} has background clicks only, which say where the object is not; click on it with --point, or "
             "give a --box"
@@ -61,18 +63,18 @@ def segment_case(
     notes = []
     for object_id in begun:
         session.set_mask(np.asarray(start_mask) == object_id, object_id)
-    for object_id, said in sorted(case.prompts.items()):
-        if not can_start(said) and object_id not in begun:
-            what = "background clicks only" if said.points else "no prompt"
+    for object_id, prompts in sorted(case.prompts.items()):
+        if not can_start(prompts) and object_id not in begun:
+            what = "background clicks only" if prompts.points else "no prompt"
             notes.append(f"class {object_id} has {what}: its mask is empty")
     if within_s is not None:
         within_s = max(within_s / 2, within_s - (time.perf_counter() - began))
     session.set_all(case.prompts, case.prev_mask, within_s)
     mask = session.mask
     for object_id in begun:
-        said = case.prompts.get(object_id, ObjectPrompts())
-        if said.points and np.array_equal(mask == object_id, start_mask == object_id):
-            last = said.points[-1]
+        prompts = case.prompts.get(object_id, ObjectPrompts())
+        if prompts.points and np.array_equal(mask == object_id, start_mask == object_id):
+            last = prompts.points[-1]
             why = no_change(mask == object_id, last.zyx, last.foreground, case.geometry)
             notes.append(f"the clicks changed nothing of object {object_id}. {why}")
     ids = sorted({*case.prompts, *begun})
@@ -92,25 +94,25 @@ def segment_classes(
     within_s: float | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...], tuple[str, ...]]:
-    """Segments classes by name; the case's clicks then correct those of their ids.
+    """Segments classes by name; the case's clicks then correct the classes with the same ids.
 
     Args:
-        session: of weights with classes.
-        case: its prompts are those of class ids.
-        names: of classes, groups and sets; see `Session.segment_classes`.
+        session: a session whose weights have classes.
+        case: the case; the keys of its prompts are class ids.
+        names: names of classes, groups and sets; see `Session.segment_classes`.
         intensity_window, assume_window: see `Session.set_image`.
         within_s, on_progress: see `Session.segment_classes`.
 
     Returns:
-        The label map, uint16 (z,y,x), of class ids; the classes that are there, in numbers; and a warning of those that
-        are not.
+        The label map of class ids, uint16 (z,y,x); size of each class that was found; and a warning that names the
+        classes that were not found.
 
     Raises:
-        PromptError: the weights have no such class, or a prompt is of a class that is not asked for.
+        PromptError: the weights have no such class, or a prompt belongs to a class that is not in `names`.
     """
     began = time.perf_counter()
     session.set_image(case.volume, intensity_window=intensity_window, assume_window=assume_window)
-    prompts = {k: said for k, said in case.prompts.items() if said.points or said.box}
+    prompts = {k: own for k, own in case.prompts.items() if own.points or own.box}
     if within_s is not None:
         within_s = max(within_s / 2, within_s - (time.perf_counter() - began))
     mask = session.segment_classes(names, bool(prompts), on_progress, within_s)

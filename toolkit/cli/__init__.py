@@ -1,4 +1,4 @@
-"""The command line: one file a command, each a thin call of a public function."""
+"""The command line: one file for each command, which does little more than call a public function."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: an error that gstk raises on purpose is one line and exit code 1, an interrupt is 130."""
+    """Entry point. A gstk error is printed in one line, with exit code 1; an interrupt has exit code 130."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
     from gstk.engines.failures import memory_errors

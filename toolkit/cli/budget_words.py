@@ -1,4 +1,4 @@
-"""The text about budgets that `gstk plan` and `gstk infer` share."""
+"""Text about budgets, shared by `gstk plan` and `gstk infer`."""
 
 from gstk.session.deadline import Budget
 
@@ -6,13 +6,13 @@ __all__ = ["call_line", "compromise_lines"]
 
 
 def call_line(budget: Budget, objects: int, masks_s: float, rest: str) -> str:
-    """How the seconds of a call come about, such as `15.0 s = 90 s × 1 object / 6 calls`.
+    """The calculation of the seconds of a call, such as `15.0 s = 90 s × 1 object / 6 calls`.
 
     Args:
-        budget: of one object in all calls.
-        objects: how many are segmented.
-        masks_s: seconds that are left for their masks.
-        rest: what the other seconds go to.
+        budget: the time for one object in all calls together.
+        objects: number of objects to segment.
+        masks_s: seconds that remain for the masks.
+        rest: text that says what the other seconds are used for.
     """
     call_s = budget.seconds * objects / budget.calls
     return (
@@ -22,7 +22,7 @@ def call_line(budget: Budget, objects: int, masks_s: float, rest: str) -> str:
 
 
 def compromise_lines(compromises: tuple[str, ...]) -> list[str]:
-    """A line for each compromise."""
+    """One line of text for each compromise."""
     return [f"skipped to stay in time: {compromise}" for compromise in compromises]
 
 

@@ -125,9 +125,9 @@ def build_command(
 
 
 class _Report:
-    """On a terminal a bar for each phase of TensorRT's that is under way, the outer ones above those within.
+    """Shows the progress of TensorRT: on a terminal one bar for each running phase, outer phases above inner ones.
 
-    TensorRT does not tell how long a phase will take. In a log it is the line of `LongWork`.
+    TensorRT does not report how long a phase will take. In a log the progress is the line of `LongWork`.
     """
 
     def __init__(self) -> None:
@@ -155,7 +155,7 @@ class _Report:
         if self._log is not None:
             self._log.update(step.done, text=f"{step.kind}, {step.phase} {step.done} of {step.steps}")
             return
-        self._bars.start()  # once is enough, and more do nothing
+        self._bars.start()  # has no effect if the bars are already shown
         key = (step.kind, step.phase)
         if step.done == step.steps:
             task, _ = self._tasks.pop(key, (None, 0))

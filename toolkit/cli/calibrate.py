@@ -1,4 +1,4 @@
-"""`gstk calibrate`: measures time and memory of a bundle on this host."""
+"""`gstk calibrate`: measures the time and memory that a bundle needs on this host."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

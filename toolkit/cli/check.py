@@ -1,4 +1,4 @@
-"""`gstk check`: whether a bundle matches its manifest and every runtime can load it."""
+"""`gstk check`: tests whether a bundle matches its manifest and whether every runtime can load it."""
 
 from pathlib import Path
 from typing import Annotated

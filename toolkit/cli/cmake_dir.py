@@ -1,4 +1,4 @@
-"""`gstk cmake-dir`: the folder in which CMake finds gstk for C++ hosts."""
+"""`gstk cmake-dir`: prints the folder of gstk's CMake package, for C++ applications."""
 
 import typer
 

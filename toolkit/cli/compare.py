@@ -1,4 +1,4 @@
-"""`gstk compare`: is one evaluation better than another?"""
+"""`gstk compare`: tests whether one evaluation is better than another."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

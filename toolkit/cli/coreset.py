@@ -1,4 +1,4 @@
-"""`gstk coreset`: choose a share of the cases to train on."""
+"""`gstk coreset`: chooses a share of the cases for training."""
 
 from pathlib import Path
 from typing import Annotated

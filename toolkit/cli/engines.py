@@ -1,4 +1,4 @@
-"""`gstk engines`: the backends that can run a bundle on this machine."""
+"""`gstk engines`: lists the backends that can run a bundle on this machine."""
 
 from typing import Annotated
 

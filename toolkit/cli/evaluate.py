@@ -1,4 +1,4 @@
-"""`gstk evaluate`: the official protocol on a folder of cases."""
+"""`gstk evaluate`: runs the official protocol on a folder of cases."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,7 +109,7 @@ def evaluate_command(
     from gstk.evaluation.runner import evaluate
 
     with needing("evaluate"):
-        import skimage  # noqa: F401 - an error comes before hours of work, not after
+        import skimage  # noqa: F401 - a missing package must fail before hours of work, not after
 
         if report:
             import matplotlib  # noqa: F401

@@ -1,4 +1,4 @@
-"""`gstk export`: make a bundle of a checkpoint."""
+"""`gstk export`: makes a bundle from a checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -192,12 +192,12 @@ def export_command(
 
 
 def is_bundle(source: Path) -> bool:
-    """Whether a path is a bundle's folder, or a name that is no path but a built-in bundle's."""
+    """Whether a path is the folder of a bundle, or the name of a built-in bundle."""
     return (source / MANIFEST_NAME).is_file() or (not source.exists() and str(source) in builtin_names())
 
 
 def _require_triton_alone(context: typer.Context, bundle: Path) -> None:
-    """A bundle is exported already: all but what Triton's models need would be ignored."""
+    """Rejects options other than those of the Triton models: a bundle is already exported, so they have no effect."""
     given = [name for name in context.params if _is_given(context, name)]
     if "triton" not in given:
         raise typer.BadParameter(
@@ -233,7 +233,7 @@ def _write_triton(
 
 
 def report_lines(reports: Mapping[str, Any]) -> list[str]:
-    """What a manifest says of its FP16 and INT8 graphs, a line each."""
+    """The reports on the FP16 and INT8 graphs in a manifest, one line for each graph."""
     lines = []
     if "fp16" in reports:
         report = reports["fp16"]

@@ -1,4 +1,4 @@
-"""`gstk infer`: masks for cases."""
+"""`gstk infer`: writes masks for cases."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -203,19 +203,20 @@ def infer_command(
 
 
 def say_probe(reason: str) -> None:
-    """Says why there is a probe."""
+    """Prints the reason why the latency is probed."""
     typer.echo(f"{reason}; probing, and keeping what comes out", err=True)
 
 
 class _Report:
-    """Prints each case as it is done, above a progress bar where there are several."""
+    """Prints each case when it is finished, above a progress bar if there are several cases."""
 
     def __init__(self, budget: "Budget | None", shows_cases: bool) -> None:
-        """Begins without a case.
+        """Prepares the display; it shows nothing yet.
 
         Args:
-            budget: of each object.
-            shows_cases: whether the bar is shown; a terminal has room for one, and class prompts show their windows.
+            budget: the time for each object.
+            shows_cases: whether the bar counts cases. False with class prompts: their own bar counts windows, and a
+                terminal can show only one bar.
         """
         from rich.console import Console
         from rich.progress import Progress
@@ -232,7 +233,7 @@ class _Report:
             self._bar.stop()
 
     def add(self, result: "InferResult", total: int) -> None:
-        """Shows one result and moves the bar."""
+        """Prints one result and updates the bar."""
         if self._shows_cases and total > 1 and self._task is None:
             self._bar.start()
             self._task = self._bar.add_task("cases", total=total)

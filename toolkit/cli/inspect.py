@@ -1,4 +1,4 @@
-"""`gstk inspect`: what a bundle or a scan is, in one screen."""
+"""`gstk inspect`: describes a bundle or a scan on one screen."""
 
 import json
 from collections.abc import Mapping
@@ -111,7 +111,7 @@ def _list_classes(profile: "InputProfile") -> None:
 
 
 def _list_segments(path: Path) -> None:
-    """The labels of a segmentation of 3D Slicer, with their names and sizes."""
+    """Prints the labels of a 3D Slicer segmentation with their names and sizes."""
     import numpy as np
     from rich.table import Table
 
@@ -133,7 +133,7 @@ def _list_segments(path: Path) -> None:
 
 
 def _training(values: Mapping[str, Any]) -> str:
-    """Name and numbers of a training; the whole recipe is in the manifest."""
+    """Name and settings of a training run in one line; the manifest holds the full recipe."""
     words = []
     for key, value in values.items():
         if key == "recipe":

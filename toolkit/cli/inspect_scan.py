@@ -1,4 +1,4 @@
-"""`gstk inspect SCAN`: describes a scan, and writes a picture to read clicks off."""
+"""`gstk inspect SCAN`: describes a scan, and writes a picture that shows the voxel coordinates for clicks."""
 
 import warnings
 from pathlib import Path
@@ -10,7 +10,7 @@ __all__ = ["inspect_scan", "is_scan"]
 
 
 def is_scan(path: Path) -> bool:
-    """Whether a path is a scan or case, not a bundle."""
+    """Whether a path is a scan or a case, and not a bundle."""
     from gstk.cases.volumes import is_volume
 
     if not path.exists() or (path / "manifest.json").exists():
@@ -23,13 +23,13 @@ def inspect_scan(path: Path, sheet: Path | None, overwrite: bool, series: str | 
 
     Args:
         path: a scan or .npz case.
-        sheet: where the picture goes; None is `<name>_sheet.png` in the working folder.
-        overwrite: whether a picture that is there is replaced.
+        sheet: file of the picture; None writes `<name>_sheet.png` to the working folder.
+        overwrite: whether to replace an existing picture.
         series, phase: as in `gstk.cases.volumes.read_volume`.
 
     Raises:
         CaseError: the scan cannot be read.
-        OutputError: the picture is there already, or cannot be written.
+        OutputError: the picture already exists, or cannot be written.
     """
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""One cold call of a pipeline other than gstk's own: `python -m gstk.cli.once PIPELINE_JSON INPUTS OUTPUTS`."""
+"""Runs a pipeline other than gstk's own once, in a new process: `python -m gstk.cli.once PIPELINE_JSON IN OUT`."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ __all__ = ["segment_folder"]
 
 
 def segment_folder(pipeline_json: str, inputs: str, outputs: str) -> None:
-    """Segments each .npz of a folder by its own prompts, as a challenge's container does."""
+    """Segments each .npz case of a folder by the prompts in it, as a challenge container does."""
     from gstk.cases.npz import load_case, save_segs
     from gstk.cli.pipelines import Pipeline, open_pipeline
 

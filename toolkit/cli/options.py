@@ -118,10 +118,10 @@ WorkerGpusOption = Annotated[
 
 
 def ray_workers(address: str | None, count: int | None, cpus: float | None, gpus: float | None) -> "Workers | None":
-    """The workers that the options ask for; None without --ray.
+    """The workers that the options describe; None without --ray.
 
     Raises:
-        EvaluationError: there are workers without a cluster, or ones that cannot be.
+        EvaluationError: options of workers are given without --ray, or with values that are not valid.
     """
     if address is None:
         if count is not None or cpus is not None or gpus is not None:
@@ -133,20 +133,20 @@ def ray_workers(address: str | None, count: int | None, cpus: float | None, gpus
 
 
 class SpacingOrderOption(StrEnum):
-    """Axis order of the `spacing` of .npz cases."""
+    """Axis order of `spacing` in .npz cases."""
 
     zyx = "zyx"
     xyz = "xyz"
 
     @property
     def order(self) -> "SpacingOrder":
-        """The same as gstk's functions take it."""
+        """The value in the form that gstk's functions take."""
         return "xyz" if self is SpacingOrderOption.xyz else "zyx"
 
 
 @contextmanager
 def needing(extra: str) -> Iterator[None]:
-    """Imports inside that fail say which extra of gstk installs what is missing.
+    """Context manager: if an import inside it fails, the error names the extra of gstk that installs the package.
 
     Raises:
         BackendMissing: a package is not installed.

@@ -1,4 +1,4 @@
-"""`gstk phantom`: make a case to try things on."""
+"""`gstk phantom`: generates a case for first trials."""
 
 from pathlib import Path
 from typing import Annotated

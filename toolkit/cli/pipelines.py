@@ -1,4 +1,4 @@
-"""The pipelines of `gstk evaluate`, opened in this process, in a worker, or in a process for each call."""
+"""The pipelines of `gstk evaluate`. They run in this process, in a worker, or in a new process for each call."""
 
 import sys
 from collections.abc import Callable
@@ -27,18 +27,18 @@ class PipelineName(StrEnum):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A pipeline and the options that it takes; pickled to workers, written to JSON for processes.
+    """A pipeline and its options. It is pickled for workers, and written as JSON for new processes.
 
     Attributes:
-        name: of `PipelineName`.
-        bundle, backend, precision, threads, device: as `gstk infer` has them.
-        engine: settings of the backend, `NAME=VALUE` each.
-        checkpoint: weights of the pipelines `reference` and `monai-bundle`; None takes the bundle's.
-        program: of the pipeline `command`, a command line with `{inputs}` and `{outputs}` in it.
-        profile: of the pipeline `monai-bundle`, the input profile of its weights; None takes the bundle's.
-        assume_window: of `gstk` and `monai-bundle`, the CT window that made the cases' 0 to 255 of HU, where the
-            profile takes HU.
-        budget_s: of the pipeline `gstk`, seconds for a class in all steps; None is any time.
+        name: one of `PipelineName`.
+        bundle, backend, precision, threads, device: the options of `gstk infer` with these names.
+        engine: settings of the backend, each `NAME=VALUE`.
+        checkpoint: weights for the pipelines `reference` and `monai-bundle`; None uses the bundle's weights.
+        program: for the pipeline `command`: a command line that contains `{inputs}` and `{outputs}`.
+        profile: for the pipeline `monai-bundle`: the input profile of the weights; None uses the bundle's profile.
+        assume_window: for `gstk` and `monai-bundle`: the CT window that mapped HU to the cases' 0 to 255; needed if
+            the input of the profile is HU.
+        budget_s: for the pipeline `gstk`: seconds for each class in all steps; None sets no limit.
     """
 
     name: str = "gstk"
@@ -76,7 +76,7 @@ class Pipeline:
 
     @property
     def method(self) -> str:
-        """A name for tables."""
+        """The name of the method in tables."""
         from pathlib import Path
 
         model = Path(self.checkpoint or self.bundle).name
@@ -91,7 +91,7 @@ class Pipeline:
                 return self.name
 
     def settings(self) -> dict[str, Any]:
-        """All settings that the masks depend on, JSON-ready; weights by their hash."""
+        """All settings that the masks depend on, as JSON values; weights are given by their hash."""
         found: dict[str, Any] = {"pipeline": self.name}
         if self.name == "classical":
             return found
@@ -114,7 +114,7 @@ class Pipeline:
         return found
 
     def command(self) -> list[str]:
-        """A command that segments `{inputs}` into `{outputs}`, as a container's entry point would."""
+        """A command that segments the cases in `{inputs}` into `{outputs}`, as a container's entry point does."""
         import json
         import shlex
         from dataclasses import asdict
@@ -136,7 +136,7 @@ class Pipeline:
         return [sys.executable, "-m", "gstk", "infer", "{inputs}", "-o", "{outputs}", "--name", "{stem}", *options]
 
     def opener(self, cold: bool = False) -> "Callable[[], Segmenter]":
-        """A picklable function that opens it; `cold` starts a process for each call."""
+        """A picklable function that opens the pipeline; with `cold`, each call runs in a new process."""
         cold = cold or self.name == "command"
         return partial(_open_cold, self.command()) if cold else partial(open_pipeline, self)
 
@@ -145,7 +145,7 @@ def open_pipeline(pipeline: Pipeline) -> "Segmenter":
     """Opens a pipeline in this process.
 
     Raises:
-        GstkError: what it needs is not there.
+        GstkError: a package or a file that the pipeline needs is missing.
     """
     match pipeline.name:
         case "gstk":

@@ -1,4 +1,4 @@
-"""`gstk plan`: windows, time and memory of a case, before anything runs."""
+"""`gstk plan`: shows the windows, time and memory of a case without running the network."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,11 +56,11 @@ def plan_command(
 
     found = read_case(case, "auto", spacing_order.order)
     prompts = {**found.prompts, **read_prompts(point or [], [], box or [])}
-    prompts = {k: said for k, said in prompts.items() if can_start(said)}
+    prompts = {k: own for k, own in prompts.items() if can_start(own)}
     if not prompts:
         raise gstk.GstkError(f"{case} has no click on an object and no box; give --point z,y,x or --box")
     options = parse_assignments(engine or [])
-    # A plan shows times without a budget, too.
+    # The plan shows times even if there is no budget.
     shown = Budget(90.0 if budget is None else budget, calls)
     with gstk.open(
         bundle,

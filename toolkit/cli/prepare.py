@@ -1,4 +1,4 @@
-"""`gstk prepare`: make .npz cases from clinical and research volumes."""
+"""`gstk prepare`: makes .npz cases from clinical and research volumes."""
 
 from pathlib import Path
 from typing import Annotated

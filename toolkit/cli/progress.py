@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line every few seconds in a log."""
+"""Progress display of long work: a bar on a terminal, a line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MINUTE_S = 60.0
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as people say them: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    """A duration in a readable unit: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -26,24 +26,24 @@ def format_duration(seconds: float) -> str:
 
 
 def log_interval_s(so_far_s: float) -> float:
-    """Seconds until the next line of a log, for work that has taken `so_far_s` until now."""
+    """Seconds until the next line of a log, for work that has taken `so_far_s` so far."""
     return _FIRST_S if so_far_s < _MINUTE_S else _LATER_S
 
 
 class LongWork:
-    """Shows the progress of long work on stderr: how much is done, the time so far, and an estimate of the rest.
+    """Shows the progress of long work on stderr: the finished share, the time so far, and an estimate of the rest.
 
-    On a terminal it is a bar. Elsewhere it is a line every few seconds, also while a single step takes long; work that
-    ends before the first line prints nothing. Use it as a context manager. Calls may come from any thread.
+    On a terminal the display is a bar. Elsewhere it is a line every few seconds, even during one long step; work that
+    ends before the first line prints nothing. Use the object as a context manager. Any thread may call its methods.
     """
 
     def __init__(self, title: str, total: float | None = None, unit: str = "") -> None:
         """Prepares the display; `__enter__` starts it.
 
         Args:
-            title: what is done, such as `export`.
-            total: steps in all, or 1.0 where `update` is told shares; None until `update` is told.
-            unit: what is counted, such as `cases`; shares are shown in per cent and have none.
+            title: name of the work, such as `export`.
+            total: total number of steps, or 1.0 if `update` gets shares; None if a later `update` gives it.
+            unit: unit of the steps, such as `cases`; empty for shares, which are shown in per cent.
         """
         from rich.console import Console
 
@@ -85,16 +85,16 @@ class LongWork:
             self._teller.join()
 
     def update(self, done: float, total: float | None = None, text: str = "") -> None:
-        """Updates how much is done.
+        """Updates the display.
 
         Args:
-            done: steps, or a share.
-            total: steps in all; None leaves it as it was.
-            text: what is under way.
+            done: number of finished steps, or the finished share.
+            total: total number of steps; None keeps the current total.
+            text: description of the current step.
         """
         with self._lock:
             now = time.monotonic()
-            if now - self._began < 1:  # done in an earlier run, so it tells nothing about the speed of this one
+            if now - self._began < 1:  # finished in an earlier run: says nothing about this run's speed
                 self._paced_from = now, done
             self._done, self._text = done, text
             self._total = self._total if total is None else total
@@ -104,10 +104,10 @@ class LongWork:
             )
 
     def step(self, text: str) -> None:
-        """Counts a step that begins, for work that does not count its steps itself.
+        """Counts a new step, for work that does not count its own steps.
 
         Args:
-            text: what the step does.
+            text: description of the step.
         """
         begun = self._done + 1 if self._text else 0.0
         # There may be more steps than expected.
@@ -115,7 +115,7 @@ class LongWork:
         self.update(begun, total, text)
 
     def say(self, line: str) -> None:
-        """Prints a line that stays, above the bar where there is one."""
+        """Prints a permanent line, above the bar if there is one."""
         if self._teller is None:
             self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
         else:

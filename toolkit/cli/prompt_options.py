@@ -1,4 +1,4 @@
-"""The grammar of clicks and boxes on the command line."""
+"""Parses clicks and boxes of the command line."""
 
 import math
 from typing import TYPE_CHECKING
@@ -15,17 +15,17 @@ __all__ = ["parse_point_option", "read_places", "read_prompts"]
 
 
 def parse_point_option(text: str, numbers: int = 3, form: str = "z,y,x") -> tuple[int, tuple[float, ...]]:
-    """Reads `[ID:]a,b,c`, the form of the command line's clicks and boxes.
+    """Parses `[ID:]a,b,c`, the form of clicks and boxes on the command line.
 
     Args:
-        numbers: 3 for a click, 6 for a box.
-        form: names of a click's numbers, for the message.
+        numbers: how many numbers are expected: 3 for a click, 6 for a box.
+        form: names of a click's numbers, for the error message.
 
     Returns:
         The object id (1 where none is given) and the numbers.
 
     Raises:
-        PromptError: the text is not of that form.
+        PromptError: the text does not have this form.
     """
     from gstk.core.prompts import whole_object_id
 
@@ -42,7 +42,7 @@ def parse_point_option(text: str, numbers: int = 3, form: str = "z,y,x") -> tupl
 
 
 def read_places(points: list[str], background: list[str], lps: bool) -> "dict[int, list[PlacedPoint]]":
-    """The clicks in mm of the command line's options, by object id."""
+    """The clicks in mm from the command line's options, by object id."""
     from gstk.batch.placed_points import PlacedPoint
 
     found: dict[int, list[PlacedPoint]] = {}
@@ -56,7 +56,7 @@ def read_places(points: list[str], background: list[str], lps: bool) -> "dict[in
 
 
 def read_prompts(points: list[str], background: list[str], boxes: list[str]) -> "dict[int, ObjectPrompts]":
-    """The prompts of the command line's options, by object id."""
+    """The prompts from the command line's options, by object id."""
     from dataclasses import replace
 
     from gstk.core.prompts import Box, ObjectPrompts, Point, whole_voxel

@@ -1,4 +1,4 @@
-"""`gstk serve`: clicks over HTTP."""
+"""`gstk serve`: serves interactive segmentation by clicks over HTTP."""
 
 import os
 from importlib.util import find_spec
@@ -70,7 +70,7 @@ def serve_command(
         typer.echo(f"sessions {report.max_sessions} at most")
         return
     with needing("serve"):
-        if find_spec("blosc2") is None:  # imported with the first upload, for that takes long
+        if find_spec("blosc2") is None:  # the import is slow, so it waits for the first upload
             raise ModuleNotFoundError("no blosc2", name="blosc2")
         from gstk.server.run import serve
         from gstk.server.service import Settings

@@ -9,11 +9,11 @@ __all__ = ["print_table"]
 
 
 def print_table(table: "Table", stderr: bool = False) -> None:
-    """Prints a table whole: cells fold on a narrow terminal, and a file or pipe gets it as wide as it is.
+    """Prints a table without cutting it: cells wrap on a narrow terminal; a file or pipe gets the full width.
 
     Args:
-        table: cells are text, not markup.
-        stderr: print there and not on stdout.
+        table: the table; its cells are plain text, not markup.
+        stderr: whether to print to stderr instead of stdout.
     """
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""`gstk train`: fit a network to cases, or to generated volumes."""
+"""`gstk train`: trains a network on cases, or on generated volumes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["StageOption", "train_command"]
 
 
 class StageOption(StrEnum):
-    """Which of the paper's stages."""
+    """The paper's training stage to run."""
 
     first = "1"
     second = "2"
@@ -112,7 +112,7 @@ def train_command(
     """Fine-tune VISTA3D in the paper's two stages. Several GPUs: torchrun --nproc-per-node N -m gstk train."""
     from rich.console import Console
 
-    # Mistakes come before torch, which takes seconds to load.
+    # User errors are reported before torch is loaded, which takes seconds.
     from gstk.core.profile import find_profile
     from gstk.training.case_files import check_cases, check_spacing, find_cases, read_list
     from gstk.training.recipe import load_recipe, with_settings, with_spec
@@ -152,8 +152,8 @@ def train_command(
         stages = (1, 2) if stage in (None, StageOption.all) else (int(stage),)
 
     console = Console(stderr=True)
-    # Threads that wait busily for each other keep processors from others: where other programs ran, a step took 2.5 s
-    # of them in place of 1.0 s. It is read when torch loads.
+    # OpenMP threads that wait in a busy loop take CPU time from other programs: with other programs running, a training
+    # step took 2.5 s instead of 1.0 s. The variable is read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with needing("train"), console.status("starting"):
         from gstk.training.checkpoint import load_checkpoint, load_extra
@@ -195,10 +195,10 @@ def train_command(
 
 
 def _bundle(init: str | None) -> Bundle | None:
-    """The bundle that `--init` names; None where it is a file of weights, or nothing.
+    """The bundle that `--init` names; None if `--init` is a file of weights or is not given.
 
     Raises:
-        TrainingError: it is neither.
+        TrainingError: `--init` names neither a bundle nor a file of weights.
     """
     if init is None or Path(init).is_file():
         return None
@@ -258,7 +258,7 @@ def _show_plan(
 
 
 def _progress(console: Any, name: str) -> Any:
-    """A bar on a terminal; elsewhere a line for a log, as often as `LongWork` writes one."""
+    """Progress of training: a bar on a terminal; elsewhere log lines, as often as `LongWork` writes them."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
@@ -269,7 +269,7 @@ def _progress(console: Any, name: str) -> Any:
     class Shown(Report):
         bar: Bar | None = None
         task: Any = None
-        smooth: dict[str, float] = {}  # noqa: RUF012 - set anew by every stage
+        smooth: dict[str, float] = {}  # noqa: RUF012 - every stage replaces it
         told = 0.0
 
         def changed(self, changes: Sequence[str]) -> None:

@@ -1,1 +1,1 @@
-"""Evaluation by the official click protocol: segmenters, metrics, scores, reports, comparisons."""
+"""Evaluation by the official click protocol: segmenters, metrics, scores, reports and comparisons."""

@@ -1,4 +1,4 @@
-"""One case through the official protocol: steps, scores, times, and the row that the official evaluator writes."""
+"""Evaluates one case by the official protocol: steps, scores, times, and the row of the official CSV."""
 
 from __future__ import annotations
 
@@ -40,22 +40,23 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class CaseScores:
-    """The scores of one case. Lists over steps have six entries: the boxes' (0 where there are none) and five clicks'.
+    """The scores of one case. A list over steps has six entries: one for the box (0 without a box), five for clicks.
 
     Attributes:
-        case: its name.
-        classes: label ids of its reference; empty where the case could not be read.
-        shape, spacing_mm: (z,y,x).
-        has_box: whether step 0 took place.
-        seconds: time of the segmenter in each step.
-        expected: seconds that the segmenter expected for each step; 0 without a latency model.
-        dsc, nsd: mean over the classes after each step, as measured.
-        class_dsc, class_nsd: the same of each class, [step][class].
-        prompts: all of them in the end, as the lists of the .npz layout.
-        click_s, metric_s, file_s, total_s: time of finding clicks, of scoring, of reading and writing, and of all.
-        failures: steps without a result, and why; such a step scores an empty mask.
-        source, reference: the case's file, and the one that its reference is from; empty where it was not from a file.
-        source_bytes: size of the case's file.
+        case: name of the case.
+        classes: label ids of the reference; empty if the case could not be read.
+        shape, spacing_mm: shape in voxels and voxel spacing in mm of the volume, (z,y,x).
+        has_box: whether the case has boxes, so that step 0 was run.
+        seconds: time that the segmenter took in each step.
+        expected: seconds that the segmenter predicted for each step; 0 without a latency model.
+        dsc, nsd: measured mean over the classes after each step.
+        class_dsc, class_nsd: measured value of each class, [step][class].
+        prompts: all prompts after the last step, as the lists of the .npz layout.
+        click_s, metric_s, file_s, total_s: seconds for finding clicks, for scoring, for reading and writing, and in
+            total.
+        failures: one text for each step without a result, with the reason; such a step is scored as an empty mask.
+        source, reference: files of the case and of its reference; empty if they were not read from a file.
+        source_bytes: size of the case's file in bytes.
     """
 
     case: str
@@ -81,28 +82,28 @@ class CaseScores:
 
     @property
     def total_seconds(self) -> float:
-        """Time of the segmenter over all steps."""
+        """Time of the segmenter in all steps together."""
         return float(sum(self.seconds))
 
     @property
     def limit_s(self) -> float:
-        """What the challenge allows for the case."""
+        """The challenge's time limit for the case, in seconds."""
         return LIMIT_S * len(self.classes)
 
     @property
     def in_time(self) -> bool:
-        """Whether the case took no longer than that."""
+        """Whether the segmenter kept the challenge's time limit for the case."""
         return self.total_seconds <= self.limit_s
 
     @property
     def overhead(self) -> float:
-        """Share of the case's time that was not the segmenter's."""
+        """Share of the case's total time that was spent outside the segmenter."""
         return 1 - self.total_seconds / self.total_s if self.total_s else 0.0
 
     def official(self, timed: bool = True) -> dict[str, Any]:
-        """The row of the official CSV: scores are all 0 where the case took too long, unless not `timed`.
+        """The row of the official CSV. With `timed`, all scores of a case that exceeded the time limit are 0.
 
-        DSC_AUC and NSD_AUC are the trapezoid over the five clicks (at most 4).
+        DSC_AUC and NSD_AUC are areas under the curve over the five clicks by the trapezoidal rule; the maximum is 4.
         """
         dsc, nsd = (np.array(scores) * (self.in_time or not timed) for scores in (self.dsc, self.nsd))
         row: dict[str, Any] = {
@@ -120,16 +121,16 @@ class CaseScores:
         return {column: row[column] for column in COLUMNS}
 
     def save(self, path: Path) -> None:
-        """Writes the scores as JSON, whole or not at all."""
+        """Writes the scores as a JSON file, atomically."""
         with atomic_path(path) as partial_path:
             partial_path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> CaseScores:
-        """Reads what `save` wrote.
+        """Reads scores that `save` wrote.
 
         Raises:
-            EvaluationError: it is not that.
+            EvaluationError: the file does not hold such scores.
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -152,18 +153,18 @@ def score_file(
     seed: int = OFFICIAL_SEED,
     spacing_order: SpacingOrder = "zyx",
 ) -> CaseScores:
-    """Takes one case file through the protocol; never raises for what is wrong with the case or the segmenter.
+    """Evaluates one case file by the protocol. An error of the case or the segmenter is recorded, never raised.
 
     Args:
-        segmenter: what is scored.
-        source: the .npz case.
-        gts: file whose `gts` is the reference; None takes the case's own.
-        segs: where to write the masks: `segs` the last one, `all_segs` (6,z,y,x) those of every step.
-        seed: of the random choice among equally central voxels.
-        spacing_order: axis order of the file's spacing.
+        segmenter: the segmenter to score.
+        source: file of the .npz case.
+        gts: file whose `gts` is the reference; None uses the `gts` of the case.
+        segs: file for the masks: `segs` is the last mask, `all_segs` (6,z,y,x) holds the masks of all steps.
+        seed: seed of the random choice among equally central voxels.
+        spacing_order: axis order of `spacing` in the file.
 
     Returns:
-        The scores, without classes where the case could not be read.
+        The scores; their `classes` are empty if the case could not be read.
     """
     began = time.perf_counter()
     name = source.name.removesuffix(".npz")
@@ -201,12 +202,12 @@ def score_file(
 def score_case(
     segmenter: Segmenter, case: Case, seed: int = OFFICIAL_SEED
 ) -> tuple[CaseScores, list[NDArray[np.integer]]]:
-    """Takes one case through the protocol.
+    """Evaluates one case by the protocol.
 
     Args:
-        segmenter: what is scored. A step in which it raises an error counts as an empty mask.
-        case: with labels.
-        seed: see `score_file`.
+        segmenter: the segmenter to score. A step in which it raises an error is scored as an empty mask.
+        case: the case, with labels.
+        seed: seed of the random choice among equally central voxels.
 
     Returns:
         The scores, and the masks (z,y,x) of the six steps.
@@ -258,7 +259,7 @@ def score_case(
 
 
 class _Forgiving(Segmenter):
-    """Wraps a segmenter so that its errors cost only the step, as in the official evaluator."""
+    """Wraps a segmenter so that an error makes only the current step fail, as in the official evaluator."""
 
     def __init__(self, inner: Segmenter, shape: tuple[int, ...], first_step: int) -> None:
         super().__init__()
@@ -270,7 +271,7 @@ class _Forgiving(Segmenter):
     def set_image(self, volume: NDArray[np.generic], spacing_mm: Sequence[float]) -> None:
         try:
             self._inner.set_image(volume, spacing_mm)
-        except Exception as error:  # of any pipeline, also one that is not ours
+        except Exception as error:  # pipelines of other authors may raise any type
             self._broken = _reason(error)
         self._count()
 
@@ -284,7 +285,7 @@ class _Forgiving(Segmenter):
                     reason = f"got a mask {given.shape} of {given.dtype}, expected integers {self._shape}"
                 else:
                     mask = given
-            except Exception as error:  # as above
+            except Exception as error:  # pipelines of other authors may raise any type
                 reason = _reason(error)
         if reason:
             self.failures.append(f"step {self._step}: {reason}")
@@ -298,12 +299,12 @@ class _Forgiving(Segmenter):
 
 
 def _area(scores: NDArray[np.float64]) -> float:
-    """The trapezoid over steps of one click."""
+    """Area under the scores by the trapezoidal rule, with a distance of 1 between clicks."""
     return float((scores[1:] + scores[:-1]).sum() / 2)
 
 
 def _reason(error: BaseException) -> str:
-    """One line about an error, with its type where it is not gstk's."""
+    """Describes an error in one line, with its type unless it is a gstk error."""
     message = next(iter(str(error).strip().splitlines()), "")
     return (
         message if isinstance(error, GstkError) and message else f"{type(error).__name__}: {message}".removesuffix(": ")

@@ -1,4 +1,4 @@
-"""Official clicks on labelled cases, to compare the masks of two engines and to collect an engine's inputs."""
+"""Clicks on labelled cases by the official rule, to compare the masks of two engines and to sample engine inputs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ MOST_SAMPLES = 32
 
 
 class ClickTrial:
-    """Labelled cases that are clicked through by the official rule.
+    """Labelled cases on which an engine is tested with clicks by the official rule.
 
     Attributes:
-        names: the cases.
+        names: names of the cases.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class ClickTrial:
 
         Args:
             paths: `.npz` cases with labels.
-            rounds: clicks on each class.
-            spacing_order: of the files.
-            on_progress: called with a few words before each case.
-            assume_window: for networks that take HU, the CT window that made the cases' 0 to 255; see
+            rounds: number of clicks on each class.
+            spacing_order: axis order of `spacing` in the files.
+            on_progress: called with a short text before each case.
+            assume_window: for a network whose input is HU: the CT window that mapped HU to the cases' 0 to 255; see
                 `Session.set_image`.
 
         Raises:
-            CaseError: a case cannot be read or has no labels, or there is none.
+            CaseError: a case cannot be read or has no labels, or there are no cases.
         """
         self._cases = [load_case(path, spacing_order=spacing_order) for path in paths]
         for case in self._cases:
@@ -62,10 +62,10 @@ class ClickTrial:
         self._rounds, self._on_progress, self._assume_window = rounds, on_progress, assume_window
 
     def scores(self, engine: Engine, roi: RoiRules) -> dict[str, list[float]]:
-        """Clicks through every case.
+        """Segments every case with an engine, click by click.
 
         Returns:
-            Case → Dice after each click, a mean over the classes.
+            For each case name, the mean Dice over the classes after each click.
         """
         z, y, x = roi.default
         session = Session(engine, WindowPolicy(z * y * x, roi.multiple, roi.minimum), profile=_profile_of(engine))
@@ -87,7 +87,7 @@ class ClickTrial:
         return scores
 
     def scores_and_samples(self, engine: Engine, roi: RoiRules) -> tuple[dict[str, list[float]], list[Sample]]:
-        """As `scores`, with a random sample of the engine's inputs, the same for the same cases and masks."""
+        """Returns `scores` and a random sample of the engine's inputs; equal cases and masks give an equal sample."""
         recorder = _Recorder(engine, roi)
         scores = self.scores(recorder, roi)
         return scores, recorder.samples
@@ -100,7 +100,7 @@ def _profile_of(engine: Engine) -> InputProfile | None:
 
 
 class _Recorder(Engine):
-    """Passes all calls to another engine and keeps a sample of its inputs."""
+    """Forwards all calls to another engine and keeps a random sample of its inputs."""
 
     def __init__(self, engine: Engine, roi: RoiRules) -> None:
         super().__init__(roi.multiple, roi.minimum, roi.max_voxels)
@@ -118,7 +118,7 @@ class _Recorder(Engine):
         return self._engine.decode(embedding, coords, labels)
 
     def _keep(self, sample: Sample) -> None:
-        """Each sample seen so far stays with the same chance (Vitter's algorithm R)."""
+        """Updates the sample so that every input so far is in it with equal probability (Vitter's algorithm R)."""
         self._seen += 1
         if len(self.samples) < MOST_SAMPLES:
             self.samples.append(sample)

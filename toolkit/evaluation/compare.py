@@ -1,4 +1,4 @@
-"""`gstk compare`: two evaluations of the same cases, pair by pair, with intervals and a test."""
+"""`gstk compare`: paired comparison of two evaluations of the same cases, with confidence intervals and a test."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _TIME = "TotalRunningTime"
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """One metric of B against A over the cases that both have.
+    """The difference B - A of one metric over the cases that are in both evaluations.
 
     Attributes:
-        metric: its column in the CSV.
-        mean_a, mean_b: over the cases.
-        difference: mean of B - A.
-        low, high: bootstrap interval of the mean difference (BCa, 95 %); equal to it where all differences are alike.
-        p_value: Wilcoxon's signed-rank test, two-sided; 1 where all differences are 0.
-        better, worse: cases in which B's value is above A's, and below.
+        metric: column of the metric in the CSV.
+        mean_a, mean_b: mean of A and of B over the cases.
+        difference: mean of B - A over the cases.
+        low, high: 95 % bootstrap interval (BCa) of the mean difference; both equal it if all differences are equal.
+        p_value: p-value of Wilcoxon's two-sided signed-rank test; 1 if all differences are 0.
+        better, worse: number of cases in which the value of B is above that of A, and below it.
     """
 
     metric: str
@@ -49,15 +49,15 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two evaluations, paired.
+    """The paired comparison of two evaluations.
 
     Attributes:
-        method_a, method_b: their names.
-        cases: names that both have.
-        only_a, only_b: names that only one has; they are left out.
-        metrics: of the ranked metrics, then of the time.
-        means_a, means_b: by modality, over the paired cases.
-        time_ratio: geometric mean over the cases of B's time over A's, with its interval; None where a time is 0.
+        method_a, method_b: names of the methods.
+        cases: names of the cases that are in both evaluations.
+        only_a, only_b: names of the cases that are in one evaluation only; they are not compared.
+        metrics: differences of the ranked metrics, and then of the time.
+        means_a, means_b: means by modality over the paired cases.
+        time_ratio: geometric mean over the cases of B's time divided by A's, with its interval; None if a time is 0.
     """
 
     method_a: str
@@ -71,7 +71,7 @@ class Comparison:
     time_ratio: tuple[float, float, float] | None
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison as JSON-ready values."""
+        """The comparison as JSON values."""
         means = {"means_a": self.means_a, "means_b": self.means_b}
         return {**asdict(self), **{name: [m._asdict() for m in listed] for name, listed in means.items()}}
 
@@ -80,12 +80,13 @@ def compare(folder_a: StrPath, folder_b: StrPath, seed: int = 0, timed: bool = T
     """Compares two folders of `gstk evaluate`, or two CSV files of the official evaluator.
 
     Args:
-        folder_a, folder_b: A is what B is compared with.
-        seed: of the bootstrap.
-        timed: cases over the challenge's time score 0; if not, folders are compared by what was measured.
+        folder_a, folder_b: the two evaluations; B is compared with A.
+        seed: random seed of the bootstrap.
+        timed: whether a case over the challenge's time limit scores 0; if False, folders are compared by the measured
+            scores.
 
     Raises:
-        EvaluationError: one is no evaluation, or they share no two cases.
+        EvaluationError: a folder or file is not an evaluation, or fewer than two cases are in both.
     """
     (method_a, rows_a), (method_b, rows_b) = _rows(Path(folder_a), timed), _rows(Path(folder_b), timed)
     if method_a == method_b:
@@ -115,7 +116,7 @@ def compare(folder_a: StrPath, folder_b: StrPath, seed: int = 0, timed: bool = T
 
 
 def _rows(path: Path, timed: bool) -> tuple[str, dict[str, Mapping[str, Any]]]:
-    """The method's name and the official rows by case."""
+    """The name of the method, and its official rows by case name."""
     if path.is_file():
         if not timed:
             raise EvaluationError(f"got the CSV {path}, expected a folder of gstk evaluate: a CSV holds timed scores")
@@ -150,7 +151,7 @@ def _difference(
 
 
 def _interval(values: NDArray[np.float64], rng: np.random.Generator) -> tuple[float, float]:
-    """Of the mean, by the bootstrap."""
+    """The bootstrap interval of the mean."""
     from scipy.stats import DegenerateDataWarning, bootstrap
 
     mean = float(values.mean())
@@ -160,6 +161,6 @@ def _interval(values: NDArray[np.float64], rng: np.random.Generator) -> tuple[fl
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateDataWarning)
         interval = bootstrap((values,), np.mean, method="BCa", **options).confidence_interval
-        if not np.isfinite(interval).all():  # BCa is undefined for a few values that are nearly all alike
+        if not np.isfinite(interval).all():  # BCa is undefined for few values that are almost all equal
             interval = bootstrap((values,), np.mean, method="percentile", **options).confidence_interval
     return float(interval.low), float(interval.high)

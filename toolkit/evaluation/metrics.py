@@ -1,8 +1,9 @@
-"""The challenge's metrics of a mask: Dice similarity (DSC) and surface Dice at a tolerance (NSD).
+"""The challenge's metrics of a mask: Dice similarity coefficient (DSC) and surface Dice at a tolerance (NSD).
 
-The official evaluator measures surfaces by DeepMind's `surface-distance`: points on the corners between voxels, each
-with the area that marching cubes puts there. The numbers here are the same (`tests/test_metrics.py` compares them);
-that package itself predates NumPy 2, fails on an empty mask, and does needless sorting in Python.
+The official evaluator measures surfaces with DeepMind's package `surface-distance`: surface points lie on the corners
+between voxels, and each has the area that marching cubes gives it. The functions here return the same numbers
+(`tests/test_metrics.py` compares them). The package itself is older than NumPy 2, fails on an empty mask, and is slow
+because it sorts in Python.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ _MOST_OFFSETS = 1000
 
 
 class Scores(NamedTuple):
-    """Scores of one label map, a class each in the order asked for; DSC and NSD are in 0..1."""
+    """DSC and NSD (0 to 1) of one label map, one value for each class in the order of the given classes."""
 
     dsc: tuple[float, ...]
     nsd: tuple[float, ...]
 
 
 def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """Dice similarity of two masks; 1 where both are empty."""
+    """Dice similarity coefficient of two masks; 1 if both are empty."""
     total = int(np.count_nonzero(first)) + int(np.count_nonzero(second))
     return 2 * int(np.count_nonzero(first & second)) / total if total else 1.0
 
@@ -50,15 +51,15 @@ def surface_dice(
     spacing_mm: Sequence[float],
     tolerance_mm: float = TOLERANCE_MM,
 ) -> float:
-    """Share of both surfaces' area that lies within a tolerance of the other surface.
+    """Surface Dice: the share of both surfaces' area that lies within a tolerance of the other surface.
 
     Args:
-        truth, prediction: bool (z,y,x).
-        spacing_mm: (z,y,x).
-        tolerance_mm: a distance of exactly that still agrees.
+        truth, prediction: bool (z,y,x), the two masks.
+        spacing_mm: voxel spacing (z,y,x).
+        tolerance_mm: largest distance at which the surfaces still agree.
 
     Returns:
-        0 to 1; 1 where both masks are empty, 0 where one of them is.
+        A value from 0 to 1; 1 if both masks are empty, 0 if only one of them is.
 
     Raises:
         BackendMissing: scikit-image is not installed.
@@ -81,7 +82,7 @@ def surface_dice(
 
 
 def label_boxes(labels: NDArray[np.integer]) -> dict[int, Region]:
-    """Bounding box (z,y,x) of each label id of a map."""
+    """Bounding box (z,y,x) of each label id in a label map."""
     return {k: box for k, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
 
 
@@ -95,15 +96,15 @@ def score_labels(
     """Scores a label map as the official evaluator does.
 
     Args:
-        truth, labels: integer (z,y,x).
-        classes: label ids to score, all of them in `truth`.
-        spacing_mm: (z,y,x).
-        tolerance_mm: of the NSD.
+        truth, labels: integer (z,y,x), the reference and the label map to score.
+        classes: label ids to score; each must occur in `truth`.
+        spacing_mm: voxel spacing (z,y,x).
+        tolerance_mm: tolerance of the NSD.
 
     Returns:
-        DSC and NSD of each class; every NSD is 0 where the mean DSC is at most `MIN_DSC_FOR_NSD`.
+        DSC and NSD of each class; every NSD is 0 if the mean DSC is at most `MIN_DSC_FOR_NSD`.
     """
-    # Each class is scored in the box around it in both maps: the rest of the volume is background in both.
+    # Each class is scored inside the joint bounding box of its two masks; outside it both masks are background.
     truth_boxes, boxes = label_boxes(truth), label_boxes(labels)
     pairs = []
     for k in classes:
@@ -116,7 +117,7 @@ def score_labels(
 
 
 def _corner_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """uint8, one larger along each axis: which of the eight voxels around each corner are set."""
+    """uint8, one larger than the mask along each axis: bits of the eight voxels around each corner that are set."""
     padded = np.pad(mask, 1).view(np.uint8)
     codes = np.zeros([n + 1 for n in mask.shape], np.uint8)
     for index, bit in np.ndenumerate(_CORNER_BITS):
@@ -128,7 +129,7 @@ def _corner_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
 def _near(
     points: NDArray[np.intp], surface: NDArray[np.bool_], spacing_mm: Sequence[float], tolerance_mm: float
 ) -> NDArray[np.bool_]:
-    """Which of the points (K, 3) have a point of the surface within the tolerance."""
+    """bool (K,): whether each of the points (K, 3) has a surface point within the tolerance."""
     reach = [math.floor(tolerance_mm / s * (1 + 1e-9)) for s in spacing_mm]
     if math.prod(2 * r + 1 for r in reach) > _MOST_OFFSETS:
         distance = ndimage.distance_transform_edt(~surface, sampling=spacing_mm)
@@ -151,7 +152,7 @@ def _near(
 
 
 def _areas_mm2(spacing_mm: tuple[float, ...]) -> NDArray[np.float64]:
-    """Area of the surface at a corner by its code, (256,)."""
+    """Surface area in mm² at a corner for each of the 256 corner codes, (256,)."""
     z, y, x = spacing_mm
     face_mm2 = np.array([y * x, z * x, z * y])
     return np.array([np.linalg.norm(triangles * face_mm2, axis=1).sum() for triangles in _triangles()])
@@ -159,10 +160,10 @@ def _areas_mm2(spacing_mm: tuple[float, ...]) -> NDArray[np.float64]:
 
 @cache
 def _triangles() -> tuple[NDArray[np.float64], ...]:
-    """Area vectors (T, 3) of the triangles at each code, for voxels of side 1.
+    """Area vectors (T, 3) of the triangles for each corner code, for voxels of side length 1.
 
-    Marching cubes as Lorensen and Cline have it. Their table does not treat object and background alike; the official
-    one is that of the side with fewer voxels.
+    The triangles are those of marching cubes by Lorensen and Cline. Their table is not symmetric in object and
+    background; the official evaluator uses the entry for the side with fewer voxels.
     """
     try:
         from skimage.measure import marching_cubes

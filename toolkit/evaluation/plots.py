@@ -1,4 +1,4 @@
-"""Plots of an evaluation: scores against clicks, the time of each step, and the time that was expected."""
+"""Plots of an evaluation: scores over clicks, time of each step, and measured against expected time."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ __all__ = ["plot_expected", "plot_scores", "plot_times", "png"]
 
 _SIZE_INCHES = (6.4, 4.0)
 _STEP_NAMES = ("box", *map(str, range(1, STEPS)))
-# Okabe and Ito's colours, which the colour-blind tell apart.
+# Okabe and Ito's palette, whose colours remain distinct under colour blindness.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def plot_scores(scores: Sequence[CaseScores], metric: Literal["DSC", "NSD"]) -> Figure:
-    """Mean score after the box and each click, by modality and over all cases.
+    """Plots the mean score after the box and after each click, by modality and over all cases.
 
-    The box's point is the mean of those cases that have one. Cases over time are drawn as they were measured.
+    The point of the box is the mean over the cases with a box. Cases over the time limit count with their measured
+    scores.
     """
     figure = _figure()
     axes = figure.subplots()
@@ -50,12 +51,12 @@ def plot_scores(scores: Sequence[CaseScores], metric: Literal["DSC", "NSD"]) -> 
 
 
 def plot_times(scores: Sequence[CaseScores]) -> Figure:
-    """Seconds for each class, step by step: every case a dot, the median a bar, the challenge's limit a line."""
+    """Plots the seconds per class of each step: a dot for each case, a bar for the median, a line for the limit."""
     figure = _figure()
     axes = figure.subplots()
     rng = np.random.default_rng(0)
     for step in range(STEPS):
-        # A step that did not take place has no time.
+        # A step that was not run has no time.
         values = [one.seconds[step] / len(one.classes) for one in scores if step or one.has_box]
         if not values:
             continue
@@ -71,7 +72,7 @@ def plot_times(scores: Sequence[CaseScores]) -> Figure:
 
 
 def plot_expected(scores: Sequence[CaseScores]) -> Figure | None:
-    """Measured against expected seconds of each step; None where nothing was expected."""
+    """Plots the measured against the expected seconds of each step; None if there are no expected times."""
     steps = [
         (expected, spent, number > 0)
         for one in scores
@@ -101,7 +102,7 @@ def plot_expected(scores: Sequence[CaseScores]) -> Figure | None:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+    """The figure as the bytes of a PNG file."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=130)
     return stream.getvalue()

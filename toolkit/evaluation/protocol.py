@@ -1,4 +1,4 @@
-"""The official click protocol: in each round every object gets one click at the centre of its largest error."""
+"""The official click protocol: in each round, every object gets one click at the centre of its largest error."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["ClickScores", "Segmenter", "SessionSegmenter", "Step", "click_by_cli
 
 
 class Segmenter(ABC):
-    """Makes a label map from an image and the prompts of its objects so far.
+    """Interface of a method that computes a label map from an image and the prompts of its objects.
 
     Attributes:
-        seconds: wall time that the protocol counts, of all calls so far.
-        expected_seconds: the seconds that it expected for them; 0 without a latency model.
+        seconds: wall time of all calls so far, as the protocol counts it.
+        expected_seconds: seconds that the segmenter predicted for these calls; 0 without a latency model.
     """
 
     def __init__(self) -> None:
@@ -39,10 +39,10 @@ class Segmenter(ABC):
 
     @abstractmethod
     def segment(self, prompts: Mapping[int, ObjectPrompts]) -> NDArray[np.integer]:
-        """The label map, integer (z,y,x), a fresh array. `prompts` extend those of the call before."""
+        """Returns the label map, integer (z,y,x), as a new array. `prompts` extend those of the previous call."""
 
     def close(self) -> None:  # noqa: B027 - most segmenters have nothing to free
-        """Frees its memory."""
+        """Frees the memory of the segmenter."""
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +54,7 @@ class Segmenter(ABC):
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Adds the time that the block takes to `seconds`."""
+        """Context manager that adds the time of its block to `seconds`."""
         began = time.perf_counter()
         try:
             yield
@@ -63,13 +63,13 @@ class Segmenter(ABC):
 
 
 class SessionSegmenter(Segmenter):
-    """A session behind the interface of segmenters."""
+    """A segmenter that uses a session."""
 
     def __init__(self, session: Session, assume_window: str | None = None) -> None:
-        """Takes a session.
+        """Wraps a session.
 
         Args:
-            session: closed with this.
+            session: the session; `close` closes it, too.
             assume_window: see `Session.set_image`.
         """
         super().__init__()
@@ -81,7 +81,7 @@ class SessionSegmenter(Segmenter):
             self._session.set_image(volume, spacing_mm, assume_window=self._assume_window)
 
     def segment(self, prompts: Mapping[int, ObjectPrompts]) -> NDArray[np.integer]:
-        """The session's mask; only objects with new prompts are segmented again."""
+        """Returns the session's label map; only objects with new prompts are segmented again."""
         with self._counted():
             self._session.set_all(prompts)
             self.expected_seconds += self._session.report.expected_s
@@ -97,12 +97,12 @@ class Step:
     """One step of the protocol.
 
     Attributes:
-        number: 0 is the prompts that were there before the first click, such as boxes.
-        prompts: all of them so far, by object id.
-        mask: integer (z,y,x), the segmenter's answer.
-        seconds: time of the segmenter in this step; in the first one, taking the image is part of it.
-        expected_seconds: the seconds that the segmenter expected; 0 without a latency model.
-        click_seconds: time that it took to find the clicks.
+        number: number of the step; step 0 uses only the prompts given before the first click, such as boxes.
+        prompts: all prompts so far, by object id.
+        mask: integer (z,y,x), the label map that the segmenter returned.
+        seconds: time of the segmenter in this step; the first step includes `set_image`.
+        expected_seconds: seconds that the segmenter predicted for this step; 0 without a latency model.
+        click_seconds: time for finding the clicks.
     """
 
     number: int
@@ -115,14 +115,14 @@ class Step:
 
 @dataclass(frozen=True)
 class ClickScores:
-    """Scores of clicking through one image.
+    """Scores of one image after each round of clicks.
 
     Attributes:
         classes: object ids.
-        start: Dice of each class before the first click, from the prompts that were there; None where none were.
+        start: Dice of each class before the first click, from the initial prompts; None without initial prompts.
         rounds: Dice of each class after each round.
-        prompts: all of them, by object id.
-        mask: uint16 (z,y,x), after the last round.
+        prompts: all prompts, by object id.
+        mask: uint16 (z,y,x), the label map after the last round.
     """
 
     classes: tuple[int, ...]
@@ -147,19 +147,19 @@ def run_steps(
     start: Mapping[int, ObjectPrompts] | None = None,
     choose: Callable[[int], int] = seeded_choice,
 ) -> Iterator[Step]:
-    """Segments and clicks in turn, by the official rule (`gstk.core.click_rule.next_click`).
+    """Alternates between segmenting and clicking by the official rule (`gstk.core.click_rule.next_click`).
 
     Args:
-        segmenter: takes the image.
-        volume, spacing_mm: see `Session.set_image`.
-        truth: integer (z,y,x), object ids.
-        rounds: how often every class is clicked; a class that is right already gets no click.
-        classes: ids to segment; None takes all of `truth`.
-        start: prompts to begin from, such as boxes; with some there is a step 0.
-        choose: picks among that many equally central voxels.
+        segmenter: the segmenter to run.
+        volume, spacing_mm: the image; see `Session.set_image`.
+        truth: integer (z,y,x), object ids of the reference.
+        rounds: number of clicks on each class; a class without errors gets no further click.
+        classes: ids to segment; None uses all ids in `truth`.
+        start: initial prompts, such as boxes; if there are any, the first step is step 0.
+        choose: returns the index of one of n equally central voxels, given n.
 
     Yields:
-        The steps in order. Nothing is computed before the next one is asked for.
+        The steps in order. Each step is computed only when the caller asks for it.
     """
     classes = [int(k) for k in np.unique(truth) if k] if classes is None else list(classes)
     prompts = {k: (start or {}).get(k, ObjectPrompts()) for k in classes}
@@ -198,7 +198,7 @@ def click_by_click(
     start: Mapping[int, ObjectPrompts] | None = None,
     assume_window: str | None = None,
 ) -> ClickScores:
-    """Clicks through an image with `run_steps` and takes the Dice of each step; for the arguments see there."""
+    """Runs `run_steps` on an image and computes the Dice of each step; `run_steps` describes the arguments."""
     classes = [int(k) for k in np.unique(truth) if k] if classes is None else list(classes)
     before: list[float] | None = None
     scores: list[list[float]] = []
@@ -217,7 +217,7 @@ def click_by_click(
 def _click_within(
     mask: NDArray[np.integer], truth: NDArray[np.integer], k: int, box: Region, choose: Callable[[int], int]
 ) -> Point | None:
-    """The next click on a class, sought in the box that holds it in both maps: beyond there is no error."""
+    """The next click on a class. Only the box around the class in both maps is searched; outside it are no errors."""
     click = next_click(mask[box] == k, truth[box] == k, choose)
     if click is None:
         return None

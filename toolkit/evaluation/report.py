@@ -1,4 +1,4 @@
-"""One HTML page about an evaluation that needs nothing beside it: tables, plots, the best and the worst cases."""
+"""Writes a self-contained HTML page about an evaluation: tables, plots, and the best and worst cases."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def write_report(evaluation: Evaluation) -> Path:
     """Writes `report.html` and its plots as `plots/*.png` into the evaluation's folder.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         BackendMissing: matplotlib is not installed.
         EvaluationError: no case could be scored.
-        OutputError: it cannot be written.
+        OutputError: the page cannot be written.
     """
     scored = evaluation.scored
     figures: dict[str, bytes] = {}
@@ -100,7 +100,7 @@ def _about(evaluation: Evaluation) -> str:
 
 
 def _modalities(evaluation: Evaluation) -> str:
-    """Laid out as Tables 4 and 5 of the paper, with the time beside."""
+    """The table of modalities, in the layout of Tables 4 and 5 of the paper, with an additional column of times."""
     header = ("Modality", "Method", "DSC AUC", "NSD AUC", "DSC Final", "NSD Final", "Cases", "s/case", "s/class")
     rows = []
     for m in evaluation.means:
@@ -149,7 +149,7 @@ def _failures(failed: Sequence[CaseScores]) -> str:
 
 
 def _pictures(folder: Path, one: CaseScores, best: bool) -> str:
-    """The last mask beside the reference, on slices through the objects that went best or worst."""
+    """Pictures of the last mask beside the reference, on slices through the objects with the best or worst scores."""
     row = one.official()
     title = f"<h3>{escape(one.case)}: DSC AUC {row['DSC_AUC']:.3f}, final {row['DSC_Final']:.3f}</h3>"
     try:

@@ -1,11 +1,11 @@
-"""`gstk evaluate`: many cases through the official protocol; an interrupted evaluation can be resumed in its folder.
+"""`gstk evaluate`: evaluates many cases by the official protocol. An interrupted evaluation can be resumed.
 
 OUT/
-├── run.json         what was evaluated, and on which machine
-├── metrics.csv      a row a case, with the official columns
+├── run.json         method, settings and machine of the evaluation
+├── metrics.csv      one row for each case, with the official columns
 ├── summary.csv      means by modality
-├── cases/NAME.json  all that was measured on a case
-└── segs/NAME.npz    `segs`, and `all_segs` of the six steps
+├── cases/NAME.json  all measurements of a case
+└── segs/NAME.npz    `segs`: the last mask; `all_segs`: the masks of the six steps
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _Work: TypeAlias = Callable[[Segmenter, _Task], CaseScores]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluated folder of cases.
+    """The evaluation of a folder of cases.
 
     Attributes:
-        folder: where the results lie.
-        method: what was evaluated, in words.
-        settings: with what.
-        scores: of each case, in the order of their names.
+        folder: folder of the results.
+        method: name of the evaluated method.
+        settings: settings of the method.
+        scores: scores of each case, in the order of the case names.
     """
 
     folder: Path
@@ -58,17 +58,17 @@ class Evaluation:
 
     @property
     def scored(self) -> list[CaseScores]:
-        """The cases that have a reference."""
+        """Scores of the cases that have a reference."""
         return [one for one in self.scores if one.classes]
 
     @property
     def failed(self) -> list[CaseScores]:
-        """The cases that could not be read, or in which a step failed."""
+        """Scores of the cases that could not be read or in which a step failed."""
         return [one for one in self.scores if one.failures]
 
     @property
     def means(self) -> list[ModalityMeans]:
-        """By modality, then of all."""
+        """Means of each modality, and then of all cases."""
         return by_modality(one.official() for one in self.scored)
 
 
@@ -86,25 +86,27 @@ def evaluate(
     workers: Workers | None = None,
     on_result: Callable[[CaseScores, int, int], None] | None = None,
 ) -> Evaluation:
-    """Takes cases through the official protocol; cases that are done already are not repeated.
+    """Evaluates cases by the official protocol. Cases that are already finished are not repeated.
 
     Args:
-        cases: .npz cases, or folders of them.
-        out_dir: created where it is missing. An evaluation that it holds is resumed.
-        open_segmenter: makes what is evaluated; called once, and not at all where nothing is left to do.
-        method: a name for it, in tables.
-        settings: its settings, JSON-ready; an evaluation is resumed only with the same ones.
-        gts: folder with a file of each case's name that holds its `gts`; None takes the cases' own.
-        seed: of the random choice among equally central voxels.
-        spacing_order: axis order of the cases' spacing.
-        limit: how many cases to take, the first by name.
-        workers: of a Ray cluster, which share the cases; cases and results must lie where all of them find them, and
-            `open_segmenter` must be picklable. None takes one case after the other in this process.
-        on_result: called with each case's scores, its number and how many there are; for those done before, at once.
+        cases: .npz cases, or folders of .npz cases.
+        out_dir: folder for the results, created if it is missing. If it holds an evaluation, that is resumed.
+        open_segmenter: opens the segmenter to evaluate. In this process it is called once, or not at all if every case
+            is finished.
+        method: name of the method in tables.
+        settings: settings of the method, as JSON values. An evaluation is resumed only if its settings are equal.
+        gts: folder that holds, for each case, a file of the same name with its `gts`; None uses the `gts` of the cases.
+        seed: seed of the random choice among equally central voxels.
+        spacing_order: axis order of `spacing` in the cases.
+        limit: number of cases to evaluate, the first ones by name.
+        workers: the workers of a Ray cluster that share the cases. Each worker must be able to reach the cases and the
+            results, and `open_segmenter` must be picklable. None evaluates one case after the other in this process.
+        on_result: called with the scores of each case, its number and the number of cases; called at the start for
+            cases that are already finished.
 
     Raises:
-        CaseError: there is no case, or two have the same name, or one has no file in `gts`.
-        EvaluationError: the folder holds an evaluation of something else.
+        CaseError: there are no cases, two cases have the same name, or a case has no file in `gts`.
+        EvaluationError: the folder holds an evaluation of another method or with other settings.
         OutputError: the folder cannot be written to.
     """
     sources = _sources(cases, limit)
@@ -138,10 +140,10 @@ def evaluate(
 
 
 def load_evaluation(folder: StrPath) -> Evaluation:
-    """Reads an evaluated folder.
+    """Reads the evaluation in a folder.
 
     Raises:
-        EvaluationError: it is none, or a file in it is damaged.
+        EvaluationError: the folder holds no evaluation, or a file in it is damaged.
     """
     root = Path(folder)
     run = _read_run(root)
@@ -162,12 +164,12 @@ def _score(
 
 
 def _open_worker(open_segmenter: Callable[[], Segmenter], work: _Work) -> Callable[[_Task], CaseScores]:
-    """The work function of a cluster worker, with a segmenter of its own."""
+    """Returns the work function of a cluster worker, which has its own segmenter."""
     return partial(work, open_segmenter())
 
 
 def _lost(work: _Work, task: _Task, why: str) -> CaseScores:
-    """Scores of a case that no worker survived: as of a segmenter that always fails."""
+    """Scores of a case that no worker could finish: those of a segmenter that fails in every step."""
     return work(_Failing(why), task)
 
 
@@ -214,7 +216,7 @@ def _reference(folder: Path, source: Path) -> Path:
 
 
 def _done(results: Path, segs: Path, name: str, source: Path) -> CaseScores | None:
-    """The earlier scores of a case; None where it failed or the file has changed."""
+    """Scores of a case from an earlier run; None if there are none, a step failed, or the file has changed in size."""
     file = results / f"{name}.json"
     if not file.is_file() or not (segs / f"{name}.npz").is_file():
         return None
@@ -223,7 +225,7 @@ def _done(results: Path, segs: Path, name: str, source: Path) -> CaseScores | No
 
 
 def _begin(folder: Path, method: str, settings: Mapping[str, Any]) -> None:
-    """Writes the settings of the evaluation, or checks that they equal those in the folder."""
+    """Writes the settings of a new evaluation, or checks that they equal the settings stored in the folder."""
     before = _read_run(folder)
     if before is not None:
         old = {"method": before["method"], **before["settings"]}

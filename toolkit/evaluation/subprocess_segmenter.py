@@ -1,4 +1,4 @@
-"""A process for each call, as the official evaluator runs a container: start and model load are part of the time."""
+"""Runs a new process for each call, as the official evaluator runs a container; the time includes loading the model."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _NAME = "case"
 
 
 class ColdSegmenter(Segmenter):
-    """Runs a command that reads `{inputs}/case.npz` and writes `{outputs}/case.npz` with `segs`.
+    """A segmenter that runs a command, which reads `{inputs}/case.npz` and writes `{outputs}/case.npz` with `segs`.
 
-    The input holds the image, its spacing, boxes, all clicks so far with their order, and `prev_pred`. Only the
-    command's wall time counts, not the writing of its input.
+    The input holds the image, its spacing, the boxes, all clicks so far with their order, and `prev_pred`. Only the
+    wall time of the command is counted, not the time for writing its input.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
-        """Takes the command.
+        """Checks and stores the command.
 
         Args:
-            command: its words; `{inputs}` and `{outputs}` in them become folders.
+            command: the command's arguments; `{inputs}` and `{outputs}` in them are replaced by folders.
 
         Raises:
-            EvaluationError: one of the two is not in it.
+            EvaluationError: the command lacks `{inputs}` or `{outputs}`.
         """
         super().__init__()
         for folder in ("{inputs}", "{outputs}"):
@@ -47,7 +47,7 @@ class ColdSegmenter(Segmenter):
         self._case: Case | None = None
 
     def set_image(self, volume: NDArray[np.generic], spacing_mm: Sequence[float]) -> None:
-        """Takes an image; nothing runs yet."""
+        """Stores an image; the command is not run yet."""
         z, y, x = (float(s) for s in spacing_mm)
         self._case = Case(_NAME, volume, Geometry((volume.shape[0], volume.shape[1], volume.shape[2]), (z, y, x)))
 
@@ -55,7 +55,7 @@ class ColdSegmenter(Segmenter):
         """Runs the command.
 
         Raises:
-            EvaluationError: it failed, or wrote no mask.
+            EvaluationError: the command failed, or wrote no mask.
         """
         if self._case is None:
             raise EvaluationError("got segment before an image, expected set_image first")

@@ -1,4 +1,4 @@
-"""Means over cases, by modality: the tables of a challenge report, as CSV and as data."""
+"""Means over cases by modality: the tables of a challenge report, as CSV files and as data."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class ModalityMeans(NamedTuple):
     """Means over the cases of one modality.
 
     Attributes:
-        modality: as the challenge calls it.
-        cases: how many.
-        means: of `RANKED`.
-        seconds: mean time of the segmenter on a case.
-        seconds_per_class: the same over the classes of the cases.
+        modality: the challenge's name of the modality.
+        cases: number of cases.
+        means: mean of each metric in `RANKED`.
+        seconds: mean time of the segmenter for a case.
+        seconds_per_class: mean time of the segmenter for a class.
     """
 
     modality: str
@@ -42,19 +42,19 @@ class ModalityMeans(NamedTuple):
 
 
 def modality(case_name: str) -> str:
-    """The modality that a case's name begins with: "CT" of "CT_liver_003", "MRI" of "MR_prostate"; "Other" without."""
+    """Modality at the start of a case's name: "CT" for "CT_liver_003", "MRI" for "MR_prostate"; "Other" if unknown."""
     prefix, underscore, _ = case_name.partition("_")
     return _MODALITIES.get(prefix.lower(), prefix if underscore and prefix else "Other")
 
 
 def by_modality(rows: Iterable[Mapping[str, Any]]) -> list[ModalityMeans]:
-    """Means of the official rows: each modality in the order of the challenge's tables, then all cases.
+    """Means of the official rows: of each modality in the order of the challenge's tables, then of all cases.
 
     Args:
-        rows: of `CaseScores.official` or `read_metrics`.
+        rows: rows from `CaseScores.official` or `read_metrics`.
 
     Returns:
-        Empty where there are no rows.
+        The means; empty if there are no rows.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     everything = list(rows)
@@ -66,16 +66,16 @@ def by_modality(rows: Iterable[Mapping[str, Any]]) -> list[ModalityMeans]:
 
 
 def write_metrics(path: Path, scores: Sequence[CaseScores]) -> None:
-    """Writes the official CSV: a row for every case that has a reference."""
+    """Writes the official CSV, with one row for each case that has a reference."""
     write_csv(path, COLUMNS, [list(one.official().values()) for one in scores if one.classes])
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of an official CSV, numbers as numbers.
+    """Reads the rows of an official CSV; numeric columns are converted to numbers.
 
     Raises:
-        ValueError: a column is missing or holds no number.
-        OSError: it cannot be read.
+        ValueError: a column is missing, or a value is not a number.
+        OSError: the file cannot be read.
     """
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
@@ -86,7 +86,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a table, whole or not at all; numbers in full."""
+    """Writes a table as a CSV file, atomically and with full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
