@@ -1,4 +1,4 @@
-"""Calibration: what an encode and a decode take on this host, as a model that a planner can ask."""
+"""Calibration: measures encodes and decodes on this host, and fits a latency model for planners."""
 
 from gstk.calibration.host import Host
 from gstk.calibration.measure import measure

@@ -1,4 +1,4 @@
-"""What a latency depends on besides the bundle: the machine, the backend and its settings."""
+"""The host of a measurement: the machine, the backend and its settings, which determine latency besides the bundle."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Host:
     """The machine and the engine that a model was measured with.
 
     Attributes:
-        processor: its name, and the instructions that decide how INT8 and bfloat16 are computed.
-        cores: those that this process may use.
-        memory_bytes: of the machine.
-        device: what the engine computes on, such as `cpu` or `cuda:0: NVIDIA H200`.
-        backend, version: the engine's.
-        precision: of the graphs.
-        settings: the engine's own, and its threads, as text.
+        processor: name of the processor, and its instructions that matter for INT8 and bfloat16.
+        cores: number of cores that this process may use.
+        memory_bytes: memory of the machine.
+        device: the device that the engine computes on, such as `cpu` or `cuda:0: NVIDIA H200`.
+        backend, version: name and version of the engine's backend.
+        precision: precision of the graphs.
+        settings: the engine's options and its number of threads, as text.
     """
 
     processor: str
@@ -48,7 +48,7 @@ class Host:
 
     @classmethod
     def without_engine(cls, backend: str, threads: int | None, options: Mapping[str, object]) -> Host:
-        """The host of an engine on the processor, before there is one; its version and precision are empty.
+        """The host of a CPU engine that is not open yet; version and precision are empty.
 
         Raises:
             EngineError: an option that the backend does not have.
@@ -73,10 +73,10 @@ class Host:
 
     @property
     def key(self) -> str:
-        """Twelve hexadecimal digits that tell hosts apart."""
+        """Twelve hexadecimal digits that identify the host."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
     def differences(self, other: Host) -> list[str]:
-        """What is not as with another host, a phrase each; empty where nothing is."""
+        """The differences from another host, one phrase for each; empty if there are none."""
         mine, theirs = asdict(self), asdict(other)
         return [f"{name} {theirs[name]} is now {mine[name]}" for name in mine if mine[name] != theirs[name]]

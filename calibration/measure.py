@@ -1,4 +1,4 @@
-"""Measures an engine over regions, objects and points, from small to large, inside a time limit."""
+"""Measures an engine over regions, objects and points, from small to large, within a time limit."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from gstk.errors import CalibrationError, OutOfMemory
 __all__ = ["FULL_S", "QUICK_S", "fit_model", "measure", "measure_region", "regions"]
 
 QUICK_S = 16.0
-"""Time limit of a quick calibration, seconds; with starting it stays within 20."""
+"""Time limit of a quick calibration, seconds; including the start it takes at most 20."""
 FULL_S = 180.0
 
 Progress = Callable[[float, str], None]
 Shape = tuple[int, int, int]
 
 _DECODES = ((1, 1), (1, 6), (3, 1))
-"""Objects and points that are decoded in each region."""
+"""Numbers of objects and points that are decoded in each region."""
 _AGAIN = 4
-"""After a region, so many of the ones before it are measured once more, where they are smaller by far: small ones take
-so little time that a moment in which the machine did something else would be all that is known of them."""
+"""After each region, this many much smaller earlier regions are measured again. Small regions take so little time that
+a short disturbance of the machine could otherwise spoil all of their measurements."""
 _FAR_SMALLER = 4
 _MEMORY_SHARE = 0.8
-"""Of the memory that is free; a region that is expected to need more is not tried."""
+"""Share of the free memory; a region that is expected to need more is not measured."""
 _STARTUP = """
 import json, sys
 from gstk.engines import open_engine
@@ -58,14 +58,14 @@ def measure(
     """Opens a bundle and measures it.
 
     Args:
-        bundle: what is measured.
+        bundle: the bundle to measure.
         backend, precision, device, threads, options: see `gstk.engines.open_engine`.
-        seconds: about how long it may take; the regions that fit are measured, two sizes at least.
-        on_progress: called with the share that is done, 0–1, and what is under way.
+        seconds: approximate time limit; as many regions as fit are measured, and at least two sizes.
+        on_progress: called with the completed share, 0–1, and a description of the current step.
 
     Raises:
         EngineError: see `open_engine`.
-        CalibrationError: memory does not suffice for two sizes of region, or another process cannot open the bundle.
+        CalibrationError: memory suffices for fewer than two sizes of region, or another process cannot open the bundle.
     """
     began = time.perf_counter()
     settings = dict(options or {})
@@ -108,7 +108,7 @@ def measure(
 def fit_model(
     engine: BundleEngine, found: Sequence[Measurement], load_s: float, startup_s: float, base_bytes: int
 ) -> LatencyModel:
-    """The model of an engine from what was measured; see `LatencyModel` for the numbers.
+    """Fits the latency model of an engine to measurements; see `LatencyModel` for the other arguments.
 
     Raises:
         CalibrationError: fewer than two regions were measured.
@@ -128,7 +128,7 @@ def fit_model(
 
 
 def regions(engine: BundleEngine, dense: bool) -> Iterator[Shape]:
-    """Regions to measure, cubes and others, each about twice as large as the one before; four times where not dense."""
+    """Regions to measure, cubes and others, each about twice (four times if not `dense`) as large as the one before."""
     rules = engine.bundle.manifest.roi
     limit = rules.max_voxels
     side: float = max(rules.minimum, 2 * rules.multiple, 32)
@@ -148,12 +148,12 @@ def regions(engine: BundleEngine, dense: bool) -> Iterator[Shape]:
 
 
 def measure_region(engine: BundleEngine, shape: Shape, repeats: int) -> Iterator[Measurement]:
-    """Encodes and decodes of one region, the first of each and `repeats` more."""
+    """Measures encodes and decodes of one region: the first of each, and `repeats` more."""
     rng = np.random.default_rng(math.prod(shape))
     image = rng.random((1, 1, *shape), dtype=np.float32)
     kept: list[Embedding] = []
     for index in range(repeats + 1):
-        kept.clear()  # or two embeddings would be in memory
+        kept.clear()  # so that only one embedding is in memory
         seconds, peak = _timed(lambda: kept.append(engine.encode(image)))
         yield Measurement("encode" if index else "first_encode", shape, 1, 1, seconds, peak)
     for objects, points in _DECODES:
@@ -168,7 +168,7 @@ def measure_region(engine: BundleEngine, shape: Shape, repeats: int) -> Iterator
 
 
 def _timed(call: Callable[[], object]) -> tuple[float, int]:
-    """Seconds of a call, and the peak of this process's memory meanwhile."""
+    """Seconds that a call takes, and the peak memory of this process during the call."""
     memory.forget_peak()
     began = time.perf_counter()
     call()
@@ -176,7 +176,7 @@ def _timed(call: Callable[[], object]) -> tuple[float, int]:
 
 
 def _startup_s(engine: BundleEngine, options: Mapping[str, object]) -> float:
-    """Seconds of a process that opens the same and ends."""
+    """Seconds that a new process takes to open the same engine and exit."""
     asked = {
         "bundle": str(engine.bundle.path),
         "backend": engine.name,

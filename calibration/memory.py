@@ -17,7 +17,7 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """Most resident memory of this process since `forget_peak`, or since its start where the system does not forget."""
+    """Peak resident memory of this process since `forget_peak`, or since its start if the peak cannot be reset."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
@@ -34,15 +34,15 @@ def peak_bytes() -> int:
 
 
 def forget_peak() -> None:
-    """Resets `peak_bytes`; where the system cannot, the peak stays that since the start of the process."""
+    """Resets `peak_bytes`; if the system cannot, the peak remains that since the start of the process."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident set size
 
 
 def free_bytes() -> int:
-    """Memory that this process can still take: of the machine without swapping, and of its own limits.
+    """Memory that this process can still allocate: within the machine's free memory without swapping, and its limits.
 
-    Those are its control groups' (a container, a batch job) and that of its address space (`ulimit -v`).
+    The limits are those of its control groups (a container, a batch job) and of its address space (`ulimit -v`).
     """
     import psutil
 
@@ -57,7 +57,7 @@ def free_bytes() -> int:
 
 
 def _free_of_groups() -> list[int]:
-    """What the limits of this process's control groups leave, of each that has one; cgroups(7), both versions."""
+    """Free memory under the limit of each of this process's control groups that has one; cgroups(7), both versions."""
     free = []
     with suppress(OSError, ValueError):
         for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
@@ -69,7 +69,7 @@ def _free_of_groups() -> list[int]:
                 names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
             else:
                 continue
-            # In a container the path may be that of the host, whose folder is not there; the root is the group's own.
+            # In a container the path may be the host's, whose folder does not exist; the root is then the group.
             group = root / name.lstrip("/")
             for place in {root, group, *(parent for parent in group.parents if parent.is_relative_to(root))}:
                 found = _free_of_group(place, *names)
@@ -83,6 +83,6 @@ def _free_of_group(group: Path, limit: str, usage: str, cached: str) -> int | No
         most = int((group / limit).read_text(encoding="utf-8"))  # "max" is no number
         used = int((group / usage).read_text(encoding="utf-8"))
         stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
-        return most - used + int(stat.get(cached, 0))  # pages of files that were read are given up for it
+        return most - used + int(stat.get(cached, 0))  # cached file pages can be reclaimed
     except (OSError, ValueError):
         return None

@@ -1,10 +1,10 @@
-"""Seconds and bytes of an encode and a decode, as a few non-negative numbers fitted to measurements.
+"""A model of the time and memory of encodes and decodes: a few non-negative numbers fitted to measurements.
 
-An encode of v voxels takes `a + b v`. A decode of B objects with N points takes `a + b v + c B + d v B + e v B N`: some
-runtimes take objects together, others one by one. The first run of a shape has numbers of its own, since runtimes
-choose kernels and allocate then. Fitted are relative errors, with a loss that does not follow outliers. Where regions
-outgrow caches, or the memory that may be kept between calls, costs bend: a factor for each size of region that was
-measured, and between sizes in proportion on a logarithmic scale, follows that.
+An encode of v voxels takes `a + b v`. A decode of B objects with N points takes `a + b v + c B + d v B + e v B N`,
+since some runtimes decode objects together and others one by one. The first run of a shape has separate numbers, since
+runtimes then choose kernels and allocate memory. The fit minimises relative errors with a loss that is robust to
+outliers. Times are not linear once regions outgrow caches, or the memory that is kept between calls. The model
+therefore has a factor for each measured size of region, interpolated between sizes on a logarithmic scale.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SCHEMA = 2
 _MILLION = 1e6
 _TERMS = {"encode": 2, "decode": 5}
 _ALIKE, _ENOUGH = 1.25, 3
-"""Sizes of region that differ by less share a factor, and so do those with fewer measurements."""
+"""Sizes that differ by less than the first number, or have fewer measurements than the second, share a factor."""
 KINDS = ("encode", "first_encode", "decode", "first_decode")
 
 
@@ -36,11 +36,11 @@ class Measurement(NamedTuple):
     """One timed call.
 
     Attributes:
-        kind: `encode` or `decode`, with `first_` in front where it was the first of its shape.
+        kind: `encode` or `decode`, with the prefix `first_` for the first call with its shape.
         shape: (z,y,x) voxels of the region.
         objects, points: B and N; 1 for an encode.
         seconds: wall time.
-        peak_bytes: most memory of the process meanwhile; 0 where that is not known.
+        peak_bytes: peak memory of the process during the call; 0 if it is not known.
     """
 
     kind: str
@@ -53,13 +53,13 @@ class Measurement(NamedTuple):
 
 @dataclass(frozen=True)
 class Fit:
-    """One kind of call.
+    """The fitted numbers of one kind of call.
 
     Attributes:
-        weights: of 1, v, B, v·B and v·B·N, with v in millions of voxels; an encode has the first two.
-        spread: 95th percentile of measured over fitted, at least 1.
+        weights: coefficients of 1, v, B, v·B and v·B·N, with v in millions of voxels; an encode has the first two.
+        spread: 95th percentile of measured over fitted seconds, at least 1.
         median_error: median of |fitted / measured - 1|.
-        sizes, factors: millions of voxels, rising, and what measured seconds there were over those of the weights.
+        sizes, factors: sizes of region in millions of voxels, ascending, and the ratio of measured to fitted seconds.
     """
 
     weights: tuple[float, ...]
@@ -86,18 +86,18 @@ class Fit:
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """What a bundle costs on a host.
+    """The time and memory that a bundle takes on a host.
 
     Attributes:
         bundle: name of the bundle.
         bundle_sha256: see `Bundle.sha256`.
-        host: where it was measured.
-        fits: by kind, see `Measurement`.
+        host: the host of the measurements.
+        fits: fitted numbers by kind of call, see `Measurement`.
         load_s: seconds to open the bundle in a running process.
         startup_s: seconds from the start of a process until the bundle is open.
-        base_bytes: memory of a process that opened the bundle.
-        bytes_per_voxel: memory that a region needs on top of it.
-        largest_voxels: of the regions measured.
+        base_bytes: memory of a process that has opened the bundle.
+        bytes_per_voxel: additional memory for each voxel of a region.
+        largest_voxels: size of the largest measured region.
         measured_at: date and time, UTC, ISO 8601.
     """
 
@@ -117,8 +117,8 @@ class LatencyModel:
 
         Args:
             shape: (z,y,x) voxels of the region.
-            first: the first of its shape in this process.
-            cautious: the 95th percentile, not the middle.
+            first: whether it is the first encode of this shape in the process.
+            cautious: return the 95th percentile, not the typical time.
         """
         return self._seconds("first_encode" if first else "encode", shape, 1, 1, cautious)
 
@@ -147,7 +147,7 @@ class LatencyModel:
         """The model from parsed JSON.
 
         Raises:
-            CalibrationError: of another schema, or a field is missing or out of its range.
+            CalibrationError: the schema is another one, or a field is missing or out of range.
         """
         try:
             fields = dict(values)  # type: ignore[call-overload]
@@ -171,12 +171,12 @@ class LatencyModel:
 
 
 def fit_calls(measurements: Sequence[Measurement], kind: str) -> Fit:
-    """The model of one kind of call.
+    """Fits the numbers of one kind of call.
 
     Raises:
         CalibrationError: fewer than two regions were measured.
     """
-    from scipy import optimize  # slow to import, and a model that is only read needs none of it
+    from scipy import optimize  # slow to import, and not needed to read a model
 
     calls = [m for m in measurements if m.kind == kind]
     if len({math.prod(m.shape) for m in calls}) < 2:
@@ -202,7 +202,7 @@ def fit_calls(measurements: Sequence[Measurement], kind: str) -> Fit:
 
 
 def _bend(calls: Sequence[Measurement], ratios: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Sizes and factors of a fit, from measured over fitted seconds: of like sizes the median, enough of them each."""
+    """Sizes and factors of a fit. A factor is the median of measured over fitted seconds of calls of similar size."""
     voxels = np.array([math.prod(m.shape) for m in calls], np.float64) / _MILLION
     groups: list[list[int]] = []
     for index in np.argsort(voxels, kind="stable"):
@@ -218,9 +218,9 @@ def _bend(calls: Sequence[Measurement], ratios: NDArray[np.float64]) -> tuple[tu
 
 
 def fit_memory(measurements: Sequence[Measurement], base_bytes: int) -> float:
-    """Bytes per voxel, so that no measured peak is above the model."""
+    """Bytes per voxel for which no measured peak exceeds the model."""
     shares = [(m.peak_bytes - base_bytes) / math.prod(m.shape) for m in measurements if m.peak_bytes]
-    # Small regions hide in memory that was there before; what counts is the large ones.
+    # Small regions fit into memory that was already allocated, so only large regions are used.
     largest = max((math.prod(m.shape) for m in measurements), default=0)
     weighty = [
         share

@@ -1,4 +1,4 @@
-"""Measured against fitted seconds, as a picture."""
+"""Plots measured against fitted seconds."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _COLOURS = {"encode": "#1b6ca8", "first_encode": "#8fbfe0", "decode": "#c0532b",
 
 
 def plot_fit(model: LatencyModel, measurements: Sequence[Measurement], file: Path) -> None:
-    """Draws each measured call over what the model says of it, on logarithmic axes.
+    """Plots the measured seconds of each call over the model's prediction, on logarithmic axes.
 
     Args:
         model, measurements: from `gstk.calibration.measure`.
-        file: a PNG to write.
+        file: the PNG file to write.
 
     Raises:
         BackendMissing: Matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""Which precision is fastest here, of those whose cost in Dice a bundle records."""
+"""Chooses the fastest precision on this host, among those whose loss of Dice the bundle records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gstk.engines.select import processor_backend
 __all__ = ["compare_precisions", "fastest_precision"]
 
 _WORTH_IT = 0.9
-"""What another precision's seconds are of float32's, at the most, for `auto` to take it."""
+"""Largest ratio of a precision's seconds to float32's for which `auto` chooses it."""
 
 
 def fastest_precision(
@@ -25,18 +25,18 @@ def fastest_precision(
     threads: int | None = None,
     options: Mapping[str, object] | None = None,
 ) -> tuple[str, str]:
-    """The precision that `auto` stands for on a processor, by what `gstk calibrate` measured on it.
+    """The precision that `auto` chooses on a CPU, based on measurements by `gstk calibrate`.
 
-    INT8 is taken where the bundle records what it costs in Dice, both float32 and INT8 were measured with this backend
-    and these settings on this host, and INT8 takes at most nine tenths of the time. That is not so everywhere:
-    processors without VNNI gain less, and ONNX Runtime gains nothing.
+    INT8 is chosen if three conditions hold: the bundle records its loss of Dice, both float32 and INT8 were measured
+    with this backend and these settings on this host, and INT8 takes at most nine tenths of the time. Processors
+    without VNNI gain less from INT8, and ONNX Runtime gains nothing.
 
     Args:
-        bundle: what is to be opened.
+        bundle: the bundle to open.
         backend, device, threads, options: see `gstk.engines.open_engine`.
 
     Returns:
-        A precision, and why; `auto` and an empty reason where nothing speaks for another than the engine's own choice.
+        A precision and the reason for it; `auto` and an empty reason to keep the engine's own choice.
     """
     name = processor_backend(backend, device)
     if name is None or "int8" not in bundle.manifest.reports:
@@ -56,7 +56,7 @@ def fastest_precision(
 
 
 def compare_precisions(engine: BundleEngine) -> str:
-    """A warning where an engine's precision was measured to gain nothing over float32 on this host; otherwise empty."""
+    """A warning if an engine's precision was measured to be no faster than float32 on this host; otherwise empty."""
     if engine.precision == "fp32":
         return ""
     host = Host.of(engine)
@@ -74,6 +74,6 @@ def compare_precisions(engine: BundleEngine) -> str:
 
 
 def _seconds(bundle: Bundle, model: LatencyModel) -> float:
-    """Of a window of the usual size and a click in it."""
+    """Seconds of an encode of a window of the usual size and one click in it."""
     shape = bundle.manifest.roi.default
     return model.encode_s(shape) + model.decode_s(shape)

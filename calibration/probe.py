@@ -1,4 +1,4 @@
-"""A latency model in a second or two, for a host that was not calibrated."""
+"""Measures a latency model in a second or two, for a host that was not calibrated."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from gstk.engines import BundleEngine
 __all__ = ["PROBE_S", "probe"]
 
 PROBE_S = 2.0
-"""About how long a probe may take, seconds; two regions are measured however long that is."""
+"""Approximate time limit of a probe, seconds; at least two regions are measured, even if that takes longer."""
 _SIDES = (32, 48, 64, 96)
 _LEAST_SPREAD = 1.5
-"""Few measurements say little about how much calls vary."""
+"""Least spread of a probe's fits, since a few measurements do not show how much calls vary."""
 
 
 def probe(engine: BundleEngine, load_s: float, startup_s: float, seconds: float = PROBE_S) -> LatencyModel:
-    """What an engine costs, from its smallest regions.
+    """Measures the latency model of an engine on its smallest regions.
 
     Args:
-        engine: open.
-        load_s, startup_s: what it took to open, in this process and with its start.
-        seconds: about how long the probe may take.
+        engine: an open engine.
+        load_s, startup_s: seconds to open the engine, without and with the start of the process.
+        seconds: approximate time limit.
     """
     began, base_bytes = time.perf_counter(), memory.resident_bytes()
     rules = engine.bundle.manifest.roi

@@ -1,6 +1,6 @@
-"""Where latency models are kept: the user's cache, a file a bundle and host.
+"""Stores latency models in the user's cache, one file for each bundle and host.
 
-A model is data, checked field by field when it is read; it can make a plan slow or wrong, nothing else.
+A model is data whose fields are all checked when it is read. A wrong model can mislead planning, and nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LIMIT_BYTES = 2**20
 
 
 def cache_folder() -> Path:
-    """`$GSTK_CACHE`, or `gstk` in the user's folder of caches."""
+    """`$GSTK_CACHE`, or `gstk` in the user's cache folder."""
     named = os.environ.get("GSTK_CACHE")
     if named:
         return Path(named)
@@ -32,17 +32,17 @@ def cache_folder() -> Path:
 
 
 def save_model(model: LatencyModel, file: Path | None = None) -> Path:
-    """Writes a model whole or not at all.
+    """Writes a model to a file, atomically.
 
     Args:
-        model: what to write.
-        file: where; None is its place in the user's cache, where `find_model` looks.
+        model: the model to write.
+        file: path of the file; None for the path in the user's cache that `find_model` reads.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     file = _place(model.bundle_sha256, model.host) if file is None else file
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -57,10 +57,10 @@ def save_model(model: LatencyModel, file: Path | None = None) -> Path:
 
 
 def read_model(file: Path) -> LatencyModel:
-    """A model from a file.
+    """Reads a model from a file.
 
     Raises:
-        CalibrationError: it cannot be read, or is no model.
+        CalibrationError: the file cannot be read, or is not a model.
     """
     try:
         if file.stat().st_size > _LIMIT_BYTES:
@@ -72,10 +72,10 @@ def read_model(file: Path) -> LatencyModel:
 
 
 def find_model(bundle: Bundle, host: Host) -> tuple[LatencyModel | None, str]:
-    """The model of a bundle on a host, from the user's cache.
+    """Finds the model of a bundle and host in the user's cache.
 
     Returns:
-        The model, or None; and why there is none: never calibrated, or calibrated on another host, with what differs.
+        The model or None, and the reason for None: never calibrated, or calibrated on a host with these differences.
     """
     sha256 = bundle.sha256
     place = _place(sha256, host)
@@ -98,7 +98,7 @@ def find_model(bundle: Bundle, host: Host) -> tuple[LatencyModel | None, str]:
 
 
 def read_models(bundle: Bundle) -> Iterator[LatencyModel]:
-    """Every model of a bundle in the user's cache, of any host; files that are none are passed over."""
+    """All models of a bundle in the user's cache, of every host; invalid files are skipped."""
     for file in sorted((cache_folder() / "latency" / bundle.sha256[:16]).glob("*.json")):
         try:
             model = read_model(file)

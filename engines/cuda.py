@@ -1,7 +1,7 @@
 """CUDA through `cuda.bindings.runtime`: memory, streams, events and graphs. Import this module inside functions alone.
 
-Every call returns a tuple that begins with an error code; `check` is the one place that reads it. The runtime works in
-the device's primary context, the one that torch and CuPy use, so all of them can share memory.
+Every call returns a tuple that begins with an error code, which only `check` reads. The runtime uses the device's
+primary context, as torch and CuPy do, so all of them can share memory.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def check(result: tuple[Any, ...]) -> Any:
     """The result of a CUDA call, without its error code.
 
     Args:
-        result: as `cuda.bindings` returns it.
+        result: the tuple that `cuda.bindings` returned.
 
     Returns:
         None, the value, or a tuple of values.
 
     Raises:
-        OutOfMemory: the GPU's memory is full; nothing is lost.
+        OutOfMemory: the GPU's memory is full; existing memory stays valid.
         CUDAError: any other code.
     """
     code, *values = result
@@ -75,7 +75,7 @@ def _text(code: Any) -> str:
 
 @contextmanager
 def on_device(index: int) -> Iterator[None]:
-    """Makes a GPU this thread's current one, and restores the previous one at the end."""
+    """Makes a GPU this thread's current device, and restores the previous one at the end."""
     before = check(cudart.cudaGetDevice())
     check(cudart.cudaSetDevice(index))
     try:
@@ -91,18 +91,18 @@ def memory_bytes() -> MemoryBytes:
 
 
 class Stream:
-    """A stream that does not wait for the default one, which would make TensorRT wait for the whole device."""
+    """A stream that does not synchronise with the default stream, which would make TensorRT wait for the device."""
 
     def __init__(self) -> None:
         self._stream = check(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
         self.handle = int(self._stream)
 
     def synchronise(self) -> None:
-        """Waits until all that was queued is done."""
+        """Waits until all queued work is done."""
         check(cudart.cudaStreamSynchronize(self._stream))
 
     def wait(self, event: Event) -> None:
-        """What is queued from now on begins after the event."""
+        """Makes all work that is queued from now on wait for the event."""
         check(cudart.cudaStreamWaitEvent(self._stream, event.event, 0))
 
     def close(self) -> None:
@@ -117,15 +117,15 @@ class Event:
         self.event = check(cudart.cudaEventCreateWithFlags(cudart.cudaEventDisableTiming))
 
     def record(self, stream: int) -> None:
-        """Puts it behind what the stream (a handle) has queued so far."""
+        """Records the event after all work that the stream (a handle) has queued so far."""
         check(cudart.cudaEventRecord(self.event, stream))
 
     def synchronise(self) -> None:
-        """Waits until the stream is there."""
+        """Waits until the stream has reached the event."""
         check(cudart.cudaEventSynchronize(self.event))
 
     def before(self, stream: int) -> None:
-        """What the stream (a handle) queues from now on begins after the event."""
+        """Makes all work that the stream (a handle) queues from now on wait for the event."""
         check(cudart.cudaStreamWaitEvent(stream, self.event, 0))
 
     def close(self) -> None:
@@ -134,12 +134,12 @@ class Event:
 
 
 def copy(target: int, source: int, size_bytes: int, stream: Stream) -> None:
-    """Queues a copy between any two of pinned and device memory.
+    """Queues a copy between pinned or device memory and pinned or device memory.
 
     Args:
         target, source: addresses.
-        size_bytes: how much.
-        stream: where it is queued.
+        size_bytes: number of bytes to copy.
+        stream: the stream on which the copy is queued.
     """
     kind = cudart.cudaMemcpyKind.cudaMemcpyDefault  # unified addressing tells host from device by the address
     check(cudart.cudaMemcpyAsync(target, source, size_bytes, kind, stream.handle))
@@ -153,8 +153,8 @@ class _Returned:
         self.closed = False
 
     def take(self, address: int, size_bytes: int, shared: list[bool]) -> None:
-        """Notes it. What is collected may be collected in any thread, and while a graph is captured: CUDA is not called
-        as long as somebody comes by to free it."""
+        """Adds a block. Python may collect a block in any thread, also while a graph is captured, so CUDA is not called
+        here as long as a later call can free the block."""
         if self.closed:
             cudart.cudaFree(address)
         else:
@@ -162,10 +162,10 @@ class _Returned:
 
 
 class Block:
-    """A memory block on a GPU. It is returned when nothing refers to it any more.
+    """A memory block on a GPU. It goes back to its allocator when nothing refers to it any more.
 
     Attributes:
-        address, size_bytes: where, and how much; CUDA aligns it to 256 bytes.
+        address, size_bytes: address and size; CUDA aligns the address to 256 bytes.
     """
 
     def __init__(self, address: int, size_bytes: int, returned: _Returned) -> None:
@@ -174,15 +174,16 @@ class Block:
         weakref.finalize(self, returned.take, address, size_bytes, self._shared).atexit = False
 
     def share(self) -> None:
-        """Notes that a host has the address. Such memory is freed, which waits for the GPU, and not used again."""
+        """Records that a host program has the address. Such memory is not reused but freed, which waits for the GPU."""
         self._shared[0] = True
 
 
 class Memory:
-    """Allocates memory of one GPU, and takes it back.
+    """Allocates memory on one GPU, and reuses it.
 
-    Memory that came back is handed out again for the same size, without CUDA; otherwise it is freed before more is
-    asked for. All that is handed out is used on one stream alone: whoever gets it next queues behind who had it.
+    A returned block is reused for a request of the same size without a call to CUDA; otherwise returned blocks are
+    freed before more memory is allocated. All blocks are used on one stream, so the next user of a block runs after
+    the previous one.
     """
 
     def __init__(self) -> None:
@@ -190,10 +191,10 @@ class Memory:
         self._lock = threading.Lock()
 
     def allocate(self, size_bytes: int) -> Block:
-        """Memory of that size.
+        """Allocates a block of that size.
 
         Raises:
-            OutOfMemory: there is not so much left.
+            OutOfMemory: the GPU does not have enough free memory.
         """
         with self._lock:
             address = self._reuse(size_bytes)
@@ -209,12 +210,12 @@ class Memory:
             return Block(address, size_bytes, self._returned)
 
     def free_returned(self) -> None:
-        """Gives to CUDA what came back."""
+        """Frees all returned blocks."""
         with self._lock:
             self._reuse(-1)
 
     def close(self) -> None:
-        """Gives to CUDA what came back, and from now on what comes back as it comes."""
+        """Frees all returned blocks; blocks that are returned later are freed at once."""
         self._returned.closed = True
         self.free_returned()
 
@@ -228,7 +229,7 @@ class Memory:
                 found = address
             else:
                 kept.append((address, size, shared))
-        if found is not None:  # there is room: what else came back may be of use next time
+        if found is not None:  # memory suffices: the other returned blocks are kept for later requests
             pieces.extend(kept)
             return found
         for address, _, _ in kept:
@@ -243,7 +244,7 @@ class PinnedArea:
         self._address, self._size_bytes = 0, 0
 
     def array(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """The area's first bytes as an array, valid until the next call. No copy of it may be under way."""
+        """The area's first bytes as an array, valid until the next call. No queued copy may still use the area."""
         kind = np.dtype(dtype)
         size_bytes = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
         if size_bytes > self._size_bytes:
@@ -262,13 +263,13 @@ class PinnedArea:
 
 
 class Graph:
-    """A captured CUDA graph, which can be launched repeatedly. Addresses and shapes in it are fixed."""
+    """A captured CUDA graph, which can be launched repeatedly. Its addresses and shapes are fixed."""
 
     def __init__(self, executable: Any) -> None:
         self._executable = executable
 
     def launch(self, stream: Stream) -> None:
-        """Queues it."""
+        """Queues the graph on a stream."""
         check(cudart.cudaGraphLaunch(self._executable, stream.handle))
 
     def close(self) -> None:
@@ -278,20 +279,20 @@ class Graph:
 
 @contextmanager
 def capture(stream: Stream, found: list[Graph]) -> Iterator[None]:
-    """Captures what the block queues on the stream, without running it.
+    """Captures the work that the `with` block queues on the stream, without running it.
 
-    Other threads may go on calling CUDA, but none may queue on this stream meanwhile.
+    Other threads may call CUDA during the capture, but must not queue work on this stream.
 
     Args:
-        stream: where the block queues.
-        found: the graph is added to it.
+        stream: the stream that is captured.
+        found: list to which the graph is added.
     """
     mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     check(cudart.cudaStreamBeginCapture(stream.handle, mode))
     try:
         yield
     except BaseException:
-        cudart.cudaStreamEndCapture(stream.handle)  # the stream is of use again; what was captured is not
+        cudart.cudaStreamEndCapture(stream.handle)  # makes the stream usable again; the graph is discarded
         raise
     captured = check(cudart.cudaStreamEndCapture(stream.handle))
     try:

@@ -1,4 +1,4 @@
-"""Arrays on a GPU that belong to a host program: taken in and given out, without a copy.
+"""Exchange of GPU arrays with a host program, without a copy.
 
 Two protocols carry them: `__cuda_array_interface__` (version 3, Numba's documentation: torch, CuPy, PyCUDA, Numba, JAX)
 and DLPack (dmlc/dlpack, version 0.8's `DLManagedTensor`: these and TensorFlow).
@@ -59,20 +59,20 @@ _new, _pointer, _valid, _rename = (
     ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_SetName", _api)),
 )
 _lent: dict[int, tuple[Any, ...]] = {}
-"""What a DLPack consumer holds, by the address of its structure: kept until the consumer calls the deleter."""
+"""Exported tensors by the address of their DLPack structure, kept until the consumer calls the deleter."""
 
 
 @dataclass(frozen=True)
 class ExternalDeviceArray:
-    """An array of a host program, as it described it.
+    """An array of a host program, as its protocol describes it.
 
     Attributes:
-        address: of its first element.
-        shape: of the array; it is contiguous, the last axis varies fastest.
-        dtype: of an element.
-        device: index of the GPU, as CUDA counts; None where the protocol does not say.
-        stream: handle of the stream that last wrote it; None where the host has no say in the order.
-        owner: what keeps the memory.
+        address: address of the first element.
+        shape: shape of the array, which is contiguous with the last axis varying fastest.
+        dtype: type of the elements.
+        device: CUDA's index of the GPU; None if the protocol does not state it.
+        stream: handle of the stream that last wrote the array; None if no synchronisation is needed.
+        owner: the object that keeps the memory alive.
     """
 
     address: int
@@ -84,16 +84,16 @@ class ExternalDeviceArray:
 
 
 class DeviceArray:
-    """A contiguous array on a GPU that gstk hands out. Its memory stays until nothing refers to it any more.
+    """A contiguous array on a GPU, returned by gstk. Its memory is kept until nothing refers to it any more.
 
     `torch.as_tensor(array, device="cuda")`, `cupy.asarray(array)`, `numba.cuda.as_cuda_array(array)` and
     `from_dlpack(array)` of any library share it without a copy.
 
     Attributes:
-        address: of the first element.
-        shape: of the array, the last axis varies fastest.
+        address: address of the first element.
+        shape: shape of the array; the last axis varies fastest.
         dtype: float32 or float16.
-        device: index of the GPU, as CUDA counts.
+        device: CUDA's index of the GPU.
     """
 
     def __init__(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], device: int, owner: object) -> None:
@@ -102,12 +102,12 @@ class DeviceArray:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all elements."""
+        """Size of all elements in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        # No stream: what is handed out has been waited for.
+        # No stream is given: the array's computation has finished.
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
@@ -128,7 +128,7 @@ class DeviceArray:
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
     ) -> Any:
-        """A `dltensor` capsule, of whatever version the consumer speaks: none has to be newer than the first.
+        """A `dltensor` capsule of DLPack's first version, which every consumer accepts.
 
         Raises:
             BufferError: a copy or another device is asked for.
@@ -148,16 +148,17 @@ class DeviceArray:
 
 
 def read_device_array(name: str, source: object) -> ExternalDeviceArray:
-    """What a host's array says of itself.
+    """Reads the description of a host program's array.
 
     Args:
-        name: of the argument, for messages.
+        name: name of the argument, for error messages.
         source: has `__cuda_array_interface__`, or `__dlpack__` and `__dlpack_device__`.
 
     Raises:
-        EngineError: neither, not on an NVIDIA GPU, not contiguous, or of a type that NumPy lacks.
+        EngineError: the object has neither protocol, is not on an NVIDIA GPU, is not contiguous, or has a type that
+            NumPy lacks.
     """
-    # torch raises where a tensor is on the processor, and `hasattr` takes only AttributeError for an answer.
+    # torch raises another error for a CPU tensor, and `hasattr` catches AttributeError alone.
     try:
         interface = getattr(source, "__cuda_array_interface__", None)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -188,7 +189,7 @@ def _from_dlpack(name: str, source: Any) -> ExternalDeviceArray:
     kind, index = (int(part) for part in source.__dlpack_device__())
     if kind != _KIND_CUDA:
         raise _not_on_gpu(name, f"an array on DLPack's device {kind}")
-    # The producer is asked to make what it wrote visible to the default stream, which our event is recorded on.
+    # The producer makes its writes visible to the default stream, on which the event is recorded.
     capsule = source.__dlpack__(stream=_LEGACY_STREAM)
     if not _valid(capsule, _NAME):
         raise EngineError(f"got {name} with a capsule that is no {_NAME.decode()}; give __cuda_array_interface__")
@@ -209,7 +210,7 @@ def _from_dlpack(name: str, source: Any) -> ExternalDeviceArray:
 
 
 class _Taken:
-    """A producer's tensor in our hands; its deleter is called when they let go of it."""
+    """A tensor taken from a DLPack producer. The producer's deleter is called when this object is freed."""
 
     def __init__(self, managed: Any) -> None:
         self._managed = managed
@@ -224,7 +225,7 @@ def _not_contiguous(name: str, shape: tuple[int, ...]) -> EngineError:
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Whether strides, in elements, are those of rows after rows; those of axes of one element do not matter."""
+    """Whether strides, in elements, are those of a contiguous array; strides of axes with one element do not matter."""
     expected = 1
     for side, stride in zip(reversed(shape), reversed(strides), strict=True):
         if side != 1 and stride != expected:
@@ -238,7 +239,7 @@ def _free_lent(managed: Any) -> None:
 
 
 def _drop_unused(capsule: int) -> None:
-    """Of a capsule that nobody took: the consumer renames one that it takes."""
+    """Frees the tensor of an unused capsule. A consumer renames the capsules that it uses."""
     valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(("PyCapsule_IsValid", _api))
     pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(("PyCapsule_GetPointer", _api))
     if valid(capsule, _NAME):

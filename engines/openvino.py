@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the fastest way there without a GPU."""
+"""The OpenVINO engine for the CPU, the fastest engine without a GPU."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from gstk.errors import BackendMissing
 __all__ = ["OpenVINOEngine", "OpenVINOOptions"]
 
 MAPS = 12
-"""Maps of the region at full resolution that both graphs keep from their last run, about."""
+"""Approximate number of full-resolution feature maps that both graphs keep from their last run."""
 KEEP_SHARE = 0.25
-"""Share of the machine's memory that they may keep so."""
+"""Share of the machine's memory that these feature maps may occupy between runs."""
 CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
 
 
@@ -49,7 +49,7 @@ class OpenVINOOptions:
     sockets: str = option("one", "processors of a machine with several that share one region", ("one", "all"))
 
     def config(self) -> dict[str, Any]:
-        """As OpenVINO's properties; what is left open is not among them."""
+        """The settings as OpenVINO's properties; unset ones are left out."""
         found: dict[str, Any] = {}
         if self.pinning is not None:
             found["ENABLE_CPU_PINNING"] = self.pinning
@@ -63,20 +63,20 @@ class OpenVINOOptions:
 
 
 MANY_POINTS, MANY_POINTS_OVER = 128, 4
-"""A decode of so many points leaves memory that is freed at the next one of so many times fewer."""
+"""The decoder's memory is freed after a decode of this many points, once a decode has fewer by this factor."""
 _UNWRITTEN = {4: 0x7FC0BEEF, 2: 0x7E5A}
-"""A NaN that no computation makes, by bytes of a number."""
+"""A NaN bit pattern that no computation produces, by the size of a number in bytes."""
 
 
 class _Graphs(NamedTuple):
-    """Encoder and decoder, compiled for one region or for all."""
+    """Encoder and decoder, compiled for one region or for all regions."""
 
     compiled: list[Any]
     requests: list[Any]
     shapes: tuple[list[tuple[int, ...]], list[tuple[int, ...]]]
-    """Of each one's latest run, and of those after it that did not come to their end."""
+    """Input shapes of each graph's last complete run, and of the interrupted runs after it."""
     most_points: list[int]
-    """One number: the most points that a decode had since the decoder's memory was freed."""
+    """A list of one number: the most points of a decode since the decoder's memory was last freed."""
 
 
 def _openvino() -> Any:
@@ -89,33 +89,34 @@ def _openvino() -> Any:
 
 @functools.cache
 def shared_core() -> Any:
-    """OpenVINO's core: one for the whole process, never freed.
+    """The OpenVINO core of this process, which is never freed.
 
-    A core gives its thread a stack for signal handlers, and restores the previous one when it is freed. Where cores are
-    not freed in the reverse order of their creation, that previous stack is gone: the next signal that Python handles,
-    such as Ctrl-C, then kills the process (the CPU plugin of OpenVINO 2026.4).
+    A core gives its thread a stack for signal handlers, and restores the previous stack when it is freed. If cores are
+    not freed in the reverse order of their creation, the previous stack no longer exists, and the next signal that
+    Python handles, such as Ctrl-C, kills the process (the CPU plugin of OpenVINO 2026.4).
 
-    The plugin caches kernels for each shape, up to five thousand of each sort by default: a hundred regions took 0.3 GB
-    with `tiny`. 128 of each sort are those of the last few regions, so that coming back to one of these costs nothing.
+    The plugin caches kernels for each shape, up to five thousand of each kind by default: a hundred regions took 0.3 GB
+    with `tiny`. The limit is set to 128 of each kind, enough for the last few regions to be reused at no cost.
 
-    Snippets, kernels that the plugin generates for chains of small operators, are off: the decoder's few tokens gain
-    nothing from them. Without, it compiles 13 % sooner, its first run of a shape takes 40 % less and others 5 to 14 %.
+    Snippets (kernels that the plugin generates for chains of small operators) are off: the decoder has too few tokens
+    to gain from them. Without snippets the decoder compiles in 13 % less time, its first run of a shape takes 40 % less
+    and later runs 5 to 14 % less.
     """
     core = _openvino().Core()
     for name, value in {"SNIPPETS_MODE": "DISABLE", "CPU_RUNTIME_CACHE_CAPACITY": "128"}.items():
-        with suppress(RuntimeError):  # the properties are the plugin's own, and a version may come without
+        with suppress(RuntimeError):  # the properties belong to the plugin, and other versions may lack them
             core.set_property("CPU", {name: value})
     return core
 
 
 @functools.cache
 def saturates_int8() -> bool:
-    """Whether INT8 convolutions saturate on this processor; asked once, when an INT8 graph is first compiled."""
+    """Whether INT8 convolutions saturate on this processor; tested once, when an INT8 graph is first compiled."""
     return products_saturate(shared_core())
 
 
 class OpenVINOEngine(BundleEngine):
-    """See `Engine`. Regions of any admitted shape; FP32 arithmetic for FP16 graphs too, INT8 for INT8 encoders."""
+    """See `Engine`. All admitted regions; FP32 and FP16 graphs compute in FP32, INT8 encoders in INT8."""
 
     name: ClassVar[str] = "openvino"
     options_type: ClassVar[type[Any]] = OpenVINOOptions
@@ -130,7 +131,7 @@ class OpenVINOEngine(BundleEngine):
         self.version = openvino.__version__.split("-")[0]
         self._core = shared_core()
         self._files = (encoder, decoder)
-        # Without the precision hint OpenVINO computes in bfloat16 where the CPU has it, without saying so.
+        # Without the precision hint OpenVINO silently computes in bfloat16 if the CPU supports it.
         self._config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         self._config |= self.options.config()
         if threads is not None:
@@ -147,7 +148,7 @@ class OpenVINOEngine(BundleEngine):
         self._width = compiled[0].output(0).partial_shape[4].get_length()
 
     def _graphs_for(self, shape: Shape | None) -> _Graphs:
-        """The graphs for a region: those of the hot one, or those of any shape, compiled when they are first needed."""
+        """The graphs for a region: those of the hot region or those for any shape, compiled when first needed."""
         key = shape if shape == self._hot else None
         with self._compiling:
             if key not in self._graphs:
@@ -158,10 +159,10 @@ class OpenVINOEngine(BundleEngine):
             return self._graphs[key]
 
     def _compile(self, roi: Shape | None) -> list[Any]:
-        """Encoder and decoder at once: mostly, each compiles on one thread.
+        """Compiles encoder and decoder in parallel, since each compilation mostly uses one thread.
 
-        What an INT8 encoder does not compute in INT8, its norms above all, waits for memory: in bfloat16, where the
-        processor has it, that is half as much, and the error is small beside that of INT8.
+        The floating-point operators of an INT8 encoder, above all its norms, are limited by memory bandwidth. On
+        processors with bfloat16 they use bfloat16, which halves the traffic; its error is small beside that of INT8.
         """
         identity: dict[str, Any] = {"bundle": self.bundle.sha256, "precision": self.precision, "roi": roi}
         encoder_config = self._config
@@ -230,8 +231,8 @@ class OpenVINOEngine(BundleEngine):
     def _run(self, graphs: _Graphs, index: int, inputs: dict[str, NDArray[Any]], output: NDArray[np.generic]) -> None:
         """Runs a graph.
 
-        One that did not come to its end keeps, layer by layer, the shapes of two runs, and fails or worse in the next:
-        one of other shapes throughout then comes between.
+        After an interrupted run some layers have the new shapes and some the old ones, and the next run may fail or
+        crash. A run in which every tensor has another shape is therefore inserted first.
         """
         shapes = graphs.shapes[index]
         if len(shapes) > 1 and graphs is self._graphs.get(None):
@@ -245,15 +246,15 @@ class OpenVINOEngine(BundleEngine):
         found = request.get_output_tensor(0).data
         if found.shape != output.shape or _is_marked(found):
             raise MemoryError("OpenVINO gave back what an earlier run wrote, as it does where memory is short")
-        # The request's tensor is written again by its next run, hence the copy.
+        # Copied, since the next run overwrites the request's tensor.
         np.copyto(output, found)
         del shapes[:-1]
 
     def _other_inputs(self, index: int, shapes: list[tuple[int, ...]]) -> dict[str, NDArray[Any]]:
-        """Inputs of a graph that give no tensor in it the shape that those of `shapes` gave it.
+        """Inputs of a graph for which every tensor has a shape different from those under `shapes`.
 
-        Layers halve the sides until `multiple` is 1, and norms count blocks of what there is then, often one where the
-        sides are short: one side is longer than all by such a block, the others are the least.
+        Layers halve the sides until `multiple` is 1, and norms then count blocks, of which short sides have only one.
+        One side of the inputs is therefore longer by a block than any before, and the others have the least length.
         """
         halves = 1 if index == 0 else 2  # an embedding's sides are half the region's
         coarsest = NORM_BLOCK * self._multiple
@@ -272,7 +273,7 @@ class OpenVINOEngine(BundleEngine):
         }
 
     def _interrupt(self) -> None:
-        # A request that does not run ignores it.
+        # A request that is not running ignores the call.
         for graphs in list(self._graphs.values()):
             for request in graphs.requests:
                 request.cancel()
@@ -280,23 +281,23 @@ class OpenVINOEngine(BundleEngine):
             self._class_request.cancel()
 
     def _free_idle(self, graphs: _Graphs, index: int, busy: threading.Lock, voxels: int) -> None:
-        """Frees the intermediate tensors that the other graph kept from its last run, where they are large.
+        """Frees the intermediate tensors that the other graph kept from its last run, if they are large.
 
-        Allocating them anew costs half as much as a decode, so up to a share of the machine's memory they stay.
+        Allocating them again costs half as much as a decode, so they are kept up to a share of the machine's memory.
         """
         kept_bytes = MAPS * 4 * self._width * voxels
         if kept_bytes > KEEP_SHARE * memory_bytes() and busy.acquire(blocking=False):
             try:
-                if len(graphs.shapes[index]) < 2:  # a run that was ended left memory of two shapes
+                if len(graphs.shapes[index]) < 2:  # an interrupted run left memory of two shapes
                     graphs.compiled[index].release_memory()
             finally:
                 busy.release()
 
     def _free_points(self, graphs: _Graphs, points: int) -> None:
-        """Frees the decoder's tensors where an earlier decode had many more points.
+        """Frees the decoder's tensors if an earlier decode had many more points.
 
-        Attention has a number for each point, image token and head, which the plugin keeps: 0.8 MB a point in a window
-        of 48×64×64, 0.8 GB after a thousand clicks on one object, though the next image begins with one.
+        Attention has one number for each point, image token and head, and the plugin keeps them: 0.8 MB a point in a
+        window of 48×64×64. After a thousand clicks on one object it would keep 0.8 GB, even for a new image.
         """
         many = graphs.most_points[0] >= MANY_POINTS and MANY_POINTS_OVER * points <= graphs.most_points[0]
         if many and len(graphs.shapes[1]) < 2:
@@ -310,10 +311,10 @@ class OpenVINOEngine(BundleEngine):
 
 
 def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, multiple: int) -> Any:
-    """Encoder or decoder, rewritten for the plugin; for one region where it is given.
+    """Reads the encoder or decoder and rewrites it for the plugin, for a single region if `roi` is given.
 
     Args:
-        multiple: every side of a region is a multiple of it.
+        multiple: every side of a region is a multiple of this number.
     """
     model = core.read_model(file)
     if is_decoder:
@@ -333,15 +334,15 @@ def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, mult
 
 
 def _read_class_encoder(core: Any, file: Path, multiple: int) -> Any:
-    """The encoder of class prompts, rewritten for the plugin as `_read_model` does."""
+    """Reads the encoder of class prompts and rewrites it for the plugin, like `_read_model`."""
     model = core.read_model(file)
     _rewrite_norms_and_int8(model, multiple)
     return model
 
 
 def _rewrite_norms_and_int8(model: Any, multiple: int) -> None:
-    # Among INT8 convolutions the plugin pulls scales through the averages of split norms, and what comes out is 0
-    # everywhere. Rounding in whole norms is then the smaller error by far.
+    # Between INT8 convolutions the plugin moves scales through the averages of split norms, and the output becomes 0
+    # everywhere. The rounding error of whole norms is far smaller.
     if is_quantised(model):
         if saturates_int8():
             narrow_weights(model)
@@ -352,14 +353,14 @@ def _rewrite_norms_and_int8(model: Any, multiple: int) -> None:
 
 
 def _mark(output: NDArray[np.generic]) -> None:
-    """Writes into an output what no run leaves there: a NaN with digits of its own, first and last."""
+    """Writes a NaN that no run produces into the first and the last element of an output."""
     if output.size:
         bits = output.reshape(-1).view(f"u{output.itemsize}")
         bits[0] = bits[-1] = _UNWRITTEN[output.itemsize]
 
 
 def _is_marked(output: NDArray[np.generic]) -> bool:
-    """Whether an output is as `_mark` left it: the run ended without an error and without a result."""
+    """Whether an output still has the values of `_mark`, so the run ended without an error and without a result."""
     bits = output.reshape(-1).view(f"u{output.itemsize}")
     return bool(_UNWRITTEN[output.itemsize] in (int(bits[0]), int(bits[-1])))
 

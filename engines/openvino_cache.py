@@ -1,8 +1,8 @@
 """Compiled graphs on disk, so that a process starts without compiling them again.
 
-A file's name is the hash of all that it depends on: the graph, OpenVINO, the processor, the settings, and the rewrites
-themselves. It begins with the SHA-256 of what follows, so that a damaged one is compiled anew. The folder has to be the
-user's own, as any cache of programs: what is in it is run.
+A file's name is a hash of everything that the compiled graph depends on: the graph, OpenVINO, the processor, the
+settings and the code of the rewrites. The file begins with the SHA-256 of its content, so damaged files are detected
+and compiled again. The folder must belong to the user, since the programs in it are run.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 def compile_cached(
     core: Any, make: Callable[[], Any], config: Mapping[str, Any], folder: Path | None, identity: Mapping[str, Any]
 ) -> Any:
-    """A compiled graph, from the folder where it is there.
+    """A compiled graph, loaded from the folder if the folder holds it.
 
     Args:
         core: an `openvino.Core`.
-        make: the graph; called where it has to be compiled.
+        make: returns the graph; called if the graph has to be compiled.
         config: settings of the compilation.
-        folder: where compiled graphs are kept; None keeps none. A folder that cannot be written costs only time.
-        identity: what the graph depends on besides `config`, OpenVINO, the processor and the code of gstk.
+        folder: folder of compiled graphs; None stores nothing. A read-only folder only costs time.
+        identity: values that the graph depends on besides `config`, OpenVINO, the processor and the code of gstk.
 
     Returns:
         An `openvino.CompiledModel` for the processor.

@@ -1,8 +1,9 @@
 """The last product of the prompt decoder as a convolution, for OpenVINO's CPU plugin.
 
-The decoder ends in `kernel [B,27,C] @ features [B,C,V]` at full resolution. The plugin keeps such features channels
-last, and for a MatMul it first turns them round: a third of a click at 48 channels and 128³. A 1×1×1 convolution with
-the same kernel reads them as they lie. Its kernel belongs to one object, so the graph then takes one object at a time.
+The decoder ends in `kernel [B,27,C] @ features [B,C,V]` at full resolution. The plugin stores these features channels
+last and transposes them before a MatMul, which takes a third of a click's time at 48 channels and 128³. A 1×1×1
+convolution with the same kernel needs no transpose. Its kernel belongs to one object, so the rewritten graph takes one
+object at a time.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ __all__ = ["convolve_last_product"]
 
 
 def convolve_last_product(model: Any) -> int:
-    """Rewrites in place the products of a kernel with flattened maps.
+    """Rewrites in place the products of a kernel with flattened feature maps.
 
     Args:
         model: an `openvino.Model` of the prompt decoder with B fixed to 1.
 
     Returns:
-        How many were rewritten: 1, or 0 for a graph of another make, which is left as it is.
+        The number of rewritten products: 1, or 0 for a graph of another structure, which is not changed.
     """
     from openvino import opset13 as ops
 
@@ -46,7 +47,7 @@ def convolve_last_product(model: Any) -> int:
 
 
 def _maps_and_unflattened(node: Any) -> tuple[Any, Any] | None:
-    """The maps [1,C,H,W,D] that a product flattens, and the node that unfolds what comes out; None for other nodes."""
+    """The maps [1,C,H,W,D] that a product flattens, and the node that unflattens its result; None for other nodes."""
     if node.get_type_name() != "MatMul" or node.get_attributes()["transpose_b"]:
         return None
     flatten = node.input_value(1).get_node()

@@ -1,11 +1,11 @@
-"""INT8 encoders as OpenVINO's CPU plugin runs them best: unsigned activations, and sums within convolutions.
+"""Rewrites INT8 encoders for OpenVINO's CPU plugin: unsigned activations, and residual sums fused into convolutions.
 
-A bundle's scales are signed, since TensorRT takes no others, so a value behind a ReLU has 128 steps. The plugin's
-kernels take unsigned activations too: with the same range in 256 steps the embedding of the full-size network is a
+A bundle's scales are signed, since TensorRT takes no others, so a value behind a ReLU uses only 128 steps. The plugin's
+kernels also take unsigned activations. With 256 steps for the same range, the embedding of the full-size network is a
 quarter closer to float32, and its convolutions need no correction for the sign.
 
-A bundle rounds both operands of a residual sum to INT8, as TensorRT likes it. The plugin has a convolution add its
-residual in place where both have one type; what it cannot do so takes passes over memory (`docs/engines.md`).
+A bundle rounds both operands of a residual sum to INT8, which suits TensorRT. The plugin lets a convolution add its
+residual in place if both have the same type; other sums take additional passes over memory (`docs/engines.md`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STEPS = 256
 
 
 def is_quantised(model: Any) -> bool:
-    """Whether a model has INT8 activations, that is QuantizeLinear nodes as the ONNX reader takes them."""
+    """Whether a model has INT8 activations: QuantizeLinear nodes, as OpenVINO's ONNX reader translates them."""
     return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
 
 
@@ -32,7 +32,7 @@ def widen_unsigned(model: Any) -> int:
         model: an `openvino.Model` of an INT8 encoder, before it is compiled.
 
     Returns:
-        How many were rewritten.
+        The number of rewritten quantisations.
     """
     from openvino import opset13 as ops
 
@@ -55,16 +55,16 @@ def widen_unsigned(model: Any) -> int:
 def fuse_residual_sums(model: Any) -> tuple[int, int]:
     """Rewrites in place each sum of two rounded values.
 
-    Where the sum goes on in floating point (a norm reads it) its operands are left as they are, and the convolution
-    adds to the stream. Where it is rounded itself, INT8 is added to INT8. The plugin would round the residual in
-    float32 and another layout, between two reorders, but takes the rounding as the last step of an elementwise
-    operation: a minimum with the largest value that rounding keeps, which changes none.
+    If the sum stays in floating point (a norm reads it), its operands are no longer rounded, and the convolution adds
+    to the residual in place. If the sum itself is rounded, INT8 is added to INT8. The plugin would round the residual
+    in float32 and another layout, between two reorders, but fuses the rounding into a preceding elementwise operation.
+    The rewrite therefore inserts a minimum with the largest value that rounding keeps, which changes no value.
 
     Args:
         model: an `openvino.Model` of an INT8 encoder, before it is compiled.
 
     Returns:
-        How many operands are no longer rounded, and how many are rounded behind a minimum.
+        The number of operands that are no longer rounded, and the number that are rounded behind a minimum.
     """
     from openvino import opset13 as ops
 
@@ -83,7 +83,7 @@ def fuse_residual_sums(model: Any) -> tuple[int, int]:
             continue
         for rounding in (first, second):
             value, largest = rounding.input_value(0), rounding.input_value(2).get_node()
-            # With this reader alone the rounding is the last step of what makes the value.
+            # If the rounding is the only reader, the plugin fuses it into the operator that makes the value.
             if len(_readers(value)) > 1 and largest.get_type_name() == "Constant" and largest.get_data().size == 1:
                 below = ops.minimum(value, np.float32(largest.get_data().item()))
                 rounding.input(0).replace_source_output(below.output(0))
@@ -93,7 +93,7 @@ def fuse_residual_sums(model: Any) -> tuple[int, int]:
 
 
 def _rounding(value: Any) -> Any | None:
-    """The FakeQuantize whose result, dequantised, a value is; None where it is something else."""
+    """The FakeQuantize whose dequantised result is this value; None for other values."""
     node = value.get_node()
     for _ in range(5):  # Multiply, Subtract, Convert, Convert, FakeQuantize
         if node.get_type_name() == "FakeQuantize":
@@ -109,7 +109,7 @@ def _readers(value: Any) -> list[str]:
 
 
 def _dequantised(node: Any) -> Any | None:
-    """The product with one constant scale that ends a DequantizeLinear behind this node; None where it is not that."""
+    """The multiplication by a constant scale that ends a DequantizeLinear behind this node; None if there is none."""
     for _ in range(4):  # Convert, Convert, Subtract, Multiply
         readers = list(node.output(0).get_target_inputs())
         if len(readers) != 1:

@@ -1,7 +1,7 @@
-"""The embedding channels-last between encoder and decoder, for OpenVINO's CPU plugin.
+"""Passes the embedding channels last from encoder to decoder, for OpenVINO's CPU plugin.
 
-The plugin computes with channels last. A graph's input and output are channels-first, so a region's embedding is turned
-round twice, behind the encoder and again before each click. Here both graphs have it as the plugin holds it.
+The plugin computes with channels last, but a graph's inputs and outputs are channels first. A region's embedding is
+therefore transposed after the encoder, and again before each click. The rewritten graphs exchange it channels last.
 """
 
 from __future__ import annotations

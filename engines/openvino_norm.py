@@ -1,12 +1,12 @@
 """Instance normalisation that stays exact on large regions, for OpenVINO's CPU plugin.
 
 The plugin's kernel adds up a channel's voxels one after the other in float32. Its error grows with their number: 2e-5
-of the result at 64³, 1e-4 at 96³, and through a whole network 1.6e-3 in the logits at 128³ (AVX-512, channels last).
-Taking the mean of each 8³ block first, then the mean of the blocks, keeps partial sums short; the same network is then
-within 2e-5. It passes over the tensor once more.
+of the result at 64³, 1e-4 at 96³, and 1.6e-3 in the logits of a whole network at 128³ (AVX-512, channels last). The
+rewritten graph takes the mean of each 8³ block first, and then the mean of the blocks, so partial sums are short. The
+error of the same network is then within 2e-5, at the cost of one more pass over the tensor.
 
-Deep in the network there are few voxels, and their sides are no multiples of a block's: those norms stay as they are.
-Each node more takes the plugin time to compile.
+Deep in the network there are few voxels, and their sides are not multiples of a block's side; those norms are not
+changed. Every additional node would also make compilation slower.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import numpy as np
 __all__ = ["NORM_BLOCK", "split_instance_norms"]
 
 NORM_BLOCK, LEAST_BLOCK = 8, 4
-"""Voxels of a block's side: the most, and the least that is worth it."""
+"""Side of a block in voxels: the largest, and the smallest that is worth the rewrite."""
 _LEVELS = {"image": 0, "embedding": 1}
-"""How often the sides of an input were halved."""
+"""Number of times that the sides of an input were halved."""
 
 
 def split_instance_norms(model: Any, multiple: int) -> int:
-    """Rewrites the MVN over three spatial axes of a model in place, where blocks fit into every shape that comes.
+    """Rewrites in place the MVN nodes over three spatial axes whose sides are always multiples of a block's side.
 
     Args:
         model: an `openvino.Model` with an input `image` or `embedding`, any spatial shape, dynamic or not.
-        multiple: what the sides of an image are multiples of.
+        multiple: every side of an image is a multiple of this number.
 
     Returns:
-        How many were rewritten.
+        The number of rewritten nodes.
     """
     from openvino import opset13 as ops
 
@@ -45,7 +45,7 @@ def split_instance_norms(model: Any, multiple: int) -> int:
     rewritten = 0
     levels = _levels(model)
     for node in model.get_ordered_ops():
-        # The other MVN nodes are the layer norms of tokens [B,T,C]: short sums already.
+        # The other MVN nodes are the layer norms of tokens [B,T,C], whose sums are already short.
         if node.get_type_name() != "MVN" or node.get_input_partial_shape(0).rank.get_length() != 5:
             continue
         side = min(NORM_BLOCK, multiple >> levels[node.get_friendly_name()])
@@ -65,7 +65,7 @@ def split_instance_norms(model: Any, multiple: int) -> int:
 
 
 def _levels(model: Any) -> dict[str, int]:
-    """How often the sides of each node's output were halved, beside the image; what depends on no input is left out."""
+    """Number of halvings of each node's output relative to the image; nodes that depend on no input are left out."""
     found: dict[str, int] = {}
     for node in model.get_ordered_ops():
         name, kind = node.get_friendly_name(), node.get_type_name()

@@ -1,9 +1,9 @@
-"""Points that stand for nothing, so that OpenVINO's CPU plugin meets few different numbers of points.
+"""Padding with ignored points, so that OpenVINO's CPU plugin sees only a few different numbers of points.
 
-For each new number of points the plugin makes kernels anew and keeps them: 20 to 40 ms a click, and 2.7 GB after a
-hundred clicks. MONAI's own padding (label -1) is a token that the others attend to, so it would change the answer. A
-point of `IGNORED` is attended to by none: the scores of its token are lowered, before each softmax over prompt tokens,
-by so much that its weight is exactly 0.
+The plugin makes and keeps new kernels for each number of points, which takes 20 to 40 ms a click and 2.7 GB after a
+hundred clicks. MONAI's own padding (label -1) is a token that the other tokens attend to, so it would change the
+result. No token attends to a point with the label `IGNORED`: before each softmax over prompt tokens, the scores of its
+token are lowered so far that its weight is exactly 0.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ IGNORED = -2
 """Label of a point that the rewritten decoder ignores."""
 _NAME = "labels_with_ignored"
 _LOWERED = -6e4
-"""What is added to a score; float16 holds it, and exp of it is 0."""
+"""The number added to a score; it is within the range of float16, and its exponential is 0."""
 _POINTS, _SIDE = 7, 8
-"""Points and sides of an embedding for which shapes are worked out; the latter gives more image tokens than prompts."""
+"""Number of points and side of an embedding for shape inference; the side gives more image tokens than prompts."""
 
 
 def padded_count(points: int) -> int:
-    """How many points a decode of `points` is given: 4, 6, 8, 12, 16, 24, ...
+    """Number of points that `points` are padded to: 4, 6, 8, 12, 16, 24, ...
 
-    Up to 16 points cost as much as one; beyond, a third of them at most is padding.
+    Up to 16 points cost as much as one; beyond that at most a third of the points is padding.
     """
     power = 4
     while True:
@@ -39,13 +39,13 @@ def padded_count(points: int) -> int:
 
 
 def pad_points(coords: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Points [B,N,3] and labels [B,N] with ignored points behind them, so that there are `padded_count` of each."""
+    """Pads points [B,N,3] and labels [B,N] with ignored points at the end, to `padded_count` of each."""
     more = ((0, 0), (0, padded_count(labels.shape[1]) - labels.shape[1]))
     return np.pad(coords, (*more, (0, 0))), np.pad(labels, more, constant_values=IGNORED)
 
 
 def ignores_padding(compiled: Any) -> bool:
-    """Whether an `openvino.CompiledModel` is that of a decoder that `ignore_padding` rewrote."""
+    """Whether an `openvino.CompiledModel` was compiled from a decoder that `ignore_padding` rewrote."""
     return any(_NAME in port.get_names() for port in compiled.inputs)
 
 
@@ -56,7 +56,7 @@ def ignore_padding(model: Any) -> int:
         model: an `openvino.Model` of a prompt decoder that takes one object at a time.
 
     Returns:
-        How many softmaxes over prompt tokens were rewritten; 0 for a graph of another make, which is left as it is.
+        The number of rewritten softmaxes over prompt tokens; 0 for a graph of another structure, which is not changed.
     """
     from openvino import opset13 as ops
 
@@ -71,7 +71,7 @@ def ignore_padding(model: Any) -> int:
         place = scores.places.get(node.get_friendly_name())
         if place is None:
             continue
-        # It broadcasts from the last axis: prompt tokens, a row of them for each head where those are flattened.
+        # The mask broadcasts from the last axis: prompt tokens, repeated for each head if that axis holds all heads.
         mask = ops.convert(ops.tile(row, np.array([1, place.heads])), node.get_element_type().to_dtype())
         port = node.input(place.operand)
         port.replace_source_output(ops.add(port.get_source_output(), mask).output(0))
@@ -81,14 +81,14 @@ def ignore_padding(model: Any) -> int:
 
 
 class _Place(NamedTuple):
-    """Where a mask is added: to which input of a node, and for how many heads side by side."""
+    """The place where a mask is added: the input of a node, and the number of heads in its last axis."""
 
     operand: int
     heads: int
 
 
 class _Scores(NamedTuple):
-    """Tokens before and after those of the points, and places by the node's name."""
+    """Numbers of tokens before and after those of the points, and the mask's places by the node's name."""
 
     before: int
     after: int
@@ -96,9 +96,9 @@ class _Scores(NamedTuple):
 
 
 def _prompt_scores(model: Any) -> _Scores | None:
-    """The softmaxes over all prompt tokens; None where there are none.
+    """Finds the softmaxes over all prompt tokens; None if there are none.
 
-    They are found by shapes, in a copy for a number of points that no other axis has.
+    They are recognised by their shapes, in a copy of the model whose number of points no other axis has.
     """
     copy = model.clone()
     sides = [_SIDE if axis.is_dynamic else axis.get_length() for axis in copy.input("embedding").get_partial_shape()]
@@ -117,7 +117,7 @@ def _prompt_scores(model: Any) -> _Scores | None:
 
 
 def _tokens_around(node: Any) -> tuple[int, int] | None:
-    """Tokens before and after those of the points, where a node puts them side by side."""
+    """Numbers of tokens before and after those of the points, if the node concatenates them; otherwise None."""
     if node.get_type_name() != "Concat":
         return None
     shapes = [list(value.get_shape()) for value in node.input_values()]
@@ -129,7 +129,7 @@ def _tokens_around(node: Any) -> tuple[int, int] | None:
 
 
 def _cheapest_place(softmax: Any) -> tuple[str, _Place]:
-    """Where to add a mask to a softmax's scores: to a row that is added to all of them anyway, where there is one."""
+    """Chooses where to add a mask to a softmax's scores: to a row that is added to all scores, if there is one."""
     shape = list(softmax.get_output_shape(0))
     reshape = softmax.input_value(0).get_node()
     if reshape.get_type_name() == "Reshape":

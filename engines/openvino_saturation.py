@@ -1,9 +1,9 @@
-"""INT8 weights that processors without VNNI multiply exactly, for OpenVINO's CPU plugin.
+"""Narrows INT8 weights so that processors without VNNI multiply them exactly, for OpenVINO's CPU plugin.
 
-There the plugin's kernels multiply unsigned activations by signed weights and add two products at a time in 16 bits.
-255·127 + 255·127 is more than 32767, so large sums saturate: the embedding of the tests' small network is 0.26 of its
-spread away from float32 where exact sums are 0.05 away. With weights of at most 64 steps to either side,
-2·255·64 = 32640, no sum saturates; each channel's scale is fitted to them, and the error becomes 0.055.
+Without VNNI the plugin's kernels multiply unsigned activations by signed weights and add two products in 16 bits.
+255·127 + 255·127 is more than 32767, so large sums saturate. The embedding of the tests' small network then differs
+from float32 by 0.26 of its spread; with exact sums it differs by 0.05. If weights have at most 64 steps to either side
+of zero, no sum saturates (2·255·64 = 32640). Each channel's scale is fitted to these steps, and the error is 0.055.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 __all__ = ["MAX_STEPS", "fit_steps", "narrow_weights", "products_saturate"]
 
 MAX_STEPS = 64
-"""Most steps of a weight to either side of zero whose products with unsigned activations never saturate in pairs."""
+"""Largest number of steps to either side of zero for which two products with unsigned activations never saturate."""
 _LEAST_AXES = 3  # of a convolution's weights, one spatial axis at least
 
 
 def products_saturate(core: Any) -> bool:
-    """Whether INT8 convolutions saturate here: one whose exact result is known is run.
+    """Tests whether INT8 convolutions saturate on this machine, by running one whose exact result is known.
 
-    Asking the plugin itself covers processors of every maker, processors whose instructions a hypervisor hides, and
+    A test run covers processors of every maker, processors whose instructions a hypervisor hides, and
     limits such as `ONEDNN_MAX_CPU_ISA`.
 
     Args:
@@ -50,13 +50,13 @@ def products_saturate(core: Any) -> bool:
 def narrow_weights(model: Any) -> int:
     """Rewrites in place the 8-bit weights of convolutions to at most `MAX_STEPS` steps to either side of zero.
 
-    Channels that have no more are left as they are.
+    Channels whose weights are already within this range are not changed.
 
     Args:
         model: an `openvino.Model` of an INT8 encoder, before it is compiled.
 
     Returns:
-        How many tensors of weights were rewritten.
+        The number of rewritten weight tensors.
     """
     from openvino import opset13 as ops
 
@@ -77,14 +77,14 @@ def narrow_weights(model: Any) -> int:
 
 
 def fit_steps(weights: NDArray[np.int16], scale: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Rounds weights to at most `MAX_STEPS` steps, with a scale a channel.
+    """Rounds weights to at most `MAX_STEPS` steps, with one scale for each channel.
 
     Args:
-        weights: less their zero points.
-        scale: of as many axes as the weights, 1 along those that channels share.
+        weights: weights minus their zero points.
+        scale: scale with as many axes as the weights, of length 1 along all axes but the channels'.
 
     Returns:
-        The steps, and by what to multiply `scale`, of its shape.
+        The steps, and a factor for `scale` of the same shape as `scale`.
     """
     shared = tuple(axis for axis in range(weights.ndim) if scale.shape[axis] == 1)
     largest = np.abs(weights).max(axis=shared, keepdims=True)
@@ -93,7 +93,7 @@ def fit_steps(weights: NDArray[np.int16], scale: NDArray[np.float32]) -> tuple[N
 
 
 def _weights_and_scale(node: Any) -> tuple[NDArray[np.int16], NDArray[np.float32]] | None:
-    """Weights less their zero points, and their scale, where a node ends a DequantizeLinear of constant 8-bit weights.
+    """Weights minus their zero points, and their scale, if a node ends a DequantizeLinear of constant 8-bit weights.
 
     None for other nodes.
     """
@@ -115,7 +115,7 @@ def _weights_and_scale(node: Any) -> tuple[NDArray[np.int16], NDArray[np.float32
 
 
 def _constant(value: Any) -> NDArray[Any] | None:
-    """A constant behind Convert and Reshape nodes, in the shape that comes out of them; None for other values."""
+    """A constant before Convert and Reshape nodes, in the shape after these nodes; None for other values."""
     node = value.get_node()
     if node.get_type_name() == "Constant":
         found: NDArray[Any] = node.get_data()

@@ -1,4 +1,4 @@
-"""TensorRT on NVIDIA GPUs: plans that `gstk build` made, each for the regions that it was made for."""
+"""The TensorRT engine for NVIDIA GPUs. It runs plans built by `gstk build`, on the regions that they were built for."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ __all__ = ["TensorRTEngine", "TensorRTOptions"]
 
 @dataclass(frozen=True)
 class TensorRTOptions:
-    """Settings of `TensorRTEngine`; those of a plan are given to `gstk build`."""
+    """Settings of `TensorRTEngine`. Build settings are options of `gstk build` instead."""
 
     plans: Path | None = option(None, "folder of the plans; engines in the bundle, or the user's cache, otherwise")
     graphs: bool = option(True, "launch decodes of shapes that come again as one CUDA graph each")
 
 
 class TensorRTEngine(BundleEngine):
-    """See `Engine`. Regions that the plans were built for, and as many points; FP32, FP16 or INT8 as the bundle has it.
+    """See `Engine`. The plans fix the admitted regions and the number of points; FP32, FP16 or INT8 as in the bundle.
 
-    An embedding stays on the GPU. Encodes and decodes from several threads share one stream and one block of memory, so
-    on the GPU a decode waits for an encode that was asked for before it.
+    Embeddings stay on the GPU. Encodes and decodes from all threads share one stream and one block of memory, so a
+    decode starts on the GPU only after every encode that was queued earlier.
     """
 
     name: ClassVar[str] = "tensorrt"
@@ -77,15 +77,16 @@ class TensorRTEngine(BundleEngine):
         )
 
     def encode_device(self, image: object, stream: int | None = None) -> Embedding:
-        """As `encode`, of an image that is on the GPU already: torch's, CuPy's, PyCUDA's or any other library's.
+        """Encodes an image that is already on the GPU, from torch, CuPy, PyCUDA or any other library.
 
         Args:
-            image: float32 or float16, whichever `image_dtype` says, [1,1,H,W,D], contiguous, on this engine's GPU, with
-                `__cuda_array_interface__` or `__dlpack__`; finite values, which is not checked here.
-            stream: handle of the CUDA stream that wrote it; None where the image says so itself, or is written already.
+            image: [1,1,H,W,D] of type `image_dtype`, contiguous, on this engine's GPU, with
+                `__cuda_array_interface__` or `__dlpack__`. Its values must be finite; this is not checked.
+            stream: handle of the CUDA stream that writes the image; None if the image names its stream itself, or if
+                the write has finished.
 
         Returns:
-            The embedding, finished.
+            The embedding; its computation has finished.
 
         Raises:
             EngineError, OutOfMemory, DeviceError: see `encode`.
@@ -104,15 +105,16 @@ class TensorRTEngine(BundleEngine):
     def decode_device(
         self, embedding: Embedding, coords: ArrayLike, labels: ArrayLike, out: object | None = None
     ) -> DeviceArray:
-        """As `decode`, with logits that stay on the GPU.
+        """Decodes like `decode`, and leaves the logits on the GPU.
 
         Args:
-            embedding, coords, labels: see `decode`; prompts are small and come from the processor.
-            out: where to write: an array like the result, contiguous, on this engine's GPU; None for memory of its own.
+            embedding, coords, labels: see `decode`; the prompts are arrays in host memory.
+            out: array to write the logits to, with the result's shape and type, contiguous, on this engine's GPU; None
+                allocates a new one.
 
         Returns:
-            logits [B,1,H,W,D], finished, in `logits_dtype`: `torch.as_tensor`, `cupy.asarray` and `from_dlpack` of any
-            library share it.
+            logits [B,1,H,W,D] of type `logits_dtype`; their computation has finished. `torch.as_tensor`,
+            `cupy.asarray` and `from_dlpack` of any library share the memory.
 
         Raises:
             EngineError, OutOfMemory, DeviceError: see `decode`.
@@ -130,12 +132,12 @@ class TensorRTEngine(BundleEngine):
 
     @property
     def image_dtype(self) -> np.dtype[Any]:
-        """What `encode_device` takes."""
+        """The type of the image that `encode_device` takes."""
         return self._execution.image_dtype
 
     @property
     def logits_dtype(self) -> np.dtype[Any]:
-        """What `decode_device` gives."""
+        """The type of the logits that `decode_device` returns."""
         return self._execution.logits_dtype
 
     def _check_region(self, shape: Shape) -> None:

@@ -1,4 +1,4 @@
-"""Plans for a bundle: what to build, what is there already, and where it goes."""
+"""Builds the TensorRT plans of a bundle, reuses plans that already exist, and stores the results."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from gstk.errors import GstkError, PlanError
 __all__ = ["BuildStep", "PlanResult", "build_plans", "choose_profiles"]
 
 OBJECTS, POINTS = 8, 32
-"""Objects decoded at once and points of an object, at the most."""
+"""Largest number of objects decoded at once, and largest number of points of an object."""
 
 
 class BuildStep(NamedTuple):
-    """How far a build is.
+    """The progress of a build.
 
     Attributes:
         kind: `encoder` or `prompt_decoder`.
-        phase: what TensorRT calls what it is doing.
-        parent: the phase that this is part of.
-        done, steps: of the phase; equal where it ended.
+        phase: TensorRT's name of the current phase.
+        parent: the phase that contains this one.
+        done, steps: completed and total steps of the phase; equal when the phase has ended.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class BuildStep(NamedTuple):
 
 
 class PlanResult(NamedTuple):
-    """A plan, and whether it was built now or found as it should be."""
+    """A plan, and whether it was built by this call or already existed."""
 
     plan: PlanFile
     built: bool
@@ -60,7 +60,7 @@ def choose_profiles(
     objects: int = OBJECTS,
     points: int = POINTS,
 ) -> Profiles:
-    """The profiles that `build_plans` builds for; see there."""
+    """The profiles that `build_plans` would build for the same arguments; see `build_plans`."""
     roi = bundle.manifest.roi
     chosen = default_regions(roi) if regions is None else regions
     span = default_wide(roi) if isinstance(wide, str) else wide
@@ -82,32 +82,32 @@ def build_plans(
 ) -> list[PlanResult]:
     """Builds the TensorRT plans of a bundle on this machine's GPU; takes minutes.
 
-    Each plan is written when it is done, whole or not at all: after an interrupt the next build goes on from there.
+    Each plan is written atomically as soon as it is built, so a build after an interrupt only builds the missing plans.
 
     Args:
         bundle: an opened bundle, a bundle's folder, or a built-in name.
-        precision: of the bundle's graphs; `auto` is `fp16` where it has them.
-        regions: usual regions (z,y,x), voxels, each with kernels of its own; None for the one that the network was
+        precision: precision of the graphs; `auto` is `fp16` if the bundle has FP16 graphs.
+        regions: common regions (z,y,x) in voxels, each with its own profile; None for the region that the network was
             trained on, one a quarter smaller and one a quarter larger.
-        wide: smallest, usual and largest side of all other regions; None for none, "default" from the smallest that
-            the network takes to twice the usual one.
-        objects: decoded at once, at the most.
-        points: of an object, at the most.
+        wide: smallest, usual and largest side of the profile for all other regions. None builds no such profile;
+            "default" ranges from the smallest region that the network takes to twice the usual one.
+        objects: largest number of objects decoded at once.
+        points: largest number of points of an object.
         settings: see `Settings`.
         device: `cuda` or `cuda:N`.
-        plans: folder for them; None for `engines` in the bundle, or the user's cache where that cannot be written to.
-        rebuild: build also what is there.
-        on_progress: told of each step.
+        plans: folder for the plans; None for `engines` in the bundle, or the user's cache if the bundle is read-only.
+        rebuild: build plans even if they already exist.
+        on_progress: called after each step.
 
     Returns:
-        Encoder and decoder.
+        The plans of the encoder and the decoder.
 
     Raises:
         BackendMissing: no TensorRT that gstk can use.
         DriverMissing: no NVIDIA driver, or no GPU.
-        BundleError: not a bundle, or not in that precision.
+        BundleError: not a bundle, or the bundle has no graphs in that precision.
         PlanError: the profiles do not fit the bundle, or TensorRT cannot build it.
-        OutOfMemory, DeviceError: of the GPU.
+        OutOfMemory, DeviceError: the GPU ran out of memory, or failed.
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(find_bundle(bundle))
@@ -166,7 +166,7 @@ def _build(
         raise
     except Exception as error:
         raise failure("tensorrt", f"build {onnx}", error) from error
-    with suppress(OSError):  # without it the next build only takes longer
+    with suppress(OSError):  # without the timing cache the next build only takes longer
         write_private(cache, built.timing_cache)
     record = replace(
         wanted,
@@ -182,7 +182,7 @@ def _build(
 
 
 def _existing(folder: Path, wanted: PlanRecord) -> PlanFile | None:
-    """The plan that would be built, where it is there, whole and fit for this driver."""
+    """The wanted plan, if it already exists, is intact and runs with this driver; otherwise None."""
     sidecar = folder / f"{wanted.stem}.json"
     if not sidecar.exists():
         return None
@@ -217,7 +217,7 @@ def _timing_cache(folder: Path, host: BuildTarget) -> Path:
 
 
 def _read_own(file: Path) -> bytes:
-    """The file's content, where nobody else could have written it."""
+    """The content of a file that only this user or the administrator can write."""
     with suppress(OSError):
         return b"" if stranger(file) else file.read_bytes()
     return b""

@@ -1,9 +1,9 @@
-"""Encoder and decoder plans on one GPU: one stream, one block of memory for both, and what goes in and out.
+"""Runs the encoder and decoder plans on one GPU, with one stream and one block of memory for both.
 
 Import this module inside functions alone: it imports TensorRT and CUDA.
 
-All work is queued on one stream, in the order of the queue's lock, so that both plans may use the same memory. A thread
-holds the lock while it queues, not while it waits.
+All work is queued on one stream under one lock, so both plans can use the same memory. A thread holds the lock while it
+queues work, but not while it waits for results.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["DecodeRequest", "Encoded", "Execution", "LoadedPlan"]
 
 _log = logging.getLogger("gstk.tensorrt")
 _ALIGNMENT = 256
-"""Of addresses that TensorRT takes, bytes."""
+"""Alignment in bytes that TensorRT requires of addresses."""
 _GRAPHS = 16
 
 
@@ -43,7 +43,7 @@ class Encoded:
     """An embedding on the GPU.
 
     Attributes:
-        block: its memory.
+        block: the memory that holds the embedding.
         shape: (1, C, H/2, W/2, D/2).
     """
 
@@ -61,11 +61,11 @@ class DecodeRequest:
     """Prompts of B objects in a region.
 
     Attributes:
-        encoded: the region, from `Execution.encode`.
+        encoded: the embedding of the region, from `Execution.encode`.
         coords: [B,N,3].
         labels: [B,N].
-        profile: of the plan, that the region is run in.
-        most: objects that it takes at once.
+        profile: index of the plan's profile for the region.
+        most: largest number of objects that the profile takes at once.
     """
 
     encoded: Encoded
@@ -77,12 +77,12 @@ class DecodeRequest:
 
 @dataclass(frozen=True)
 class LoadedPlan:
-    """What it takes to run a plan.
+    """The content of a plan, and how to load it.
 
     Attributes:
-        content: its bytes, trusted.
-        code_allowed: let it run code of its own.
-        weights: ONNX file that a plan without weights takes them from.
+        content: bytes of the plan, from a trusted source.
+        code_allowed: allow the plan to run host code that it contains.
+        weights: ONNX file with the weights of a stripped plan.
     """
 
     content: bytes
@@ -91,10 +91,10 @@ class LoadedPlan:
 
 
 class Execution:
-    """Runs both plans. One encode and one decode at a time; they may come from different threads.
+    """Runs both plans: one encode and one decode at a time, which may come from different threads.
 
     Attributes:
-        image_dtype, logits_dtype: what the plans take and give.
+        image_dtype, logits_dtype: types of the encoder's input and the decoder's output.
     """
 
     def __init__(self, device: int, encoder: LoadedPlan, decoder: LoadedPlan, graphs: bool) -> None:
@@ -103,7 +103,7 @@ class Execution:
         Args:
             device: index of the GPU.
             encoder, decoder: the plans.
-            graphs: capture the decoder as CUDA graphs.
+            graphs: whether to capture decodes as CUDA graphs.
         """
         self._device, self._graphs = device, graphs
         self._queue = threading.Lock()
@@ -133,12 +133,12 @@ class Execution:
             )
 
     def encode(self, image: NDArray[Any] | ExternalDeviceArray, channels: int, profile: int) -> Encoded:
-        """Encodes a region, and waits for it.
+        """Encodes a region, and waits for the result.
 
         Args:
-            image: [1,1,H,W,D], of the host's memory, or of the GPU's in `image_dtype`.
-            channels: of the embedding.
-            profile: of the plan.
+            image: [1,1,H,W,D], in host memory, or on the GPU in `image_dtype`.
+            channels: number of the embedding's channels.
+            profile: index of the plan's profile.
         """
         shape: Dims = (1, channels, *(side // 2 for side in image.shape[2:]))
         done = self._events[0]
@@ -173,7 +173,7 @@ class Execution:
         return found
 
     def decode_to_device(self, request: DecodeRequest, out: ExternalDeviceArray | None) -> DeviceArray:
-        """As `decode`, into the GPU's memory: a host's, or memory of its own."""
+        """Decodes into GPU memory: into `out`, or into a new array if it is None."""
         shape = (len(request.labels), 1, *request.encoded.roi_shape)
         with on_device(self._device):
             if out is None:
@@ -188,11 +188,11 @@ class Execution:
         return DeviceArray(address, shape, self.logits_dtype, self._device, owner)
 
     def _decoded(self, request: DecodeRequest, target: int | None) -> Iterator[tuple[int, int]]:
-        """Decodes group after group; yields first object and count of each when it is where it should be.
+        """Decodes the objects in groups; yields the first object and the size of each group when its logits are ready.
 
         Args:
-            request: what is asked.
-            target: address on the GPU for all logits; None for each group's in pinned memory.
+            request: the prompts.
+            target: address on the GPU for all logits; None puts the logits of each group into pinned memory.
         """
         first, objects, most = 0, len(request.labels), request.most
         while first < objects:
@@ -210,9 +210,9 @@ class Execution:
             first += count
 
     def _decode_group(self, request: DecodeRequest, first: int, count: int, bucket: int, target: int | None) -> None:
-        """Decodes some objects and waits for them."""
+        """Decodes one group of objects, and waits for the result."""
         encoded, dtypes = request.encoded, self._decoder.dtypes
-        # Objects do not know of each other: repeats of the last one fill the group, and what comes of them is left.
+        # Objects are independent: copies of the last one fill the group, and their logits are ignored.
         padded = np.minimum(np.arange(first, first + bucket), len(request.labels) - 1)
         given: dict[str, NDArray[Any]] = {
             "point_coords": request.coords[padded],
@@ -256,7 +256,7 @@ class Execution:
             self._in_slot = None
 
     def _queue_image(self, image: NDArray[Any] | ExternalDeviceArray, size_bytes: int) -> int:
-        """Queues what brings an image, pinned or on the GPU, to where the encoder reads it, and says where that is."""
+        """Queues the copies that bring an image to the encoder's input; returns the address of that input."""
         slot = self._slots.address("image")
         if isinstance(image, ExternalDeviceArray):
             if image.stream is not None:
@@ -275,7 +275,7 @@ class Execution:
         run.queue(self._stream, addresses, *scratch, graph=graph)
 
     def close(self) -> None:
-        """Gives everything back. Where the GPU was lost there is nothing to give."""
+        """Frees all GPU resources; does nothing if the GPU was lost."""
         self._in_slot = None
         self._slots.clear()
         if lost_device():

@@ -1,8 +1,8 @@
-"""What a plan really computes in, read from TensorRT's engine inspector.
+"""The types that a plan computes in, read from TensorRT's engine inspector.
 
-A network whose ONNX is float32 becomes a float32 plan without a word, at a multiple of the time. The inspector writes a
-type as `Half`, `FP16` or within `Channel major FP16 format where channel % 8 == 0`; until TensorRT 10 in a field
-`Format/Datatype`, from 11 on in one of its own.
+TensorRT builds a float32 plan from float32 ONNX without a warning, and such a plan is several times slower. The
+inspector writes a type as `Half`, `FP16` or within `Channel major FP16 format where channel % 8 == 0`. TensorRT 10
+writes it in the field `Format/Datatype`, TensorRT 11 in a separate field.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _EXPECTED = {"fp16": "half", "int8": "int8"}
 
 
 def count_types(inspected: str) -> dict[str, int]:
-    """How many results of a plan's layers are of each type.
+    """Counts the outputs of a plan's layers by type.
 
     Args:
         inspected: JSON of the engine inspector, at detailed verbosity.
 
     Returns:
-        By `half`, `float` and `int8`; other types are not counted.
+        The counts of `half`, `float` and `int8`; other types are not counted.
 
     Raises:
-        PlanError: that is not what the text is, or it holds no types.
+        PlanError: the text is not the inspector's JSON, or holds no types.
     """
     try:
         layers = json.loads(inspected)["Layers"]
@@ -50,15 +50,15 @@ def count_types(inspected: str) -> dict[str, int]:
 
 
 def require_types(precision: str, layers: Mapping[str, int], kind: str) -> None:
-    """Raises where a plan does not compute in its precision.
+    """Raises an error if a plan does not compute in its precision.
 
     Args:
         precision: `fp32`, `fp16` or `int8`.
         layers: from `count_types`.
-        kind: of the graph. The decoder of an INT8 bundle is in floating point.
+        kind: kind of the graph. The decoder of an INT8 bundle computes in floating point.
 
     Raises:
-        PlanError: it holds none of that type, or FP32 was wanted and it holds FP16.
+        PlanError: the plan has no layer of that type, or an FP32 plan has FP16 layers.
     """
     expected = _EXPECTED.get(precision)
     if precision == "int8" and kind != "encoder":
@@ -78,6 +78,6 @@ def _largest(layers: Mapping[str, int]) -> str:
 
 
 def _type(output: Any) -> str:
-    """The type in whichever field names one; the output's own name may hold anything."""
+    """The type from the first field that names one, except the name of the output, which is arbitrary."""
     words = " ".join(str(value) for field, value in output.items() if field != "Name")
     return next((name for name, pattern in _TYPES.items() if pattern.search(words)), "")

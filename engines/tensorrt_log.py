@@ -1,4 +1,4 @@
-"""TensorRT's messages. It returns None or False where it fails, and says why to its logger alone.
+"""TensorRT's log messages. A TensorRT call that fails returns None or False, and reports the reason only to the logger.
 
 Import this module inside functions alone: it imports TensorRT.
 """
@@ -23,7 +23,7 @@ _KEPT = 20
 
 
 class _Log(trt.ILogger):
-    """Hands on to `logging`, and keeps the last errors."""
+    """Forwards messages to `logging`, and keeps the last errors."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
@@ -36,7 +36,7 @@ class _Log(trt.ILogger):
             return
         if level == logging.ERROR:
             self.errors.append(" ".join(msg.split()))
-            level = logging.DEBUG  # it becomes part of an exception
+            level = logging.DEBUG  # the message becomes part of an exception
         _python.log(level, "%s", msg)
 
 
@@ -44,7 +44,7 @@ _log = _Log()
 
 
 def logger() -> trt.ILogger:
-    """The logger of this process: TensorRT takes the first that it is given for all of its objects."""
+    """The logger of this process. TensorRT uses the first logger that it is given for all of its objects."""
     _log.errors.clear()
     return _log
 
@@ -53,7 +53,7 @@ def what_went_wrong(task: str) -> str:
     """The errors since the last `logger` or `what_went_wrong`, in one line.
 
     Args:
-        task: what TensorRT did not do, where it gave no reason.
+        task: the task that failed; it is named if TensorRT gave no reason.
     """
     found = "; ".join(dict.fromkeys(_log.errors))
     _log.errors.clear()

@@ -1,7 +1,7 @@
-"""One ONNX graph becomes one TensorRT plan. Import this module inside functions alone: it imports TensorRT.
+"""Builds one TensorRT plan from one ONNX graph. Import this module inside functions alone: it imports TensorRT.
 
-Only what 10.12 to 11.x have in common is used: strongly typed networks, in which the graph alone says what is computed
-in half precision. Enumerations go by name, since 11 numbers them anew.
+The module uses only the API that TensorRT 10.12 to 11.x have in common. Networks are strongly typed: the graph alone
+decides which operators compute in half precision. Enumerations are looked up by name, since 11 changed their values.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Built", "build_plan", "load_engine"]
 
 T = TypeVar("T")
 Report = Callable[[str, str | None, int, int], None]
-"""Of a build: phase, the phase it is part of, steps done, steps in all; the last two are equal where it ended."""
+"""Arguments: phase, containing phase, completed steps, total steps; the last two are equal when the phase has ended."""
 _HARDWARE = {
     "exact": trt.HardwareCompatibilityLevel.NONE,
     "same-capability": trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,
@@ -35,14 +35,14 @@ _POLL_S = 0.2
 
 
 class Built(NamedTuple):
-    """What a build gave.
+    """The result of a build.
 
     Attributes:
-        plan: its bytes.
-        timing_cache: what was learnt of this GPU, for the next build.
-        dtypes: of inputs and outputs, by name.
-        layers: how many results inside are of each type.
-        memory_bytes: that a run needs at the most, for each profile.
+        plan: bytes of the plan.
+        timing_cache: TensorRT's kernel timings on this GPU, for the next build.
+        dtypes: types of inputs and outputs, by name.
+        layers: number of layer outputs of each type.
+        memory_bytes: largest memory that a run needs, for each profile.
     """
 
     plan: bytes
@@ -53,7 +53,7 @@ class Built(NamedTuple):
 
 
 class _Progress(trt.IProgressMonitor):
-    """Reports steps, and ends the build where it was cancelled. TensorRT calls it from several threads."""
+    """Reports steps, and ends the build when it was cancelled. TensorRT calls it from several threads."""
 
     def __init__(self, on_progress: Report, cancelled: threading.Event) -> None:
         trt.IProgressMonitor.__init__(self)
@@ -77,7 +77,7 @@ class _Progress(trt.IProgressMonitor):
     def _tell(self, phase: str, parent: str | None, done: int, steps: int) -> None:
         try:
             self._on_progress(phase, parent, done, steps)
-        except Exception as error:  # it must not travel through TensorRT: the build ends, and then it is raised
+        except Exception as error:  # it must not pass through TensorRT, so it is raised after the build
             self.error = error
             self._cancelled.set()
 
@@ -94,20 +94,20 @@ def build_plan(
 ) -> Built:
     """Builds the plan of a graph on a GPU; takes minutes.
 
-    An interrupt (Ctrl-C) ends it at TensorRT's next step.
+    An interrupt (Ctrl-C) ends the build at TensorRT's next step.
 
     Args:
         onnx: the graph's file.
         kind: `encoder` or `prompt_decoder`.
-        precision: that the graph is in; the plan is checked to compute in it.
-        profiles: shapes that it is built for.
+        precision: precision of the graph; the finished plan is checked to compute in it.
+        profiles: shapes that the plan is built for.
         settings: see `Settings`.
         device: index of the GPU.
-        timing_cache: from an earlier build on this GPU; one of another is left aside.
-        on_progress: told of each step.
+        timing_cache: from an earlier build on this GPU; a cache from another GPU is ignored.
+        on_progress: called after each step.
 
     Raises:
-        PlanError: TensorRT does not take the graph, cannot build it, or built it in another precision.
+        PlanError: TensorRT cannot parse the graph, cannot build a plan, or built it in another precision.
     """
     cancelled = threading.Event()
     found: list[Built] = []
@@ -118,10 +118,10 @@ def build_plan(
             with on_device(device):
                 monitor = _Progress(on_progress, cancelled)
                 found.append(_build(onnx, kind, precision, profiles, settings, timing_cache, monitor))
-        except BaseException as error:  # it is raised below, in the caller's thread
+        except BaseException as error:  # raised below, in the caller's thread
             failed.append(error)
 
-    # In the caller's thread TensorRT would keep Python from seeing an interrupt until it is done.
+    # TensorRT in the caller's thread would delay an interrupt until the build is done.
     worker = threading.Thread(target=work, name="gstk-build", daemon=True)
     worker.start()
     try:
@@ -137,14 +137,14 @@ def build_plan(
 
 
 def load_engine(plan: bytes, code_allowed: bool) -> trt.ICudaEngine:
-    """An engine from a plan, on this thread's GPU.
+    """Loads a plan as an engine on this thread's GPU.
 
     Args:
-        plan: its bytes, from a source that is trusted.
-        code_allowed: let it run code of its own, as a version compatible plan has it.
+        plan: bytes of the plan, from a trusted source.
+        code_allowed: allow the plan to run host code that it contains; version compatible plans contain some.
 
     Raises:
-        PlanError: TensorRT does not take it.
+        PlanError: TensorRT cannot load the plan.
     """
     runtime = trt.Runtime(logger())
     runtime.engine_host_code_allowed = code_allowed
@@ -161,9 +161,9 @@ def _build(
     monitor: _Progress,
 ) -> Built:
     builder = trt.Builder(logger())
-    # Required in 10, where 0 means that TensorRT chooses types; in 11 every network is typed so.
+    # TensorRT 10 needs the flag: without it TensorRT chooses types. In 11 every network is strongly typed.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger())  # it holds the weights until the plan is built
+    parser = trt.OnnxParser(network, logger())  # the parser holds the weights until the plan is built
     if not parser.parse_from_file(str(onnx)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         said = "; ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors)
@@ -171,7 +171,7 @@ def _build(
     _require_typed(network, precision, kind)
     config = _config(builder, network, profiles, settings)
     config.progress_monitor = monitor
-    # It must live for as long as the configuration that refers to it.
+    # The cache must live for as long as the configuration that refers to it.
     cache = _timing_cache(config, timing_cache)
     plan = builder.build_serialized_network(network, config)
     if monitor.error is not None:
@@ -190,7 +190,7 @@ def _build(
 
 
 def _timing_cache(config: trt.IBuilderConfig, content: bytes) -> trt.ITimingCache:
-    """The cache that the build uses; an empty one where the content is another GPU's or none at all."""
+    """The timing cache for the build; an empty one if the content is missing or from another GPU."""
     for blob in (content, b""):
         cache: trt.ITimingCache = config.create_timing_cache(blob)
         if cache and config.set_timing_cache(cache, ignore_mismatch=False):
@@ -199,7 +199,7 @@ def _timing_cache(config: trt.IBuilderConfig, content: bytes) -> trt.ITimingCach
 
 
 def _given(value: T | None, task: str, remedy: str) -> T:
-    """What TensorRT returned, where it is something."""
+    """The value that TensorRT returned; raises an error if it is None."""
     if value is None:
         reason = what_went_wrong(task)
         known = failure("tensorrt", task, RuntimeError(reason))
@@ -222,9 +222,9 @@ def _config(
             raise PlanError(f"TensorRT refuses the profile {span}: {what_went_wrong('take it')}")
     config.builder_optimization_level = settings.level
     config.hardware_compatibility_level = _HARDWARE[settings.hardware]
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # without it the inspector names no types
-    config.max_aux_streams = 0  # one stream: least memory, and a graph is captured whole
-    # Memory for the shapes that come, and not for the largest of the profile.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # otherwise the inspector names no types
+    config.max_aux_streams = 0  # one stream needs the least memory, and a CUDA graph captures all work
+    # Memory is sized for the shapes of each run, not for the largest shapes of the profile.
     config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
     if settings.workspace_mb is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mb * 2**20)
@@ -234,13 +234,13 @@ def _config(
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if settings.stripped:
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
-        # The weights that come back are the very ones, which leaves TensorRT the most freedom.
+        # Refitting puts back identical weights, which gives TensorRT the most freedom.
         config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
     return config
 
 
 def _require_typed(network: trt.INetworkDefinition, precision: str, kind: str) -> None:
-    """Raises where the graph's convolutions are not in its precision, before minutes are spent on it."""
+    """Raises an error if the graph's convolutions are not in its precision, before a build that takes minutes."""
     expected = trt.DataType.HALF if precision == "fp16" else trt.DataType.FLOAT
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -254,7 +254,7 @@ def _require_typed(network: trt.INetworkDefinition, precision: str, kind: str) -
 
 
 def _require_same_ends(network: trt.INetworkDefinition, dtypes: dict[str, str]) -> None:
-    """Raises where inputs or outputs of the plan are not of the graph's types."""
+    """Raises an error if an input or output of the plan does not have the graph's type."""
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
     tensors += [network.get_output(index) for index in range(network.num_outputs)]
     for tensor in tensors:

@@ -1,7 +1,7 @@
-"""Is TensorRT here, and is it one that gstk can use? Nothing is imported before it is asked for.
+"""Checks whether TensorRT is installed in a version that gstk can use. Importing this module does not import TensorRT.
 
-Without a GPU TensorRT imports, makes a runtime, and crashes the process when that is given a plan: whoever needs more
-than the version asks `require_gpu` first.
+On a machine without a GPU, TensorRT can be imported and can create a runtime, but loading a plan crashes the process.
+Call `require_gpu` before anything that needs more than TensorRT's version.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from gstk.errors import BackendMissing
 __all__ = ["FLOOR", "require_gpu", "require_tensorrt", "version_pair"]
 
 FLOOR = (10, 12)
-"""The first version in which a strongly typed network means what it means in 11."""
+"""The first version in which strongly typed networks behave as in TensorRT 11."""
 _INSTALL = 'pip install "gstk[tensorrt]"'
 _VERSIONS = f"{FLOOR[0]}.{FLOOR[1]} or newer"
 
 
 def require_tensorrt() -> str:
-    """TensorRT's version.
+    """The version of the installed TensorRT.
 
     Raises:
-        BackendMissing: it or `cuda-bindings` is not installed, does not import, or is too old.
+        BackendMissing: TensorRT or `cuda-bindings` is not installed, cannot be imported, or is too old.
     """
     spec = importlib.util.find_spec("tensorrt")
     if spec is None or spec.origin is None:  # a folder of type stubs is a package without a file
@@ -61,6 +61,6 @@ def require_gpu() -> list[Device]:
 
 
 def version_pair(version: str) -> tuple[int, int]:
-    """Major and minor of a version; (0, 0) of a text that is none."""
+    """Major and minor number of a version; (0, 0) if the text is not a version."""
     found = re.match(r"(\d+)\.(\d+)", version)
     return (int(found[1]), int(found[2])) if found else (0, 0)

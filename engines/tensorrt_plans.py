@@ -1,10 +1,10 @@
-"""TensorRT plans on disk: where they lie, what each was built from, and whether it may be loaded here.
+"""TensorRT plans on disk: their folders, their records, and the checks before a plan is loaded.
 
     encoder.fp16.3f0c9a5d1b7e2468.plan    the plan
-    encoder.fp16.3f0c9a5d1b7e2468.json    what it was built from and on, and its SHA-256
+    encoder.fp16.3f0c9a5d1b7e2468.json    its record: graph, settings, GPU and SHA-256
 
-A plan is a program. It is loaded where its folder and files are this user's own (or the administrator's), its bytes are
-those that the file beside it names, and it was built from this bundle's graphs for this GPU and TensorRT.
+A plan is a program. It is loaded only if three conditions hold: its folder and files belong to this user or the
+administrator, its SHA-256 is that of the record, and it was built from this bundle's graphs for this GPU and TensorRT.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SIDECAR_LIMIT_BYTES = 2**20
 
 
 def graph_hash(bundle: Bundle, kind: str, precision: str) -> str:
-    """SHA-256 of a graph with the weights that it keeps in other files."""
+    """SHA-256 of a graph, including its external weight files."""
     manifest = bundle.manifest
     graphs = {name for files in manifest.graphs.values() for name in files.values()}
     weights = sorted(set(manifest.files) - graphs - {manifest.vectors})
@@ -48,9 +48,9 @@ def graph_hash(bundle: Bundle, kind: str, precision: str) -> str:
 
 
 def plan_folder(bundle: Bundle, plans: Path | None) -> Path:
-    """Where new plans go: the folder that is named, `engines/` in the bundle, or the user's cache.
+    """The folder for new plans: `plans` if given, `engines/` in the bundle, or the user's cache.
 
-    A bundle that cannot be written to, or that ships inside the package, is left as it is.
+    The cache is used for bundles that are read-only or that ship inside the package.
     """
     if plans is not None:
         return plans
@@ -59,7 +59,7 @@ def plan_folder(bundle: Bundle, plans: Path | None) -> Path:
 
 
 def search_folders(bundle: Bundle, plans: Path | None) -> list[Path]:
-    """Where plans are looked for, in order."""
+    """The folders that are searched for plans, in order."""
     if plans is not None:
         return [plans]
     own = f"{bundle.manifest.name}-{bundle.sha256[:16]}"
@@ -67,20 +67,20 @@ def search_folders(bundle: Bundle, plans: Path | None) -> list[Path]:
 
 
 def find_plans(bundle: Bundle, precision: str, host: BuildTarget, folders: Sequence[Path]) -> dict[str, PlanFile]:
-    """Encoder and decoder of one build for this host, the latest where there are several.
+    """Finds the encoder and decoder plans of the latest build for this host.
 
     Args:
-        bundle: what they were built from.
-        precision: of its graphs.
-        host: where they are to run.
+        bundle: the bundle whose plans are wanted.
+        precision: precision of the graphs.
+        host: the machine that runs the plans.
         folders: from `search_folders`.
 
     Returns:
-        By kind.
+        The plans by kind.
 
     Raises:
-        PlanError: there are none, or only stale or foreign ones, or the folder is not the user's own.
-        WrongArchitecture: there are some, for other GPUs.
+        PlanError: there are no plans, or only outdated or foreign ones, or the folder does not belong to the user.
+        WrongArchitecture: all plans are for other GPUs.
     """
     pairs: dict[str, dict[str, PlanFile]] = {}
     refused: list[EngineError] = []
@@ -106,15 +106,15 @@ def find_plans(bundle: Bundle, precision: str, host: BuildTarget, folders: Seque
 
 
 def build_command(bundle: Bundle, precision: str) -> str:
-    """What builds plans that are missing."""
+    """The command that builds missing plans."""
     return f"gstk build {bundle.path} --precision {precision}"
 
 
 def read_plan(plan: PlanFile) -> bytes:
-    """The plan's bytes, checked: those that are returned are those that were compared.
+    """The plan's bytes. The hash is computed from the returned bytes, so the file cannot change in between.
 
     Raises:
-        PlanError: the file is gone, is not the user's own, or has been altered.
+        PlanError: the file is missing, does not belong to the user, or was altered.
     """
     try:
         foreign = stranger(plan.path)
@@ -129,10 +129,10 @@ def read_plan(plan: PlanFile) -> bytes:
 
 
 def save_plan(folder: Path, record: PlanRecord, content: bytes) -> PlanFile:
-    """Writes a plan and, last, the record beside it; a plan without one is not looked at.
+    """Writes a plan, and then its record; a plan without a record is ignored.
 
     Raises:
-        PlanError: it cannot be written.
+        PlanError: a file cannot be written.
     """
     path = folder / f"{record.stem}.plan"
     sidecar = path.with_suffix(".json")
@@ -146,10 +146,10 @@ def save_plan(folder: Path, record: PlanRecord, content: bytes) -> PlanFile:
 
 
 def read_record(sidecar: Path) -> PlanFile:
-    """A plan by the file beside it; the plan itself is not read.
+    """Reads the record of a plan; the plan itself is not read.
 
     Raises:
-        PlanError: the file or its folder is not the user's own, or it describes no plan.
+        PlanError: the file or its folder does not belong to the user, or the file is not a record.
     """
     for place in (sidecar.parent, sidecar):
         foreign = stranger(place)
@@ -168,7 +168,7 @@ def read_record(sidecar: Path) -> PlanFile:
 
 
 def _require_fit(plan: PlanFile, bundle: Bundle, host: BuildTarget) -> None:
-    """Raises where a plan is not of this bundle, or does not run here."""
+    """Raises an error if a plan was built from another bundle or does not run on this host."""
     record, built = plan.record, plan.record.host
     again = f"run: {build_command(bundle, record.precision)}"
     if record.graph != graph_hash(bundle, record.kind, record.precision):

@@ -1,7 +1,7 @@
-"""For which shapes TensorRT plans are built: one profile for each usual region, and a wide one for the rest.
+"""Optimisation profiles of TensorRT plans: one for each common region, and a wide one for all other regions.
 
-TensorRT chooses kernels for a profile's usual shape; they have to be valid on all of its range. Kernels of a profile
-that admits one region alone are the fastest, and those of a wide one are a compromise.
+TensorRT chooses kernels for a profile's usual shape, but they must be valid on its whole range. The kernels of a
+profile for a single region are therefore the fastest, and those of a wide profile are slower.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ __all__ = [
 Dims = tuple[int, ...]
 
 USUAL_OBJECTS, USUAL_POINTS = 1, 4
-"""What the decoder's kernels are chosen for: a click on one object, and a few corrections."""
+"""Number of points that the decoder's kernels are chosen for: a click on one object, and a few corrections."""
 MOST_PADDING = 0.25
-"""Share of a group of objects that may be decoded for nothing."""
+"""Largest share of a group of objects that may be padding."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A range of regions and how many objects are decoded in one at once.
+    """A range of regions, and the number of objects decoded at once.
 
     Attributes:
-        least, usual, most: sides of a region (z,y,x), voxels; all the same for a profile of one region.
-        objects: decoded at once, at the most.
+        least, usual, most: smallest, usual and largest region (z,y,x) in voxels; equal for a profile of one region.
+        objects: largest number of objects decoded at once.
     """
 
     least: Shape
@@ -53,7 +53,7 @@ class Profile:
         return self.least == self.most
 
     def admits(self, region: Shape) -> bool:
-        """Whether a region is in the range."""
+        """Whether a region lies in the range."""
         return all(low <= side <= high for low, side, high in zip(self.least, region, self.most, strict=True))
 
     def __str__(self) -> str:
@@ -65,11 +65,11 @@ class Profile:
 
 @dataclass(frozen=True)
 class Profiles:
-    """The profiles of a pair of plans, in the order in which both hold them.
+    """The profiles of an encoder and a decoder plan, in the same order in both.
 
     Attributes:
-        ranges: those of one region first.
-        points: of an object, at the most.
+        ranges: the profiles; those of a single region come first.
+        points: largest number of points of an object.
     """
 
     ranges: tuple[Profile, ...]
@@ -79,17 +79,19 @@ class Profiles:
     def choose(
         cls, roi: RoiRules, regions: Sequence[Shape], wide: tuple[int, int, int] | None, objects: int, points: int
     ) -> Profiles:
-        """Profiles for a bundle.
+        """Chooses the profiles for a bundle.
 
         Args:
-            roi: the bundle's rules.
-            regions: usual regions (z,y,x), voxels, a profile each.
-            wide: smallest, usual and largest side of all other regions; None for none.
-            objects: decoded at once, at the most; large regions take fewer, since no tensor may have 2³¹ elements.
-            points: of an object, at the most.
+            roi: the bundle's rules for regions.
+            regions: common regions (z,y,x) in voxels; each gets its own profile.
+            wide: smallest, usual and largest side of the profile for all other regions; None for no such profile.
+            objects: largest number of objects decoded at once. Large regions take fewer, since no tensor may have 2³¹
+                elements.
+            points: largest number of points of an object.
 
         Raises:
-            PlanError: a side that is no multiple, a region that is too small or too large, or no region at all.
+            PlanError: a side is not a multiple of the network's step, a region is too small or too large, or there is
+                no region at all.
         """
         if not regions and wide is None:
             raise PlanError("got no region to build for, expected one or more; give --roi or --wide")
@@ -107,7 +109,7 @@ class Profiles:
         return cls(tuple(Profile(*span, count) for span, count in zip(ranges, most, strict=True)), points)
 
     def find(self, region: Shape) -> int | None:
-        """Index of the profile for a region; one of that region alone goes before a wide one."""
+        """Index of the profile for a region, or None; a profile of that region alone is preferred to a wide one."""
         fitting = [index for index, profile in enumerate(self.ranges) if profile.admits(region)]
         return min(fitting, key=lambda index: math.prod(self.ranges[index].most), default=None)
 
@@ -116,10 +118,10 @@ class Profiles:
 
         Args:
             name: `image`, `embedding`, `point_coords` or `point_labels`.
-            dims: of the input as the graph has it, -1 where they are free.
+            dims: dimensions of the input in the graph; -1 for a dynamic dimension.
 
         Raises:
-            PlanError: an input that no bundle of this gstk has.
+            PlanError: the input's name is unknown.
         """
         found = []
         for profile in self.ranges:
@@ -134,7 +136,7 @@ class Profiles:
         return ", ".join(map(str, self.ranges))
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON-ready values."""
+        """The profiles as JSON-ready values."""
         ranges = [
             {"least": list(p.least), "usual": list(p.usual), "most": list(p.most), "objects": p.objects}
             for p in self.ranges
@@ -143,7 +145,7 @@ class Profiles:
 
     @classmethod
     def from_json(cls, values: Any) -> Profiles:
-        """What `to_json` gave. Anything else raises KeyError, TypeError or ValueError."""
+        """The profiles from the values of `to_json`. Other values raise KeyError, TypeError or ValueError."""
         ranges = [
             Profile(_sides(r["least"]), _sides(r["usual"]), _sides(r["most"]), _count(r["objects"]))
             for r in values["ranges"]
@@ -154,7 +156,7 @@ class Profiles:
 
 
 def default_regions(roi: RoiRules) -> list[Shape]:
-    """The region that the network was trained on, and the next smaller and larger ones by a quarter of its sides."""
+    """The region that the network was trained on, and regions with sides about a quarter smaller and larger."""
     found = []
     for quarters in (3, 4, 5):
         sides = [max(roi.minimum, round(side * quarters / 4 / roi.multiple) * roi.multiple) for side in roi.default]
@@ -164,7 +166,7 @@ def default_regions(roi: RoiRules) -> list[Shape]:
 
 
 def default_wide(roi: RoiRules) -> tuple[int, int, int]:
-    """From the smallest region to twice the usual one, as far as no tensor gets too large."""
+    """The range from the smallest region to twice the usual one, limited so that no tensor gets too large."""
     usual = max(roi.default)
     largest = 2 * usual
     while largest**3 > roi.max_voxels:
@@ -173,7 +175,7 @@ def default_wide(roi: RoiRules) -> tuple[int, int, int]:
 
 
 def parse_regions(text: str) -> list[Shape]:
-    """Regions as a command line has them: `96,128,160`, or `96x128x128` where sides differ.
+    """Parses the regions of a command line: `96,128,160`, or `96x128x128` if the sides differ.
 
     Raises:
         PlanError: not such a text.
@@ -189,7 +191,7 @@ def parse_regions(text: str) -> list[Shape]:
 
 
 def parse_wide(text: str) -> tuple[int, int, int]:
-    """Smallest, usual and largest side: `64:128:256`.
+    """Parses the smallest, usual and largest side, as in `64:128:256`.
 
     Raises:
         PlanError: not such a text.
@@ -202,13 +204,13 @@ def parse_wide(text: str) -> tuple[int, int, int]:
 
 
 def buckets(objects: int, most: int) -> list[int]:
-    """Sizes of the groups that objects are decoded in: powers of two up to the most, so that few graphs serve all.
+    """Sizes of the groups that objects are decoded in: powers of two up to `most`, so that few CUDA graphs are needed.
 
-    A last group may be larger than what is left for it by a quarter of its size: that much is decoded for nothing.
+    Up to a quarter of the last group may be padding.
 
     Args:
-        objects: to decode.
-        most: at once; it counts as a size too.
+        objects: number of objects to decode.
+        most: largest size of a group; it is allowed even if it is not a power of two.
     """
     sizes = sorted({most, *(2**k for k in range(most.bit_length()))})
     found, left = [], objects

@@ -1,4 +1,4 @@
-"""What is known of a TensorRT plan: how, from what and where it was built. It is the JSON file beside the plan."""
+"""The record of a TensorRT plan: its graph, build settings and machine. It is stored as a JSON file beside the plan."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ __all__ = ["HARDWARE", "BuildTarget", "PlanFile", "PlanRecord", "Settings"]
 
 SCHEMA = 1
 HARDWARE = ("exact", "same-capability", "ampere-plus")
-"""Which GPUs a plan runs on: one model, all of one compute capability, or all from Ampere (8.0) on."""
+"""The GPUs that a plan runs on: one model, all of one compute capability, or all from Ampere (8.0) on."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How plans are built.
+    """Build settings of plans.
 
     Attributes:
-        level: how much TensorRT tries, 0 to 5.
-        workspace_mb: scratch memory that a layer may use, MB; None for all of the GPU's.
+        level: TensorRT's optimisation level, 0 to 5.
+        workspace_mb: scratch memory that a layer may use, MB; None for all memory of the GPU.
         hardware: one of `HARDWARE`.
-        version_compatible: also runs in later versions of TensorRT of the same major, and of the next from 10 on. Such
-            a plan carries code of its own.
-        stripped: without weights, which are put in from the bundle when it is loaded.
-        tf32: round FP32 products to 10 bits.
+        version_compatible: the plan also runs in later versions of TensorRT with the same major number, and from 10 on
+            with the next one. Such a plan contains host code.
+        stripped: the plan is stored without weights; they are taken from the bundle when it is loaded.
+        tf32: allow TF32: the factors of FP32 products are rounded to 10 bits of mantissa.
     """
 
     level: int = 3
@@ -56,14 +56,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class BuildTarget:
-    """Where plans are built and run.
+    """The machine on which plans are built or run.
 
     Attributes:
-        gpu: its name.
+        gpu: name of the GPU.
         capability: compute capability.
-        tensorrt: version.
-        cuda: newest CUDA of the driver, (major, minor).
-        driver: version of the driver; empty where it is not known.
+        tensorrt: version of TensorRT.
+        cuda: newest CUDA version that the driver supports, (major, minor).
+        driver: version of the driver; empty if it is not known.
         system: operating system and processor, such as `linux-x86_64`.
     """
 
@@ -80,7 +80,7 @@ class BuildTarget:
 
         Args:
             device: the GPU.
-            tensorrt: version.
+            tensorrt: version of TensorRT.
         """
         system = f"{sys.platform}-{platform.machine().lower()}"
         return cls(device.name, device.capability, tensorrt, cuda_version(), driver_version(), system)
@@ -88,23 +88,23 @@ class BuildTarget:
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """What is known of a plan; the file beside it.
+    """The content of the JSON file beside a plan.
 
     Attributes:
         model: name of the bundle's model.
         kind: `encoder` or `prompt_decoder`.
-        precision: of the graph.
-        graph: what `graph_hash` gave for it.
+        precision: precision of the graph.
+        graph: hash of the graph, from `graph_hash`.
         profiles: see `Profiles`.
         settings: see `Settings`.
-        host: where it was built.
-        built: when, ISO 8601, UTC.
-        seconds: that it took.
-        dtypes: of inputs and outputs, by name, as TensorRT calls them.
-        layers: how many results inside the plan are of each type.
-        memory_bytes: that a run needs at the most, for each profile.
-        sha256: of the plan.
-        size_bytes: of the plan.
+        host: the machine that built it.
+        built: date and time of the build, ISO 8601, UTC.
+        seconds: duration of the build.
+        dtypes: TensorRT's types of inputs and outputs, by name.
+        layers: number of layer outputs of each type.
+        memory_bytes: largest memory that a run needs, for each profile.
+        sha256: hash of the plan.
+        size_bytes: size of the plan.
     """
 
     model: str
@@ -124,7 +124,7 @@ class PlanRecord:
 
     @property
     def pair(self) -> str:
-        """The same for the encoder and the decoder of one build."""
+        """A key that the encoder and the decoder of one build share."""
         host = dataclasses.asdict(self.host)
         kept = {name: host[name] for name in ("gpu", "capability", "tensorrt", "system")}
         about = [self.precision, self.profiles.to_json(), dataclasses.asdict(self.settings), kept]
@@ -132,21 +132,21 @@ class PlanRecord:
 
     @property
     def key(self) -> str:
-        """Of all that it was built from and for."""
+        """A hash of the graph, the profiles, the settings and the build target."""
         return hashlib.sha256(f"{self.kind} {self.graph} {self.pair}".encode()).hexdigest()[:16]
 
     @property
     def stem(self) -> str:
-        """Name of its files, without the ending."""
+        """Name of the plan's files without the extension."""
         return f"{self.kind}.{self.precision}.{self.key}"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON-ready values."""
+        """The record as JSON-ready values."""
         return {"schema": SCHEMA, **dataclasses.asdict(self), "profiles": self.profiles.to_json()}
 
     @classmethod
     def from_json(cls, values: Any) -> PlanRecord:
-        """What `to_json` gave. Anything else raises KeyError, TypeError or ValueError."""
+        """The record from the values of `to_json`. Other values raise KeyError, TypeError or ValueError."""
         if values["schema"] != SCHEMA:
             raise ValueError(f"schema {values['schema']}")
         host, settings = values["host"], values["settings"]

@@ -1,4 +1,4 @@
-"""Runs of a plan: contexts of TensorRT, each on one profile, and CUDA graphs of what they queue.
+"""Runs of a plan: TensorRT execution contexts, each on one profile, and CUDA graphs of their work.
 
 Import this module inside functions alone: it imports TensorRT and CUDA.
 """
@@ -29,9 +29,9 @@ _LEAST_BYTES = 256
 
 
 class Run:
-    """A context with the shapes of its inputs. It queues work; whoever calls sees to the order.
+    """An execution context with fixed input shapes. It queues work; the caller is responsible for the order of calls.
 
-    Its memory belongs to whoever calls, and may serve other runs that are queued on the same stream.
+    The caller owns the context's memory, and may share it between runs that are queued on the same stream.
     """
 
     def __init__(self, engine: trt.ICudaEngine, profile: int, stream: Stream) -> None:
@@ -40,7 +40,7 @@ class Run:
         self._context = _made(engine.create_execution_context(strategy), "create a context")
         if not self._context.set_optimization_profile_async(profile, stream.handle):
             raise RuntimeError(what_went_wrong(f"choose profile {profile}"))
-        stream.synchronise()  # the choice may copy to the GPU, and other streams know nothing of it
+        stream.synchronise()  # selecting a profile may copy to the GPU, and other streams do not wait for that
         self._shapes: Mapping[str, Dims] = {}
         self._bound: tuple[Any, ...] = ()
         self._graph: Graph | None = None
@@ -48,10 +48,10 @@ class Run:
         self._memory_bytes = 0
 
     def shape(self, shapes: Mapping[str, Dims]) -> int:
-        """Gives the inputs their shapes.
+        """Sets the shapes of the inputs.
 
         Returns:
-            The memory in bytes that the run needs besides inputs and outputs.
+            The memory in bytes that the run needs in addition to inputs and outputs.
         """
         if shapes == self._shapes:
             return self._memory_bytes
@@ -64,7 +64,7 @@ class Run:
         if missing:
             raise RuntimeError(f"TensorRT wants shapes of {', '.join(missing)} that the plan's graph does not have")
         needed = self._context.update_device_memory_size_for_shapes()
-        # 0 also stands for a failure; the profile's largest need is right then.
+        # TensorRT returns 0 on failure, too; the largest size of the profile is always enough.
         self._memory_bytes = needed or self._engine.get_device_memory_size_for_profile_v2(self._profile)
         self._memory_bytes = max(self._memory_bytes, _LEAST_BYTES)
         self._shapes = dict(shapes)
@@ -74,10 +74,10 @@ class Run:
         """Queues one execution.
 
         Args:
-            stream: where; no other thread queues on it meanwhile.
-            addresses: of all inputs and outputs.
-            memory, size_bytes: address and size of the memory that `shape` asked for.
-            graph: capture what is queued, from the second time on that all addresses are the same.
+            stream: the stream to queue on; no other thread may queue on it during the call.
+            addresses: addresses of all inputs and outputs.
+            memory, size_bytes: address and size of the context's memory, at least the size that `shape` returned.
+            graph: capture the work as a CUDA graph when the same addresses are used for the second time.
         """
         bound = (*addresses.items(), memory, size_bytes)
         if bound != self._bound:
@@ -89,10 +89,10 @@ class Run:
             self._graph.launch(stream)
         else:
             self._execute(stream)
-            self._flushed = True  # TensorRT carries out changed shapes with the first execution, which is not captured
+            self._flushed = True  # TensorRT applies changed shapes in the first execution, which is not captured
 
     def close(self) -> None:
-        """Gives the graph back; the context goes with the object."""
+        """Frees the CUDA graph; the context is freed with this object."""
         self._forget()
 
     def _bind(self, addresses: Mapping[str, int], memory: int, size_bytes: int) -> None:
@@ -103,7 +103,7 @@ class Run:
         self._context.set_device_memory(memory, size_bytes)
 
     def _forget(self) -> None:
-        """A graph holds shapes and addresses: it ends with them."""
+        """Drops the CUDA graph, which is only valid for the shapes and addresses that it was captured with."""
         graph, self._graph = self._graph, None
         self._bound, self._flushed = (), False
         if graph is not None:
@@ -119,7 +119,7 @@ class Run:
             with capture(stream, found):
                 self._execute(stream)
         except (CUDAError, RuntimeError, OutOfMemory) as error:
-            # Not an error of the work: what follows runs it kernel by kernel, and an error of the GPU shows there.
+            # A failed capture is not fatal: the work is then queued without a graph, and a GPU error shows up there.
             _log.warning("the decoder cannot be captured as a CUDA graph (%s)", error)
             self._capturable = False
             return
@@ -137,11 +137,11 @@ class PlanRuns:
         """Loads a plan.
 
         Args:
-            plan: its bytes, trusted.
-            code_allowed: let it run code of its own.
-            weights: ONNX file that a plan without weights takes them from.
-            stream: where contexts are set up.
-            limit: contexts besides one for each profile.
+            plan: bytes of the plan, from a trusted source.
+            code_allowed: allow the plan to run host code that it contains.
+            weights: ONNX file with the weights of a stripped plan.
+            stream: the stream on which contexts are set up.
+            limit: largest number of contexts in addition to one for each profile.
         """
         self._engine = load_engine(plan, code_allowed)
         if weights is not None:
@@ -153,15 +153,15 @@ class PlanRuns:
         self._own: OrderedDict[Hashable, Run | None] = OrderedDict()
 
     def plain(self, profile: int) -> Run:
-        """The profile's run for any shapes."""
+        """The run of a profile that serves all shapes."""
         if profile not in self._plain:
             self._plain[profile] = Run(self._engine, profile, self._stream)
         return self._plain[profile]
 
     def own(self, profile: int, shapes: Hashable) -> Run | None:
-        """A run for these shapes alone, where they have come before: a graph wants a context of its own.
+        """A run for these shapes alone if they were used before, otherwise None. A CUDA graph needs its own context.
 
-        The one that was not used for longest gives way where there are too many.
+        The least recently used run is dropped when there are too many.
         """
         key = (profile, shapes)
         seen = key in self._own
@@ -178,7 +178,7 @@ class PlanRuns:
         return run
 
     def close(self) -> None:
-        """Gives back graphs, contexts and the plan."""
+        """Frees the graphs, the contexts and the plan."""
         for run in (*self._plain.values(), *self._own.values()):
             if run is not None:
                 run.close()
@@ -188,7 +188,7 @@ class PlanRuns:
 
 
 def _refit(engine: trt.ICudaEngine, onnx: Path) -> None:
-    """Puts the weights of a graph into a plan that was built without."""
+    """Puts the weights of an ONNX graph into a stripped plan."""
     refitter = trt.Refitter(engine, logger())
     parser = trt.OnnxParserRefitter(refitter, logger())
     if not parser.refit_from_file(str(onnx)) or not refitter.refit_cuda_engine():

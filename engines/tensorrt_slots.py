@@ -1,4 +1,4 @@
-"""Memory of a GPU at fixed addresses: what plans work in, read and write. Import this module inside functions alone."""
+"""GPU buffers at fixed addresses for the memory, inputs and outputs of plans. Import it inside functions alone."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ __all__ = ["Slots"]
 
 
 class Slots:
-    """Memory at fixed addresses, by name; a slot moves when it has to grow."""
+    """Named buffers at fixed addresses. A buffer moves only when it has to grow."""
 
     def __init__(self, memory: Memory, stream: Stream) -> None:
         self._memory, self._stream = memory, stream
         self._blocks: dict[str, Block] = {}
 
     def reserve(self, sizes: Mapping[str, int]) -> list[str]:
-        """Makes room of at least these sizes, in bytes.
+        """Grows the buffers to at least these sizes in bytes.
 
         Returns:
-            The slots that moved: what was in them is lost.
+            The buffers that moved; their content is lost.
         """
         moved = [name for name, size in sizes.items() if size > self.size_bytes(name)]
         if moved:
-            self._stream.synchronise()  # what is queued still uses the old ones
+            self._stream.synchronise()  # queued work still uses the old buffers
             for name in moved:
                 self._blocks.pop(name, None)
             self._memory.free_returned()
@@ -39,5 +39,5 @@ class Slots:
         return self._blocks[name].size_bytes if name in self._blocks else 0
 
     def clear(self) -> None:
-        """Lets all of them go."""
+        """Frees all buffers."""
         self._blocks.clear()

@@ -1,4 +1,4 @@
-"""Export: a checkpoint becomes a bundle of two graphs. Importing this package imports no torch."""
+"""Export: converts a checkpoint into a bundle of ONNX graphs. Importing this package does not import torch."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """`gstk check`: whether a bundle matches its manifest and every runtime can load it.
 
-Files and manifest are checked without any package; the graphs with the `onnx` package; the numbers, where they are
-asked for, with an engine and the bundle's own test vectors. Torch is not needed.
+Files and manifest are checked without any package, and the graphs with the `onnx` package. On request, an engine also
+runs the bundle's test vectors. Torch is not needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gstk.export.vectors import load_vectors
 __all__ = ["OPSETS", "TENSORRT_OPS", "Finding", "check_bundle", "check_graph", "graph_shapes"]
 
 OPSETS = range(17, 25)
-"""LayerNormalization came with 17; the parser of TensorRT 10.15 and later reads up to 24."""
+"""Opset 17 added LayerNormalization; the parser of TensorRT 10.15 and later reads opsets up to 24."""
 TENSORRT_OPS = frozenset(
     """
     Abs Add Cast Clip Concat Conv ConvTranspose Cos DequantizeLinear Div Equal Exp Expand Gather Gelu Identity
@@ -33,9 +33,9 @@ TENSORRT_OPS = frozenset(
     Where
     """.split()  # noqa: SIM905 - 40 lines otherwise
 )
-"""Operators of the default domain that TensorRT's ONNX parser takes with dynamic shapes (its operators.md)."""
+"""Operators of the default domain that TensorRT's ONNX parser supports with dynamic shapes (its operators.md)."""
 MOST_RANK = 8
-"""TensorRT's tensors have at most so many axes."""
+"""Largest number of axes of a TensorRT tensor."""
 MOST_ELEMENTS = 2**31 - 1
 Axes = tuple[int | str | None, ...]
 Shape = tuple[int, ...]
@@ -60,9 +60,9 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        what: the check.
-        ok: whether it held.
-        detail: what was found; where it did not hold, what was expected and what to do.
+        what: name of the check.
+        ok: whether the check passed.
+        detail: the observed result; for a failed check also the expected result and the remedy.
     """
 
     what: str
@@ -73,7 +73,7 @@ class Finding:
 def check_bundle(
     path: Path, parity: bool = False, on_progress: Callable[[str], None] = lambda _: None
 ) -> Iterator[Finding]:
-    """Checks a bundle, one finding after the other; a finding that makes further checks impossible is the last.
+    """Checks a bundle, and yields findings one by one. It stops after a finding that makes further checks impossible.
 
     Args:
         path: its folder.
@@ -102,7 +102,7 @@ def check_bundle(
     for kind, files in manifest.graphs.items():
         for precision, name in files.items():
             if precision == "int8" and name == files.get("fp32"):
-                continue  # INT8 is of the encoder alone
+                continue  # only the encoder has an INT8 graph
             on_progress(f"reading {name}")
             yield from check_graph(bundle, kind, precision)
     if parity:
@@ -110,7 +110,7 @@ def check_bundle(
 
 
 def check_graph(bundle: Bundle, kind: str, precision: str) -> Iterator[Finding]:
-    """Checks one graph: valid, of operators and ranks that TensorRT takes, typed, with the axes it should have.
+    """Checks one graph: validity, operators and ranks that TensorRT supports, types, and axes.
 
     Raises:
         BackendMissing: the `onnx` package is not installed.
@@ -238,7 +238,7 @@ def _known_shape(tensor: Any) -> Shape | None:
 
 
 def _fold_shapes(model: Any, shapes: Mapping[str, Shape | None]) -> bool:
-    """Makes constants of what follows from shapes alone, so that the inference sees through reshaping; True if any."""
+    """Folds values that depend on shapes alone into constants, for shape inference; returns whether any was folded."""
     from onnx.numpy_helper import from_array, to_array
     from onnx.reference import ReferenceEvaluator
 
@@ -266,9 +266,9 @@ def _fold_shapes(model: Any, shapes: Mapping[str, Shape | None]) -> bool:
 
 
 def _typed(label: str, model: Any, types: Mapping[str, int], precision: str) -> Finding:
-    """Every value has a type and every operator's floating-point inputs one type, as strongly typed TensorRT needs it.
+    """Checks that every value has a type, and that each operator's floating-point inputs have the same type.
 
-    Scales of Q/DQ apart, which are float32 by definition.
+    Strongly typed TensorRT networks require this. Scales of Q/DQ nodes are exempt: they are always float32.
     """
     import onnx
 

@@ -1,4 +1,4 @@
-"""Class prompts in a bundle: the graph of the automatic branch, and its agreement with torch."""
+"""Class prompts in a bundle: comparison of the class graph with torch."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ __all__ = [
 ]
 
 LEAST_INT8_AGREEMENT = 0.97
-"""Share of voxels whose class INT8 must keep."""
+"""Least share of voxels whose class must be the same in INT8."""
 _MOST_CLASSES = 16
 
 
 def class_cases(multiple: int) -> tuple[ParityCase, ...]:
-    """A region of three different sides and one of the smallest."""
+    """Two regions: one with three different sides, and the smallest."""
     return ParityCase((2 * multiple,) * 3, 1, 1), ParityCase((3 * multiple, 4 * multiple, 5 * multiple), 1, 1)
 
 
 def class_references(
     network: VISTA3D, cases: Sequence[ParityCase], class_ids: Sequence[int]
 ) -> list[NDArray[np.float32]]:
-    """Logits of MONAI's own network for some classes of each case, float32 [B,1,H,W,D]."""
+    """Logits of MONAI's original network for the given classes in each case, float32 [B,1,H,W,D]."""
     vector = torch.tensor(list(class_ids))[:, None]
     with torch.no_grad():
         return [network.eval()(torch.from_numpy(case.inputs()[0]), class_vector=vector).numpy() for case in cases]
@@ -54,16 +54,16 @@ def measure_class_parity(
     precision: str,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Compares the logits of classes in every engine that runs them with torch.
+    """Compares the class logits of every engine that supports classes with torch.
 
     Args:
-        bundle: with a graph for classes.
+        bundle: a bundle with a class graph.
         cases, references, class_ids: see `class_references`.
         precision: one of `TOLERANCES`.
         on_progress: called with a few words before each engine.
 
     Returns:
-        For the manifest: what was allowed, and what each engine gave.
+        The tolerance and the result of each engine, for the manifest.
 
     Raises:
         ExportError: an engine is outside of the tolerance.
@@ -94,12 +94,12 @@ def measure_class_parity(
 def int8_agreement(
     exact: Engine, quantised: Engine, images: Sequence[NDArray[np.float32]], vectors: NDArray[np.float32]
 ) -> float:
-    """Share of voxels that are of the same class in two precisions, over all images.
+    """Share of voxels that have the same class in two precisions, over all images.
 
     Args:
         exact, quantised: engines of one bundle.
         images: float32 [1,1,H,W,D].
-        vectors: [K,C] of the classes that count.
+        vectors: class vectors [K,C] of the classes to compare.
     """
     same = total = 0
     for image in images:
@@ -110,7 +110,7 @@ def int8_agreement(
 
 
 def classes_to_compare(class_ids: Sequence[int]) -> tuple[int, ...]:
-    """Some of a profile's classes, spread over all."""
+    """A selection of a profile's classes, spread evenly over all of them."""
     return tuple(class_ids[:: max(1, len(class_ids) // _MOST_CLASSES)][:_MOST_CLASSES])
 
 

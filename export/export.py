@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: trace, write, compare with torch, and only then put it in place."""
+"""Exports a checkpoint as a bundle: traces the graphs, compares them with torch, and then puts the bundle in place."""
 
 from __future__ import annotations
 
@@ -63,21 +63,21 @@ class QualityGate(Protocol):
         """Case → mean Dice after each click."""
 
     def scores_and_samples(self, engine: Engine, roi: RoiRules) -> tuple[dict[str, list[float]], list[Sample]]:
-        """The same, and some of what the engine was run on."""
+        """The scores, and some of the inputs that the engine was run on."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What goes into a bundle beside the float32 graphs.
+    """Options of an export, in addition to the float32 graphs.
 
     Attributes:
-        half_weights: store the float32 graphs' weights as float16, in half the space. Computation stays float32, and
-            nothing is lost: a checkpoint whose weights float16 does not hold exactly is refused.
-        external_weights: put weights into files of their own, as is done beyond 1.8 GB anyway.
+        half_weights: store the float32 graphs' weights as float16, in half the space. Computation stays float32 and is
+            exact: a checkpoint is refused if float16 cannot represent its weights exactly.
+        external_weights: store weights in separate files; weights of more than 1.8 GB always are.
         fp16: add graphs that compute in float16 (`gstk.export.half`).
-        fp16_io: `fp16` or `fp32`: type of these graphs' image, embedding and logits.
+        fp16_io: `fp16` or `fp32`, the type of the image, embedding and logits in the FP16 graphs.
         int8: add an encoder in INT8 (`gstk.export.int8`).
-        refine: the manifest asks sessions to let the image correct the logits (`gstk.session.extras`).
+        refine: have sessions refine the logits with the image (`gstk.session.extras`), by a field of the manifest.
     """
 
     half_weights: bool = False
@@ -89,11 +89,11 @@ class Options:
 
 
 def expected_steps(options: Options, labelled_cases: int = 0) -> int:
-    """How many steps an export reports, if no activation of its INT8 encoder has to be restored to floating point.
+    """Number of steps that an export reports if no activation of the INT8 encoder is restored to floating point.
 
     Args:
         options: what goes into the bundle.
-        labelled_cases: how many cases the quality gate clicks through; 0 where there is none.
+        labelled_cases: number of cases in the quality gate; 0 without one.
     """
     engines = sum(backend.version is not None and backend.name != REFERENCE for backend in available())
     cases = len(default_cases(1))
@@ -120,21 +120,21 @@ def export_bundle(
 ) -> Bundle:
     """Exports the interactive branch of a VISTA3D checkpoint.
 
-    The graphs are compared with MONAI's own network in every CPU engine that is installed. Where one of them does not
-    agree, nothing is written.
+    The graphs are compared with MONAI's original network in every installed CPU engine. If one of them does not agree,
+    nothing is written.
 
     Args:
         checkpoint: see `gstk.training.checkpoint.load_checkpoint`.
         output: the bundle's folder.
-        name: of the model; None takes the checkpoint's file name.
-        licence: of the weights, such as an SPDX identifier; None records that it is unknown.
+        name: name of the model; None takes the checkpoint's file name.
+        licence: licence of the weights, such as an SPDX identifier; None records that it is unknown.
         profile: what the network's input is (`gstk.core.profile`). None is right for what gstk itself made: a
             checkpoint of its training carries its profile; without one it is `challenge`, as its cases are, and a
             network smaller than VISTA3D's `tiny`.
         default_roi: sides of the region it was trained on, in voxels and in the network's axes; None is the profile's
             patch, or 128 each without a profile.
         options: what goes into the bundle; None is the float32 graphs alone.
-        quality_gate: labelled cases. INT8 needs them; without them FP16's ranges are of generated textures.
+        quality_gate: labelled cases. INT8 requires them; without them FP16 ranges are measured on generated textures.
         overwrite: replace an existing bundle.
         training: metadata for the manifest; None takes the `training` field that the checkpoint carries, if any.
         on_progress: called with a few words before each step.
@@ -184,7 +184,7 @@ def export_bundle(
     )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the output, so that files reach it by a link and not by another copy.
+        # Beside the output, so that files can be linked instead of copied.
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as work:
             return _Export(network, spec, manifest, Path(work), options, quality_gate, on_progress).run(
                 output, overwrite
@@ -222,7 +222,7 @@ class _Export:
             self._add(kind, "fp32", stored)
         self.cases = default_cases(self.manifest.roi.multiple)
         self.references = reference_logits(self.network, self.cases, self.on_progress)
-        # The small ones: together they are a few hundred kilobytes.
+        # Only the smallest cases: together they take a few hundred kilobytes.
         small = sorted(range(len(self.cases)), key=lambda i: self.references[i].size)[:2]
         save_vectors(
             self.work / VECTORS_NAME, [self.cases[i].inputs() for i in small], [self.references[i] for i in small]
@@ -249,7 +249,7 @@ class _Export:
         return write_bundle(output, replace(self.manifest, parity=parity), self.sources, overwrite=overwrite)
 
     def _classes(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Adds the graph of class prompts in every precision; its agreement with torch, for the manifest."""
+        """Adds the class graph in every precision; returns its agreement with torch, for the manifest."""
         self.on_progress("tracing the class_encoder")
         model = trace_graph(class_encoder_graph(self.network, self.spec))
         vectors = class_vectors(self.network).numpy().astype(np.float32)
@@ -285,7 +285,7 @@ class _Export:
     def _quantise_classes(
         self, model: ir.Model, images: Sequence[NDArray[np.float32]], vectors: NDArray[np.float32]
     ) -> None:
-        """Adds the class encoder in INT8; where it changes too many voxels, INT8 bundles segment classes in float32."""
+        """Adds the INT8 class encoder. If it changes too many voxels, it is left out, and classes use float32."""
         self.on_progress(f"INT8 of the class_encoder: taking scales from {len(images)} regions")
         self._add("class_encoder", "int8", quantise(model, images))
         with self._engine("fp32") as exact, self._engine("int8") as quantised:
@@ -339,7 +339,7 @@ class _Export:
         self._report("int8", Int8Report(scores, float_scores, restored, count, len(images)).to_json())
 
     def _add(self, kind: str, precision: str, model: ir.Model) -> None:
-        """Writes a graph and enters it into the manifest, in place of one of the same kind and precision."""
+        """Writes a graph and adds it to the manifest; it replaces a graph of the same kind and precision."""
         name = f"{kind}.onnx" if precision == "fp32" else f"{kind}.{precision}.onnx"
         (self.work / name).unlink(missing_ok=True)  # a draft may link to it
         for file in save_graph(model, self.work / name, self.options.external_weights):

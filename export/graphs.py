@@ -24,10 +24,10 @@ CLEAN_OPS = frozenset(
     MatMul Mul Or Range Relu Reshape Shape Sin Slice Softmax Squeeze Sub Transpose Unsqueeze
     """.split()  # noqa: SIM905 - 26 lines otherwise
 )
-"""ONNX operators that the graphs may hold. Every backend has them for dynamic shapes; no loop, branch or scatter."""
+"""ONNX operators allowed in the graphs. Every backend supports them with dynamic shapes; no loop, branch or scatter."""
 
-# Bounds for the tracer only. A size of 1 would be taken for a constant, so the examples avoid it; 2 is the least side
-# in units of the multiple, for the instance norms of the deepest level.
+# Bounds for the tracer only. The tracer takes a size of 1 for a constant, so the examples avoid it. The least side is 2
+# in units of the multiple, because of the instance norms of the deepest level.
 _MOST_UNITS = 1024
 _MOST_SIDE = 8192
 _MOST_OBJECTS = 4096

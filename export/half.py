@@ -1,11 +1,11 @@
-"""A graph in half precision: float16 weights and arithmetic, and float32 between explicit casts where it is needed.
+"""Converts a graph to half precision: float16 weights and arithmetic, and float32 between casts where necessary.
 
-TensorRT from 11 on computes in what the graph says and takes no flag, so the types stand in the graph: every operator's
-floating-point inputs are of one type. In float32 stay
+TensorRT 11 and later compute in the graph's types and have no flag for half precision. The graph therefore contains the
+types, and all floating-point inputs of an operator have the same type. These parts stay in float32:
 
-- the norms: their sums run over a whole region, and float16 ends at 65504;
+- the norms: they sum over a whole region, and the largest float16 value is 65504;
 - attention, from the scores to the weighted sum: over 262144 tokens a weight is near 4e-6, where float16 has one digit;
-- the positional encoding: 2π times a coordinate, of which the sine is taken;
+- the positional encoding: the sine of 2π times a coordinate;
 - the coordinates of the points.
 """
 
@@ -23,7 +23,7 @@ __all__ = ["FLOAT16_LIMIT", "IO_TYPES", "half_values", "to_fp16_graph"]
 
 FLOAT16_LIMIT = 65504.0
 IO_TYPES = ("fp16", "fp32")
-"""What images, embeddings and logits may be at a half graph's ends."""
+"""Allowed types of the image, embedding and logits of a half-precision graph."""
 
 _ALWAYS_FLOAT32 = frozenset({"InstanceNormalization", "LayerNormalization", "Softmax", "Sin", "Cos", "Range"})
 _SHAPING = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Expand"})
@@ -66,7 +66,7 @@ def to_fp16_graph(model: ir.Model, io: str = "fp16") -> None:
 
 
 def half_values(model: ir.Model) -> list[str]:
-    """Names of the values of a float32 graph that `to_fp16_graph` makes float16, in order; without the weights."""
+    """Names of the values that `to_fp16_graph` converts to float16, in order; weights are left out."""
     exact = _float32_nodes(model.graph)
     return [
         str(value.name)
@@ -121,7 +121,7 @@ def _as(
     dtype: ir.DataType,
     casts: dict[tuple[str, ir.DataType], ir.Value],
 ) -> ir.Value:
-    """The value in another type: weights converted, everything else behind one Cast for all that read it."""
+    """The value in another type. Weights are converted; other values get one Cast that all readers share."""
     key = (str(value.name), dtype)
     if key not in casts:
         casts[key] = (
@@ -131,7 +131,7 @@ def _as(
 
 
 def _retype(value: ir.Value, dtype: ir.DataType) -> None:
-    """A new type, since clones of a graph share the objects; assigning to `dtype` changes them all."""
+    """Sets a new type object. Clones of a graph share type objects, so assigning to `dtype` would change all clones."""
     value.type = ir.TensorType(dtype)
 
 

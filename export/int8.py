@@ -1,7 +1,7 @@
-"""The encoder in INT8: post-training quantisation by NNCF, written as Q/DQ ONNX, and given back where it costs masks.
+"""Quantises the encoder to INT8 with NNCF after training, as Q/DQ ONNX; harmful activations stay in floating point.
 
-Scales are symmetric and signed, activations' one a tensor and weights' one a channel: what TensorRT takes, and OpenVINO
-and ONNX Runtime run as well. Quality is measured on masks, by clicks on labelled cases, not on tensors.
+Scales are symmetric and signed, one for each activation tensor and one for each channel of weights. TensorRT requires
+this, and OpenVINO and ONNX Runtime support it. Quality is measured on masks from clicks on labelled cases.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gstk.export.onnx_writer import SINGLE_FILE_BYTES, drop_unused_weights, quie
 __all__ = ["MOST_DROP", "Int8Report", "mean_score", "quantise", "restore_until"]
 
 MOST_DROP = 0.005
-"""Mean Dice that an INT8 encoder may cost."""
+"""Largest loss of mean Dice by an INT8 encoder."""
 _RANKED_ON = 4
 
 Scores = Mapping[str, Sequence[float]]
@@ -32,9 +32,9 @@ class Int8Report(NamedTuple):
 
     Attributes:
         scores, float_scores: case → mean Dice after each click, with the INT8 and with the float encoder.
-        restored: activations that are left in floating point.
-        quantised: activations that are INT8.
-        windows: how many regions the scales were taken from.
+        restored: activations that stay in floating point.
+        quantised: activations in INT8.
+        windows: number of regions from which the scales were computed.
     """
 
     scores: Scores
@@ -116,8 +116,8 @@ def restore_until(
         accepts: whether a model's masks are good enough.
 
     Returns:
-        The first model that is accepted and what it got back, after 1, 2, 4, ... activations; None if half of all did
-        not suffice.
+        The first accepted model and its restored activations, tried with 1, 2, 4, ... of them; None if restoring half
+        of all activations does not suffice.
     """
     names = _pairs(model)
     expected = [_run(reference, image) for image in images[:_RANKED_ON]]
@@ -146,7 +146,7 @@ def _pairs(model: ir.Model) -> list[str]:
 
 
 def _without(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """A copy in which the named activations go by their QuantizeLinear and DequantizeLinear."""
+    """A copy without the QuantizeLinear and DequantizeLinear nodes of the named activations."""
     copy = model.clone()
     for node in list(copy.graph):
         if node.op_type == "QuantizeLinear" and node.name in names:
@@ -175,7 +175,7 @@ def _run(model: ir.Model, image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _sign(model: ir.Model) -> None:
-    """Turns 0..255 for values that are never negative into 0..127: TensorRT takes no unsigned type."""
+    """Converts the range 0..255 of non-negative values to 0..127, since TensorRT has no unsigned type."""
     for node in list(model.graph):
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
@@ -200,7 +200,7 @@ def _constant(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
 
 
 def _tidy(model: ir.Model, source: ir.Model) -> None:
-    """The producer, names of axes and bare values of the source graph, which NNCF does not keep."""
+    """Restores the producer, names of axes and bare values of the source graph, which NNCF does not keep."""
     strip(model)
     for values, named in ((model.graph.inputs, source.graph.inputs), (model.graph.outputs, source.graph.outputs)):
         for value, before in zip(values, named, strict=True):

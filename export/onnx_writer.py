@@ -1,4 +1,4 @@
-"""Writes a traced graph as an ONNX file without any trace of the machine it was made on."""
+"""Writes a traced graph as an ONNX file without any information about the machine that made it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 OPSET = 20
 """The first opset with Gelu as one operator."""
 SINGLE_FILE_BYTES = 1_800_000_000
-"""Weights beyond this go to a file of their own: a protobuf message ends at 2 GiB."""
+"""Larger weights are stored in a separate file, since a protobuf message is limited to 2 GiB."""
 
 
 def trace_graph(graph: GraphSpec) -> ir.Model:
@@ -55,10 +55,10 @@ def save_graph(model: ir.Model, file: Path, external_weights: bool = False) -> l
     Args:
         model: the graph.
         file: where to; its folder exists.
-        external_weights: put the weights into a file of their own, as is done beyond `SINGLE_FILE_BYTES` anyway.
+        external_weights: store the weights in a separate file; weights over `SINGLE_FILE_BYTES` always are.
 
     Returns:
-        The files written, the graph first; then its weights, where they are apart.
+        The written files: the graph, and then its weights if they are separate.
     """
     size_bytes = sum(_size_bytes(value) for value in model.graph.initializers.values())
     if not external_weights and size_bytes <= SINGLE_FILE_BYTES:

@@ -1,6 +1,6 @@
-"""Compares the graphs, in every installed CPU engine, with MONAI's own network.
+"""Compares the graphs, in every installed CPU engine, with MONAI's original network.
 
-The reference is `VISTA3D.forward` as MONAI has it: unsplit, unfolded, float32.
+The reference is MONAI's `VISTA3D.forward` in float32, without the export's splitting and folding.
 """
 
 from __future__ import annotations
@@ -76,9 +76,8 @@ class EngineParity:
     Attributes:
         version: of the engine's package.
         max_abs_error: largest difference of a logit.
-        mask_agreement: share of voxels on the same side of 0, of those that count (`tolerances.compare`), in the worst
-            case.
-        mask_agreement_all: the same of all voxels.
+        mask_agreement: share of the counted voxels (`tolerances.compare`) on the same side of 0, in the worst case.
+        mask_agreement_all: the same share of all voxels.
         cases: the same for each case, in order.
     """
 
@@ -95,8 +94,8 @@ class Parity:
 
     Attributes:
         precision: of the graphs.
-        tolerance: what it was held to.
-        max_abs_logit: largest logit of the reference.
+        tolerance: the tolerance for this precision.
+        max_abs_logit: largest magnitude of a logit of the reference.
         engines: engine name → result.
     """
 
@@ -132,7 +131,8 @@ class Parity:
 def default_cases(multiple: int, zero_shot: bool = True) -> tuple[ParityCase, ...]:
     """The smallest region with eight objects, two that differ in their sides, and a large one.
 
-    Rounding in the norms grows with the number of voxels and, at the deepest level, shrinks with it: both ends show.
+    The rounding error of norms grows with the number of voxels, but shrinks with it at the deepest level, so both a
+    small and a large region are needed.
 
     Args:
         multiple: of a region's sides.
@@ -150,7 +150,7 @@ def default_cases(multiple: int, zero_shot: bool = True) -> tuple[ParityCase, ..
 def reference_logits(
     network: VISTA3D, cases: Sequence[ParityCase], on_progress: Callable[[str], None] = lambda _: None
 ) -> list[NDArray[np.float32]]:
-    """What MONAI's own network gives for each case: float32 [B,1,H,W,D].
+    """Logits of MONAI's original network for each case, float32 [B,1,H,W,D].
 
     Args:
         network: it is put into evaluation mode.

@@ -1,6 +1,6 @@
 """Ranges of the values inside a graph: values in float16 must stay well below 65504.
 
-A copy of the float32 graph gets one more output for each value, its largest magnitude, so that no value is kept.
+A copy of the float32 graph has an additional output for each value, its largest magnitude, so values need not be kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gstk.export.onnx_writer import save_graph
 __all__ = ["MOST", "activation_ranges", "check_ranges"]
 
 MOST = FLOAT16_LIMIT / 2
-"""A value beyond this is near the limit: another image may double it."""
+"""Largest accepted magnitude; it leaves a margin, since another image may double a value."""
 
 
 def activation_ranges(
@@ -59,7 +59,7 @@ def activation_ranges(
 
 
 def check_ranges(ranges: Mapping[str, float]) -> None:
-    """Refuses ranges that come near the end of float16.
+    """Raises an error if a range comes near the limit of float16.
 
     Raises:
         ExportError: the largest is beyond `MOST`, or not finite.
@@ -93,7 +93,7 @@ class _Probe:
     def run(self, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """The graph's own output; the magnitudes are kept."""
         first, *magnitudes = self._session.run(None, inputs)
-        # NaN must not be lost in a maximum.
+        # `np.maximum` propagates NaN.
         self._largest = np.maximum(self._largest, np.array(magnitudes, np.float64))
         result: NDArray[np.float32] = first
         return result

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 __all__ = ["REFERENCE", "TOLERANCES", "Tolerance", "compare"]
 
 REFERENCE = "torch"
-"""The engine that the others are compared with."""
+"""The engine that other engines are compared with."""
 
 
 class Tolerance(NamedTuple):
-    """How far a precision may be from torch.
+    """The allowed deviation of a precision from torch.
 
     Attributes:
-        absolute: of a logit.
-        relative: of the largest logit of the reference; the larger of the two counts.
-        agreement: least share of voxels on the same side of 0, of those that count (`compare`).
+        absolute: allowed error of a logit.
+        relative: allowed error relative to the largest logit of the reference; the larger of the two limits applies.
+        agreement: least share of the counted voxels (`compare`) whose logits have the same sign.
     """
 
     absolute: float
@@ -27,7 +27,7 @@ class Tolerance(NamedTuple):
     agreement: float
 
     def error(self, largest: float) -> float:
-        """What a logit may differ by where the largest is this."""
+        """Allowed error of a logit if the largest logit of the reference is `largest`."""
         return max(self.absolute, self.relative * largest)
 
 
@@ -37,11 +37,11 @@ TOLERANCES = {
     # float16 has 11 bits: 5e-4 of a value, here after some 60 layers.
     "fp16": Tolerance(1e-2, 2e-2, 0.999),
 }
-"""By precision. INT8 has none: how good its masks are is asked of clicks on labelled cases."""
+"""Tolerances by precision. INT8 has none: its masks are evaluated by clicks on labelled cases."""
 
 
 def compare(logits: NDArray[np.float32], expected: NDArray[np.float32], allowed: float) -> dict[str, float]:
-    """How far logits are from the reference's.
+    """Compares logits with the reference's.
 
     Args:
         logits, expected: of one shape.

@@ -47,12 +47,12 @@ _USUAL_POINTS = 4
 
 
 class Word(str):
-    """A value that stands without quotes: the name of an enumeration's entry, `true` or `false`."""
+    """A value that is written without quotes: the name of an enumeration's entry, `true` or `false`."""
 
 
 @dataclass(frozen=True)
 class TritonOptions:
-    """What a repository is made of.
+    """Options of a repository.
 
     Attributes:
         platform: one of `PLATFORMS`.
@@ -75,8 +75,8 @@ def write_triton_repository(
     """Writes a bundle's graphs as models of a Triton repository, beside the models that are there.
 
     Args:
-        bundle: whose graphs are served. Its name is the beginning of each model's.
-        repository: folder that `tritonserver --model-repository` is given; made where it is missing.
+        bundle: the bundle to serve. The names of the models begin with its name.
+        repository: folder for `tritonserver --model-repository`; created if it is missing.
         options: see `TritonOptions`.
         overwrite: replace models of the same names.
 
@@ -84,8 +84,8 @@ def write_triton_repository(
         The models' folders.
 
     Raises:
-        ExportError: a model of such a name is there, or the bundle has no graphs in that precision.
-        PlanError: no plans of the bundle's graphs are where they are looked for.
+        ExportError: a model of the same name exists, or the bundle has no graphs in that precision.
+        PlanError: no plans of the bundle's graphs were found.
         OutputError: the repository cannot be written.
     """
     options = options or TritonOptions()
@@ -153,7 +153,7 @@ def _write_models(bundle: Bundle, precision: str, folder: Path, options: TritonO
 
 
 def _plan(bundle: Bundle, kind: str, precision: str, plans: Path | None) -> PlanFile:
-    """The latest plan of this graph, whatever GPU it is for: the server's is not this machine's."""
+    """The latest plan of this graph for any GPU, since the server may have another GPU than this machine."""
     wanted, found = graph_hash(bundle, kind, precision), list[PlanFile]()
     for folder in search_folders(bundle, plans):
         for sidecar in sorted(folder.glob("*.json")) if folder.is_dir() else []:

@@ -69,7 +69,7 @@ def load_vectors(file: Path) -> list[Vector]:
     """Reads what `save_vectors` wrote.
 
     Raises:
-        BundleError: the file is not that.
+        BundleError: the file does not hold test vectors.
     """
     try:
         names = npz_keys(file)

@@ -1,4 +1,4 @@
-"""A bundle's weights as a network again, so that what was exported can be compared without its checkpoint.
+"""Restores a network from a bundle's weights, so that a bundle can be compared with torch without its checkpoint.
 
 The export folds, transposes and renames weights. To invert that, a network of the same architecture with random weights
 is traced: the place of each random value in the graph tells where the bundle's value belongs. The bundle's test vectors
@@ -37,10 +37,11 @@ Array = NDArray[np.float32]
 def network_of_bundle(bundle: Bundle) -> VISTA3D:
     """The network that a bundle was exported from, float32 on the CPU, in evaluation mode.
 
-    Biases that cannot make a difference, which the export drops, and what the interactive branch does not use are 0.
+    Two groups of weights are 0: biases without effect, which the export drops, and weights that the interactive branch
+    does not use.
 
     Raises:
-        ExportError: the weights cannot be had back: the bundle is of another exporter, or has no test vectors.
+        ExportError: the weights cannot be restored: another exporter made the bundle, or it has no test vectors.
     """
     spec = VISTA3DSpec.from_dict(bundle.manifest.architecture)
     random = build_network(spec).eval()
@@ -71,7 +72,7 @@ def network_of_bundle(bundle: Bundle) -> VISTA3D:
 
 
 class _Index:
-    """Finds random values again, whole tensors in any order, and rows of small ones."""
+    """Finds the positions of random values: whole tensors in any order, and rows of small tensors."""
 
     def __init__(self, known: dict[str, Array]) -> None:
         self._known = known
@@ -84,7 +85,7 @@ class _Index:
         }
 
     def put_back(self, random: Array, exported: Array, found: dict[str, Array]) -> None:
-        """Puts exported values where the random ones of the same initialiser came from."""
+        """Puts exported values at the places of the random values from the same initialiser."""
         flat = random.ravel()
         name = self._whole.get((flat.size, np.sort(flat)[:64].tobytes()))
         if name is not None:
