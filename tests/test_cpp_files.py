@@ -168,7 +168,9 @@ def german(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         pytest.skip("needs localedef and the sources of locales (apt-get install locales)")
     folder = tmp_path_factory.mktemp("locales")
     subprocess.run(["localedef", "-i", "de_DE", "-f", "UTF-8", folder / "de_DE.UTF-8"], check=True)
-    return {"LOCPATH": str(folder)}
+    # glibc keeps the list of folders that LOCPATH names, and its leak is reported where leaks are looked for.
+    (folder / "suppressions").write_text("leak:__argz_add_sep\n", encoding="utf-8")
+    return {"LOCPATH": str(folder), "LSAN_OPTIONS": f"suppressions={folder / 'suppressions'}:print_suppressions=0"}
 
 
 @pytest.mark.parametrize("name", ["comma", "de_DE.UTF-8"])

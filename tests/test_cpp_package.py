@@ -62,11 +62,14 @@ def test_the_documented_project_works(released: Path, tmp_path: Path) -> None:
     case = phantom(tmp_path / "case.npz", 4)
     blocks = (ROOT / "docs" / "cpp.md").read_text(encoding="utf-8").split("```")
     (cmake,) = (block.removeprefix("cmake\n") for block in blocks if block.startswith("cmake\n"))
-    (code,) = (block.removeprefix("cpp\n") for block in blocks if block.startswith("cpp\n"))
+    code, described = (block.removeprefix("cpp\n") for block in blocks if block.startswith("cpp\n"))
     click = ", ".join(map(str, click_on(case, next(iter(case.prompts)))))
     code = code.replace("scan.nii.gz", str(tmp_path / "case.npz"))
     (tmp_path / "main.cpp").write_text(
-        f"#include <gstk/gstk.hpp>\nint main() {{\n{code.replace('40, 88, 120', click)}\nreturn labels.empty();\n}}\n"
+        "#include <gstk/gstk.hpp>\n#include <array>\n#include <cstdint>\n#include <iostream>\n#include <string>\n"
+        "void describe(gstk::Session& session, const std::int16_t* voxels, std::int64_t z, std::int64_t y,\n"
+        "    std::int64_t x, const std::array<double, 9>& direction, const std::array<double, 3>& origin_mm) {\n"
+        f"{described}}}\nint main() {{\n{code.replace('40, 88, 120', click)}\nreturn labels.empty();\n}}\n"
     )
     project = (
         "cmake_minimum_required(VERSION 3.22)\nproject(documented C CXX)\nadd_executable(viewer main.cpp)\n" + cmake
