@@ -83,7 +83,7 @@ def fuse_residual_sums(model: Any) -> tuple[int, int]:
             continue
         for rounding in (first, second):
             value, largest = rounding.input_value(0), rounding.input_value(2).get_node()
-            # If the rounding is the only reader, the plugin fuses it into the operator that makes the value.
+            # If the rounding is the value's only reader, the plugin fuses it into the operator that makes the value.
             if len(_readers(value)) > 1 and largest.get_type_name() == "Constant" and largest.get_data().size == 1:
                 below = ops.minimum(value, np.float32(largest.get_data().item()))
                 rounding.input(0).replace_source_output(below.output(0))

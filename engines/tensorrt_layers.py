@@ -78,6 +78,6 @@ def _largest(layers: Mapping[str, int]) -> str:
 
 
 def _type(output: Any) -> str:
-    """The type from the first field that names one, except the name of the output, which is arbitrary."""
+    """The type that the fields of an output state; the field `Name` is skipped, since a name may contain any word."""
     words = " ".join(str(value) for field, value in output.items() if field != "Name")
     return next((name for name, pattern in _TYPES.items() if pattern.search(words)), "")

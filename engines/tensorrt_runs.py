@@ -29,9 +29,9 @@ _LEAST_BYTES = 256
 
 
 class Run:
-    """An execution context with fixed input shapes. It queues work; the caller is responsible for the order of calls.
+    """An execution context and the shapes of its inputs. It queues work; the caller sees to the order of calls.
 
-    The caller owns the context's memory, and may share it between runs that are queued on the same stream.
+    The caller owns the context's memory, and may share that memory between runs that are queued on the same stream.
     """
 
     def __init__(self, engine: trt.ICudaEngine, profile: int, stream: Stream) -> None:

@@ -285,7 +285,7 @@ class _Export:
     def _quantise_classes(
         self, model: ir.Model, images: Sequence[NDArray[np.float32]], vectors: NDArray[np.float32]
     ) -> None:
-        """Adds the INT8 class encoder. If it changes too many voxels, it is left out, and classes use float32."""
+        """Adds the INT8 class encoder; if it changes too many voxels, the float32 graph takes its place."""
         self.on_progress(f"INT8 of the class_encoder: taking scales from {len(images)} regions")
         self._add("class_encoder", "int8", quantise(model, images))
         with self._engine("fp32") as exact, self._engine("int8") as quantised:

@@ -40,10 +40,10 @@ class GraphSpec:
 
     Attributes:
         kind: `encoder`, `prompt_decoder` or `class_encoder`.
-        module: in evaluation mode.
-        example: inputs of distinct sizes, none of them 1 along a free axis.
-        dynamic: free axes of each input.
-        inputs, outputs: name → axes, numbers or names, in order.
+        module: the module, in evaluation mode.
+        example: example inputs of distinct sizes, none of them 1 along a dynamic axis.
+        dynamic: dynamic axes of each input.
+        inputs, outputs: name → axes in order, each a number or a name.
     """
 
     kind: str

@@ -32,7 +32,7 @@ def fitting_profile(
     """The input profile to write into the manifest, with `default_roi` as its patch.
 
     Args:
-        profile: asked for; None takes the one that gstk's own checkpoints have.
+        profile: the requested profile; None takes the profile of gstk's own checkpoints.
         spec: the network's architecture.
         state: its weights by name.
         default_roi: sides of the region it was trained on, voxels; None is the profile's patch.
@@ -75,7 +75,7 @@ def fitting_profile(
 
 
 def roi_rules(spec: VISTA3DSpec, default: Sequence[int] | None = None) -> RoiRules:
-    """Which regions a network takes.
+    """The rules for the regions that a network takes.
 
     Args:
         spec: its architecture.
@@ -85,7 +85,7 @@ def roi_rules(spec: VISTA3DSpec, default: Sequence[int] | None = None) -> RoiRul
         ExportError: a side of `default` is no multiple, or too small.
     """
     multiple = spec.roi_multiple
-    # With two voxels a side at the deepest level its instance norms have eight to take a variance of; with one, none.
+    # Instance norms of the deepest level need a variance: two voxels a side give eight values, one gives only one.
     minimum = 2 * multiple
     sides = tuple(int(side) for side in default) if default is not None else (max(DEFAULT_ROI_SIDE, minimum),) * 3
     if len(sides) != 3 or any(side % multiple or side < minimum for side in sides):

@@ -93,10 +93,10 @@ def _trace(graph: GraphSpec) -> ir.Model:
 
 @contextlib.contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Keeps a package's progress marks and remarks off the terminal; its errors are raised anyway.
+    """Keeps a package's progress output and messages off the terminal; exceptions are still raised.
 
     Args:
-        name: of its logger.
+        name: name of the package's logger.
     """
     logger = logging.getLogger(name)
     level = logger.level

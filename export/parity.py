@@ -74,8 +74,8 @@ class EngineParity:
     """The deviation of one engine from torch, over all cases.
 
     Attributes:
-        version: of the engine's package.
-        max_abs_error: largest difference of a logit.
+        version: version of the engine's package.
+        max_abs_error: largest absolute error of a logit.
         mask_agreement: share of the counted voxels (`tolerances.compare`) on the same side of 0, in the worst case.
         mask_agreement_all: the same share of all voxels.
         cases: the same for each case, in order.
@@ -111,7 +111,7 @@ class Parity:
 
     @property
     def faults(self) -> list[str]:
-        """One line for each engine that is outside of the tolerance."""
+        """One line for each engine that exceeds the tolerance."""
         return [
             f"{name} in {self.precision}: logits differ by up to {result.max_abs_error:.2g}, expected "
             f"{self.allowed:.2g}; masks agree on {result.mask_agreement:.4%}, expected {self.tolerance.agreement:.2%}"

@@ -91,7 +91,7 @@ class _Probe:
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
     def run(self, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """The graph's own output; the magnitudes are kept."""
+        """Runs the graph, updates the largest magnitudes, and returns the graph's original output."""
         first, *magnitudes = self._session.run(None, inputs)
         # `np.maximum` propagates NaN.
         self._largest = np.maximum(self._largest, np.array(magnitudes, np.float64))

@@ -44,9 +44,9 @@ def compare(logits: NDArray[np.float32], expected: NDArray[np.float32], allowed:
     """Compares logits with the reference's.
 
     Args:
-        logits, expected: of one shape.
-        allowed: what a logit may differ by. Where the reference's is no further than that from 0, the side of 0 says
-            nothing about the graph: these voxels do not count for `mask_agreement`.
+        logits, expected: logits of the graph and of the reference, with the same shape.
+        allowed: allowed error of a logit. Voxels whose reference logit is within this distance of 0 do not count for
+            `mask_agreement`, since an allowed error can change the side of 0.
 
     Returns:
         `max_abs_error`, the largest difference; `mask_agreement`, the share of the voxels that count on the same side
