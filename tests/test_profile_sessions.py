@@ -30,8 +30,8 @@ from gstk.core.volume import Volume  # noqa: E402
 from gstk.core.window import WindowPolicy  # noqa: E402
 from gstk.engines.base import Engine  # noqa: E402
 from gstk.errors import PromptError  # noqa: E402
+from gstk.session.class_clicks import OUTSIDE  # noqa: E402
 from gstk.session.deadline import Budget  # noqa: E402
-from gstk.session.segmenter import OUTSIDE  # noqa: E402
 from gstk.session.session import Session  # noqa: E402
 from gstk.training.bundle_reference import BundlePipeline  # noqa: E402
 from gstk.training.network import ClassEncoder, Encoder, PromptDecoder, build_network, class_vectors  # noqa: E402

@@ -17,7 +17,7 @@ from gstk.session.deadline import Clock, Deadline
 from gstk.session.state import ImageState, ObjectState
 from gstk.session.window_selection import network_points
 
-__all__ = ["click_on_class"]
+__all__ = ["OUTSIDE", "click_on_class"]
 
 OUTSIDE = "the network's answer to a click outside of what it is shown of the volume: only the clicked voxel changed"
 
