@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from gpu_conformance import conformance
 from gpu_memory import PeakMemory
+from gpu_timing import WARM_UP, question, spread
 
 from gstk.core.bundle import Bundle, find_bundle
 from gstk.engines import Engine, open_engine
@@ -31,16 +32,9 @@ WAYS: dict[str, tuple[str, str, dict[str, str]]] = {
 """Backend, precision and settings by name."""
 AMP_TOLERANCES = {"fp16": Tolerance(5e-2, 5e-2, 0.995), "bf16": Tolerance(4e-1, 2e-1, 0.99)}
 """torch.autocast rounds more than the FP16 graphs do: the inputs of norms, and upsampling; bfloat16 has 8 bits."""
-WARM_UP = 3
 ABSENT = (BackendMissing, PlanError, WrongArchitecture, BundleError)
 MOST_LAYER_ERROR = 0.1
 """Of a layer's root mean square: float16 rounds to 0.0005 of a value; what is wrong is off by all of it."""
-
-
-def question(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image [1,1,H,W,D], coords [1,1,3] and labels [1,1] of a region."""
-    image = np.random.default_rng(side).random((1, 1, side, side, side), dtype=np.float32)
-    return image, np.full((1, 1, 3), side // 2, np.float32), np.ones((1, 1), np.int64)
 
 
 def expected_logits(bundle: str, side: int, folder: str) -> np.ndarray:
@@ -180,7 +174,7 @@ def _time(engine: Engine, side: int, repeats: int) -> dict[str, Any]:
         if turn >= WARM_UP:
             encodes.append(encoded - began)
             clicks.append(time.perf_counter() - encoded)
-    return {"encode_s": _spread(encodes), "click_s": _spread(clicks), "logits": logits}
+    return {"encode_s": spread(encodes), "click_s": spread(clicks), "logits": logits}
 
 
 def _wait(engine: Engine) -> None:
@@ -189,7 +183,3 @@ def _wait(engine: Engine) -> None:
         import torch
 
         torch.cuda.synchronize()
-
-
-def _spread(seconds: list[float]) -> dict[str, float]:
-    return {"median": float(np.median(seconds)), "p95": float(np.percentile(seconds, 95))}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from full_size import random_network
+from gpu_timing import WARM_UP, question, spread
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,7 +25,6 @@ from gstk.training.recipe import load_recipe, with_settings
 MASKS = Tolerance(1e-2, 2e-2, 0.999)
 """What a mask has to share with the one in float32: 99.9 % of the voxels that count (`compare`)."""
 MATRIX_SIDE = {"cuda": 8192, "cpu": 512}
-WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,9 @@ REHEARSED_WAYS = ("float32", "bf16", "bf16, channels last", "float32, compiled")
 
 
 def ask(side: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Image [1,1,H,W,D], coords [1,1,3] and labels [1,1] of a region, the same on every machine."""
-    image = torch.from_numpy(np.random.default_rng(side).random((1, 1, side, side, side), dtype=np.float32))
-    coords, labels = torch.full((1, 1, 3), side // 2, dtype=torch.float32), torch.ones(1, 1, dtype=torch.int64)
-    return image.to(device), coords.to(device), labels.to(device)
-
-
-def spread(seconds: list[float]) -> dict[str, float]:
-    """Median and 95th percentile."""
-    return {"median": float(np.median(seconds)), "p95": float(np.percentile(seconds, 95))}
+    """`question` on a device."""
+    image, coords, labels = (torch.from_numpy(array).to(device) for array in question(side))
+    return image, coords, labels
 
 
 def wait(device: torch.device) -> None:

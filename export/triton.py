@@ -43,6 +43,7 @@ _TYPES = {
     TensorProto.INT64: "TYPE_INT64",
 }
 _OPSET, _IR_VERSION = 20, 10
+_CLASS_MODELS = ("class_logits", "class_segmenter")
 _USUAL_POINTS = 4
 
 
@@ -91,19 +92,24 @@ def write_triton_repository(
     options = options or TritonOptions()
     precision = options.precision or ("fp16" if "fp16" in bundle.manifest.graphs["encoder"] else "fp32")
     root = make_folder(repository)
+    there = [name for name in _model_names(bundle) if (root / name).exists()]
+    if there and not overwrite:
+        raise ExportError(f"{root / there[0]} exists already; give --overwrite to replace, or another folder")
     try:
         with tempfile.TemporaryDirectory(prefix=".gstk-", dir=root) as scratch:
             names = list(_write_models(bundle, precision, Path(scratch), options))
-            there = [name for name in names if (root / name).exists()]
-            if there and not overwrite:
-                raise ExportError(f"{root / there[0]} exists already; give --overwrite to replace, or another folder")
             for name in names:
-                if name in there:
+                if (root / name).exists():
                     shutil.rmtree(root / name)
                 os.replace(Path(scratch) / name, root / name)
     except OSError as error:
         raise OutputError(f"cannot write {root}: {error.strerror or error}; check its space and rights") from None
     return [root / name for name in names]
+
+
+def _model_names(bundle: Bundle) -> list[str]:
+    kinds = [*bundle.manifest.graphs, *(_CLASS_MODELS if bundle.manifest.class_vectors else ())]
+    return [f"{bundle.manifest.name}_{kind}" for kind in kinds]
 
 
 def _write_models(bundle: Bundle, precision: str, folder: Path, options: TritonOptions) -> Iterator[str]:
@@ -121,9 +127,8 @@ def _write_models(bundle: Bundle, precision: str, folder: Path, options: TritonO
             profiles = [str(index) for index in range(len(plan.record.memory_bytes))]
         else:
             apart = _external_files(model)
-            place = (
-                own / "model.onnx" if apart else own
-            )  # Triton looks for a folder where weights are files of their own
+            # Where weights are separate files, Triton expects a folder in the place of the graph.
+            place = own / "model.onnx" if apart else own
             place.mkdir(exist_ok=True)
             shutil.copyfile(graph, place / "model.onnx")
             for weights in apart:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,10 +24,14 @@ from typing import Any
 import numpy as np
 from campaign import begin
 
+from gstk.core.foreign_text import reason_of
+
 MODES = ("space", "group", "command")
 BACKENDS = ("onnxruntime", "openvino")
 SIDE = 80
 HUNG_S = 600
+FOLDERS = re.compile(r"/(?:[\w.-]+/)+")
+"""Of this machine, which say nothing in a result."""
 LOADERS_END = "cannot allocate memory for thread-local data"
 """What glibc says when it ends a process, whose libraries find no room; no program can answer that."""
 
@@ -118,7 +123,7 @@ def run(command: list[str], environment: dict[str, str], limit_bytes: int | None
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode == 0 and lines:
         return json.loads(lines[-1])
-    errors = [line for line in done.stderr.splitlines() if not line.startswith("warning")]
+    errors = [FOLDERS.sub("", reason_of(line)) for line in done.stderr.splitlines() if not line.startswith("warning")]
     if done.returncode < 0:
         return {"outcome": signal.Signals(-done.returncode).name, "words": " | ".join(errors[-2:])[:300]}
     if done.returncode == 0:

@@ -100,7 +100,7 @@ def _mapped(frame: Frame, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if frame.table is None:
         return pixels.astype(np.float64) * frame.slope + frame.intercept
     try:
-        return frame.table.apply(pixels)
+        return frame.table.look_up(pixels)
     except ValueError as error:
         raise CaseError(
             f"cannot read {frame.file}: got {error}; convert it to one that states a rescale slope"

@@ -33,14 +33,13 @@ class RealWorldMapping:
     first: int = 0
     table: NDArray[np.float64] | None = None
 
-    def apply(self, stored: NDArray[Any]) -> NDArray[np.float64]:
-        """The values of pixels.
+    def look_up(self, stored: NDArray[Any]) -> NDArray[np.float64]:
+        """The values of pixels by the table.
 
         Raises:
             ValueError: a stored value is outside the table.
         """
-        if self.table is None:
-            return stored.astype(np.float64) * self.slope + self.intercept
+        assert self.table is not None
         index = stored.astype(np.int64) - self.first
         if index.min() < 0 or index.max() >= len(self.table):
             last = self.first + len(self.table) - 1

@@ -38,28 +38,28 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 def routes(service: Service) -> list[Route]:
     """The endpoints, each with and without `/v2`."""
-    door = _Door(service)
+    endpoints = _Endpoints(service)
     get: dict[str, Answer] = {
-        "/start_session": door.start_session,
-        "/start_session/{model}": door.start_session,
-        "/process_point_interaction/{session}": door.point,
-        "/reset_interactions/{session}": door.reset,
-        "/end_session/{session}": door.end_session,
+        "/start_session": endpoints.start_session,
+        "/start_session/{model}": endpoints.start_session,
+        "/process_point_interaction/{session}": endpoints.point,
+        "/reset_interactions/{session}": endpoints.reset,
+        "/end_session/{session}": endpoints.end_session,
     }
     post: dict[str, Answer] = {
-        "/upload_raw/{session}": door.upload_raw,
-        "/process_scribble_interaction/{session}": door.scribble,
-        "/process_lasso_interaction/{session}": door.lasso,
+        "/upload_raw/{session}": endpoints.upload_raw,
+        "/process_scribble_interaction/{session}": endpoints.scribble,
+        "/process_lasso_interaction/{session}": endpoints.lasso,
     }
     both = [(path, call, method) for method, calls in (("GET", get), ("POST", post)) for path, call in calls.items()]
     return [
-        Route("/status", door.status, methods=["GET"]),
-        Route("/v2/models", door.models, methods=["GET"]),
+        Route("/status", endpoints.status, methods=["GET"]),
+        Route("/v2/models", endpoints.models, methods=["GET"]),
         *(Route(f"{prefix}{path}", call, methods=[method]) for prefix in ("", "/v2") for path, call, method in both),
     ]
 
 
-class _Door:
+class _Endpoints:
     def __init__(self, service: Service) -> None:
         self._service = service
 
