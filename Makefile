@@ -55,12 +55,13 @@ types: $(DEV)/.installed $(STUBS)/.made
 	MYPYPATH=$(STUBS)-11 $(DEV)/bin/mypy --cache-dir .mypy_cache/11 -p gstk.engines
 	$(DEV)/bin/basedpyright
 
+# Threads of torch that wait do not keep a core from the other worker.
 unit: $(DEV)/.installed native
-	$(DEV)/bin/pytest -q -n 2 --dist loadfile --durations=10
+	OMP_WAIT_POLICY=PASSIVE $(DEV)/bin/pytest -q -n 2 --dist loadfile --durations=10
 
 # Without the tests that build C++, export, train or start a browser: under two minutes on two idle cores.
 quick: lint
-	$(DEV)/bin/pytest -q -n 2 --dist loadfile -m "not slow"
+	OMP_WAIT_POLICY=PASSIVE $(DEV)/bin/pytest -q -n 2 --dist loadfile -m "not slow"
 
 # Installs what is missing where that is possible, and says what to install where it is not: those tests then skip.
 native:
