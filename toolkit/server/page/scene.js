@@ -1,4 +1,5 @@
-// The objects in 3D: rays through a texture of the labels. Only the box that changed is sent to the graphics card.
+// The objects in 3D: rays through a texture of the labels, where there are any. Only the box that changed is sent to the
+// graphics card. Without one the processor draws, which the network needs, too: so no ray looks further than it must.
 
 const MOST = 256; // side of the texture; finer volumes are shown at every second, third, ... voxel
 
@@ -15,28 +16,33 @@ uniform sampler3D solid, ids;
 uniform sampler2D colours;
 uniform mat3 turn;    // from view to array axes (x, y, z), lengths in mm
 uniform vec3 size;    // of the volume, mm over half its diagonal
+uniform vec3 from, to; // corners of the box around all labels, as shares of the volume
 uniform float aspect, zoom;
 float inside(vec3 p) { return texture(solid, p).r; }
+vec2 reach(vec3 low, vec3 high, vec3 eye, vec3 ray) { // where a ray enters and leaves a box
+  vec3 a = (low - eye) / ray, b = (high - eye) / ray, first = min(a, b), last = max(a, b);
+  return vec2(max(max(first.x, first.y), first.z), min(min(last.x, last.y), last.z));
+}
 void main() {
   vec3 ray = turn * vec3(0, 0, 1), eye = turn * vec3(vec2(place.x * max(aspect, 1.), place.y * max(1. / aspect, 1.)) / zoom, -2.);
-  vec3 safe = ray + vec3(lessThan(abs(ray), vec3(1e-6))) * 1e-6;
-  vec3 a = (-size / 2. - eye) / safe, b = (size / 2. - eye) / safe, first = min(a, b), last = max(a, b);
-  float near = max(max(first.x, first.y), first.z), far = min(min(last.x, last.y), last.z);
-  colour = vec4(.04, .045, .055, 1);
-  if (near >= far) return;
-  colour = vec4(.075, .08, .095, 1);
-  float step = (far - near) / 220., reach = .4 * min(min(size.x / float(textureSize(ids, 0).x), size.y / float(textureSize(ids, 0).y)), size.z / float(textureSize(ids, 0).z));
-  for (int i = 0; i < 220; i++) { // counted: where a ray only grazes a corner, a step is too small to add
-    float at = near + (float(i) + .5) * step;
-    if (inside((eye + ray * at) / size + .5) < .5) continue;
-    float low = at - step, high = at;
+  ray += vec3(lessThan(abs(ray), vec3(1e-6))) * 1e-6;
+  vec2 whole = reach(-size / 2., size / 2., eye, ray), ends = reach((from - .5) * size, (to - .5) * size, eye, ray);
+  colour = vec4(whole.x < whole.y ? vec3(.075, .08, .095) : vec3(.04, .045, .055), 1);
+  if (ends.x >= ends.y) return;
+  vec3 grain = size / vec3(textureSize(ids, 0));
+  float least = min(min(grain.x, grain.y), grain.z), steps = clamp(ceil((ends.y - ends.x) / (.7 * least)), 8., 300.), step = (ends.y - ends.x) / steps;
+  for (float i = .5; i < steps; i++) { // counted: where a ray only grazes a corner, a step is too small to add
+    float high = ends.x + i * step, low = high - step;
+    vec3 p = (eye + ray * high) / size + .5;
+    if (texture(ids, p).r == 0. || inside(p) < .5) continue; // the nearest voxel is eight times cheaper than a mean of eight
     for (int j = 0; j < 5; j++) { float mid = (low + high) / 2.; if (inside((eye + ray * mid) / size + .5) < .5) low = mid; else high = mid; }
-    vec3 p = (eye + ray * high) / size + .5, h = 1.5 / vec3(textureSize(solid, 0));
+    p = (eye + ray * high) / size + .5;
+    vec3 h = 1.5 / vec3(textureSize(solid, 0));
     vec3 n = vec3(inside(p + vec3(h.x, 0, 0)) - inside(p - vec3(h.x, 0, 0)), inside(p + vec3(0, h.y, 0)) - inside(p - vec3(0, h.y, 0)),
       inside(p + vec3(0, 0, h.z)) - inside(p - vec3(0, 0, h.z))) / (h * size);
     float light = .3 + .7 * abs(dot(normalize(n + 1e-6), ray));
     int id = 0; // at the border the nearest voxel may be outside: the next ones along the ray are not
-    for (float k = 0.; k < 6. && id == 0; k++) id = int(texture(ids, (eye + ray * (high + k * reach)) / size + .5).r * 255. + .5);
+    for (float k = 0.; k < 6. && id == 0; k++) id = int(texture(ids, (eye + ray * (high + .4 * k * least)) / size + .5).r * 255. + .5);
     colour = vec4(texelFetch(colours, ivec2(id, 0), 0).rgb * light, 1);
     return;
   }
@@ -122,10 +128,11 @@ export class Scene {
   draw() {
     const { gl, state: { volume } } = this;
     if (!gl || !volume || !this.textures || this.scheduled) return;
-    this.scheduled = requestAnimationFrame(() => {
+    // After the slices are on the screen, which is what a click waits for.
+    this.scheduled = requestAnimationFrame(() => setTimeout(() => {
       this.scheduled = null;
       this.paint();
-    });
+    }));
   }
 
   paint() {
@@ -145,6 +152,9 @@ export class Scene {
     gl.uniform1i(this.uniform("colours"), 2);
     const mm = [2, 1, 0].map((axis) => volume.shape[axis] * volume.spacing[axis]), half = Math.hypot(...mm) / 2;
     gl.uniform3f(this.uniform("size"), ...mm.map((v) => v / half));
+    const [from, to] = [0, 1].map((end) => [2, 1, 0].map((axis) => volume.extent[axis][end] / volume.shape[axis]));
+    gl.uniform3f(this.uniform("from"), ...from);
+    gl.uniform3f(this.uniform("to"), ...to);
     gl.uniform1f(this.uniform("aspect"), width / height);
     gl.uniform1f(this.uniform("zoom"), this.zoom);
     gl.uniformMatrix3fv(this.uniform("turn"), false, this.viewToArray());

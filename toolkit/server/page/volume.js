@@ -19,6 +19,7 @@ export class Volume {
     this.voxels = image.dtype === "uint8" ? new Uint8Array(voxels) : new Int16Array(voxels);
     this.labels = new Uint8Array(this.voxels.length);
     this.counts = new Uint32Array(256);
+    this.extent = [[0, 0], [0, 0], [0, 0]]; // of all labels since there were none
     this.strides = [this.shape[1] * this.shape[2], this.shape[2], 1];
     this.cursor = this.shape.map((n) => n >> 1);
     const [lr, ap, is] = patientAxes(image.direction);
@@ -60,6 +61,8 @@ export class Volume {
   patch(box, data) {
     if (!box) return;
     const values = new Uint8Array(data), [[z0, z1], [y0, y1], [x0, x1]] = box;
+    const isEmpty = this.counts.every((n, id) => id === 0 || n === 0);
+    this.extent = isEmpty ? box : this.extent.map(([low, high], i) => [Math.min(low, box[i][0]), Math.max(high, box[i][1])]);
     let from = 0;
     for (let z = z0; z < z1; z++) {
       for (let y = y0; y < y1; y++) {
