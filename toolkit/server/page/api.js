@@ -36,33 +36,27 @@ async function call(method, path, body) {
 export const get = async (path) => (await call("GET", path)).json();
 export const post = async (path, body = {}) => (await call("POST", path, JSON.stringify(body))).json();
 
-// Sends a file; on(share) is told how much of it has gone. fetch() does not tell.
-export const put = (path, body, on) => new Promise((done, fail) => {
+// Sends or fetches much; on(share) is told how much of it has gone, which fetch() does not tell of what is sent.
+const transfer = (method, path, body, on) => new Promise((done, fail) => {
   const request = new XMLHttpRequest();
-  request.open("PUT", path);
+  request.open(method, path);
+  request.responseType = "arraybuffer";
   for (const [name, value] of Object.entries({ ...shown(), "Content-Type": "application/octet-stream" })) request.setRequestHeader(name, value);
-  request.upload.onprogress = (e) => on(e.loaded / e.total);
+  (body ? request.upload : request).onprogress = (e) => on(e.loaded / e.total);
   request.onerror = () => fail(new TypeError("the connection was lost"));
   request.onload = () => {
+    if (request.status < 300) return done(request.response);
     let detail = `the server answered ${request.status}`;
-    try { ({ detail } = JSON.parse(request.response)); } catch { /* not of the server's own */ }
-    if (request.status < 300) done();
-    else fail(new Refused(request.status, detail));
+    try { ({ detail } = JSON.parse(new TextDecoder().decode(request.response))); } catch { /* not of the server's own */ }
+    fail(new Refused(request.status, detail));
   };
   request.send(body);
 });
+export const put = (path, file, on) => transfer("PUT", path, file, on);
+export const load = (path, on) => transfer("GET", path, null, on);
 
-// An answer with bytes, and what its X-Meta header says of them; on(share) is told how much of it has come.
-export async function bytes(method, path, body, on) {
+// An answer with bytes, and what its X-Meta header says of them.
+export async function bytes(method, path, body) {
   const answer = await call(method, path, body === undefined ? undefined : JSON.stringify(body));
-  const meta = JSON.parse(answer.headers.get("X-Meta") ?? "{}");
-  if (!on) return { meta, data: await answer.arrayBuffer() };
-  const data = new Uint8Array(+answer.headers.get("Content-Length")), reader = answer.body.getReader();
-  for (let at = 0; ;) {
-    const { done, value } = await reader.read();
-    if (done) return { meta, data: data.buffer };
-    data.set(value, at);
-    at += value.length;
-    on(at / data.length);
-  }
+  return { meta: JSON.parse(answer.headers.get("X-Meta") ?? "{}"), data: await answer.arrayBuffer() };
 }

@@ -1,6 +1,6 @@
 // The page: its state, tools, keyboard, and what it asks of the server.
 
-import { Refused, bytes, get, keep, post, put, takeToken } from "./api.js";
+import { Refused, bytes, get, keep, load, post, put, takeToken } from "./api.js";
 import { chosen, dropped, groups } from "./files.js";
 import { Objects } from "./objects.js";
 import { Scene } from "./scene.js";
@@ -56,7 +56,8 @@ async function guarded(work) {
 
 // Says what is being done, and how much of it is.
 function step(name, share) {
-  $("doing").dataset.name = $("doing").textContent = share === undefined ? name : `${name} ${Math.round(100 * share)} %`;
+  const text = share === undefined ? name : `${name} ${Math.round(100 * share)} %`;
+  if ($("doing").dataset.name !== text) $("doing").dataset.name = $("doing").textContent = text; // it is told thousands of times
 }
 
 async function busily(name, work) {
@@ -126,7 +127,7 @@ function prompt(body) {
 }
 
 async function showImage(image) {
-  const { data } = await bytes("GET", "/api/voxels", undefined, (share) => step(`receiving ${image.name}`, share));
+  const data = await load("/api/voxels", (share) => step(`receiving ${image.name}`, share));
   state.volume = new Volume(image, data);
   Object.assign(state, { window: image.window, clicks: [], unsaved: false });
   objects.reset(image.names);

@@ -102,7 +102,7 @@ export class Scene {
       gl.uniform1i(this.uniform(name), unit);
       return texture;
     });
-    this.update(volume.shape.map((n) => [0, n]));
+    this.draw(); // a new texture holds zeros, as the labels of a new volume
   }
 
   // Takes the labels of a box of the volume.
