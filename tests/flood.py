@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from gstk.calibration import LatencyModel
 from gstk.core.window import WindowPolicy
-from gstk.engines.base import Embedding
+from gstk.engines.base import Device, Embedding
 from gstk.errors import Interrupted
 
 POLICY = WindowPolicy(max_voxels=32**3, multiple=8, min_side=16)
@@ -20,6 +20,8 @@ POLICY = WindowPolicy(max_voxels=32**3, multiple=8, min_side=16)
 
 class FloodEngine:
     """Stands in for a network: the component of `image > 0.5` under the foreground points, less background balls."""
+
+    name, precision, device = "flood", "fp32", Device("cpu")
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -78,6 +80,18 @@ class SlowEngine(FloodEngine):
     def interrupt(self) -> None:
         if not self.deaf:
             self.ended.set()
+
+
+class ClassEngine(FloodEngine):
+    """Knows two classes by their brightness, besides what `FloodEngine` does."""
+
+    def class_features(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return image[0] - 0.6
+
+    def class_vectors(self) -> NDArray[np.float32]:
+        vectors = np.zeros((133, 1), np.float32)
+        vectors[3], vectors[1] = 1, -1  # spleen, liver
+        return vectors
 
 
 def two_balls(

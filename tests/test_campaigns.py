@@ -68,10 +68,11 @@ def test_a_watch_sees_what_no_input_may_do(scratch: Path, fault: Callable[[], An
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="kills groups of processes")
-def test_killed_commands_leave_no_half_file_and_the_next_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["prepare", "infer"])
+def test_killed_commands_leave_no_half_file_and_the_next_run_goes_on(tmp_path: Path, name: str) -> None:
     context = multiprocessing.get_context("forkserver")
-    command = killed_commands.write_inputs(tmp_path, {"prepare"})["prepare"]
-    killer = killed_commands.Killer("prepare", command, tmp_path, context, seed=4)
+    command = killed_commands.write_inputs(tmp_path, {name})[name]
+    killer = killed_commands.Killer(name, command, tmp_path, context, seed=4)
     while killer.kills < killed_commands.FINISHED_EACH:
         killer.step()
     assert killer.finished == 1

@@ -246,11 +246,27 @@ def test_results_are_replaced_only_when_asked(run: Run, phantom: Path, tmp_path:
     refused = run("infer", phantom, "-o", out, "--overlay", "--background", "1:1,1,1")
     assert refused.code == 1
     assert refused.error_line().endswith(
-        "phantom_mask.npz and 1 more exist already; give --overwrite to replace, or another --out folder or --name"
+        "phantom_mask.npz and 1 more exist already; give --overwrite to replace, or another --out folder or --name; "
+        "--resume goes on with an interrupted run"
     )
+    finished = run("infer", phantom, "-o", out, "--overlay", "--resume")
+    assert finished.code == 0
+    assert finished.out.strip() == f"{out / 'phantom_mask.npz'} is finished already"
     assert (out / "phantom_mask.npz").read_bytes() == before
     assert run("infer", phantom, "-o", out, "--point", "1:5,5,5", "--overwrite").code == 0
     assert (out / "phantom_mask.npz").read_bytes() != before
+
+
+def test_an_interrupt_says_how_to_go_on(
+    run: Run, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gstk.batch.infer.infer", interrupted)
+    outcome = run("infer", phantom, "-o", tmp_path / "out")
+    assert outcome.code == 130
+    assert "--resume goes on" in outcome.err
 
 
 def test_fractions_and_clicks_on_several_scans_are_warned_of(run: Run, tmp_path: Path) -> None:

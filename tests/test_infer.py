@@ -51,6 +51,10 @@ def segs(path: Path) -> NDArray[np.integer]:
         return archive["segs"]
 
 
+def visible(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def only(results: list[InferResult]) -> InferResult:
     assert len(results) == 1
     return results[0]
@@ -126,7 +130,7 @@ def test_a_folder_goes_on_after_a_bad_case(session: Session, tmp_path: Path) -> 
     results = infer(session, folder, tmp_path / "out", on_result=lambda result, total: seen.append(result))
     assert results == seen
     assert [r.error is None for r in results] == [True, False, False, True]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_mask.npz", "d_mask.npz"]
+    assert visible(tmp_path / "out") == ["a_mask.npz", "d_mask.npz"]
     assert "no clicks and no boxes" in str(results[2].error)
     assert all("\n" not in str(r.error) for r in results)
 
@@ -185,10 +189,19 @@ def test_cases_of_one_name_keep_their_folders(session: Session, tmp_path: Path) 
         assert result.output.is_file()
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(volume()), tmp_path / "cohort" / "p1" / "ct.nrrd")
     results = infer(session, tmp_path / "cohort" / "p1", tmp_path / "two", prompts=clicks, overlay=True)
-    written = sorted(p.name for p in (tmp_path / "two").iterdir())
-    assert written == [
+    assert visible(tmp_path / "two") == [
         *("ct.nii.gz_mask_overlay.png", "ct.nrrd_mask_overlay.png", "ct_mask.nii.gz", "ct_mask.nrrd"),
     ]
+
+
+def test_pictures_get_folders_where_masks_need_none(session: Session, tmp_path: Path) -> None:
+    for name in ("p1/ct.nii.gz", "p2/ct.nrrd"):
+        (tmp_path / "cohort" / name).parent.mkdir(parents=True)
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(volume()), tmp_path / "cohort" / name)
+    results = infer(session, tmp_path / "cohort", tmp_path / "out", prompts={1: ObjectPrompts((FIRST,))}, overlay=True)
+    assert [r.error for r in results] == [None, None]
+    assert all(r.overlay is not None and r.overlay.is_file() for r in results)
+    assert visible(tmp_path / "out") == ["ct_mask.nii.gz", "ct_mask.nrrd", "p1", "p2"]
 
 
 def test_an_output_folder_that_is_a_file_is_refused(session: Session, tmp_path: Path) -> None:

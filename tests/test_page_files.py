@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flood import POLICY, FloodEngine
+from flood import POLICY, ClassEngine
 from numpy.typing import NDArray
 
 pytest.importorskip("selenium", reason="needs selenium")
@@ -140,18 +140,6 @@ def test_an_earlier_mask_is_gone_on_from_and_one_of_another_place_is_refused(pag
     page.press("#undo")
     page.rest()
     np.testing.assert_array_equal(page.labels(), labels)
-
-
-class ClassEngine(FloodEngine):
-    """Knows two classes by their brightness, besides what `FloodEngine` does."""
-
-    def class_features(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        return image[0] - 0.6
-
-    def class_vectors(self) -> NDArray[np.float32]:
-        vectors = np.zeros((133, 1), np.float32)
-        vectors[3], vectors[1] = 1, -1  # spleen, liver
-        return vectors
 
 
 def test_a_class_is_found_by_name_segmented_and_corrected(browser: Any, tmp_path: Path) -> None:

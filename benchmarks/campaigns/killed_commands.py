@@ -44,11 +44,13 @@ class Command:
         words: after `gstk`; they write to `out`.
         exact: pattern of the files that are the same, byte by byte, in every run.
         again: the words of a run on what a killed one left.
+        keeps: whether that run leaves the files of `exact` that are there as they are.
     """
 
     words: list[str]
     exact: str = "^$"
     again: Callable[[Path], list[str]] | None = None
+    keeps: bool = False
 
 
 def write_inputs(folder: Path, names: set[str]) -> dict[str, Command]:
@@ -68,10 +70,9 @@ def write_inputs(folder: Path, names: set[str]) -> dict[str, Command]:
             write_mask(scans / f"scan{index}{suffix}", case.image, case.geometry)
     (folder / "mine.toml").write_text(SMALL_RECIPE.replace("workers = 1", "workers = 0"))
     common = ["--backend", "onnxruntime", "--threads", "1"]
+    infer = ["infer", "scans", "--point", "12,12,12", "-o", "out", *common]
     commands = {
-        "infer": Command(
-            ["infer", "scans", "--point", "12,12,12", "-o", "out", "--overwrite", *common], r"\.(nii\.gz|nrrd)$"
-        ),
+        "infer": Command(infer, r"\.(nii\.gz|nrrd)$", lambda folder: [*infer, "--resume"], keeps=True),
         "prepare": Command(["prepare", "scans", "-o", "out", "--overwrite"], r"\.npz$"),
         "evaluate": Command(["evaluate", "cases", "-o", "out", "--no-report", *common], r"segs/.*\.npz$"),
         "train": Command(["train", "cases", "-o", "out", "--recipe", "mine.toml"], again=_resume),
@@ -155,9 +156,10 @@ class Killer:
         shutil.rmtree(self.out, ignore_errors=True)
 
     def _run(self, kill_after_s: float | None) -> int:
-        again = self.command.again
-        words = self.command.words if again is None or not self.out.exists() else again(self.folder)
+        resumed = self.command.again
+        words = self.command.words if resumed is None or not self.out.exists() else resumed(self.folder)
         arguments = (words, str(self.folder), str(self.log), self.name == "build")
+        before = self._identities() if self.command.keeps else {}
         process = self.context.Process(target=run_gstk, args=arguments)
         process.start()
         process.join(kill_after_s)
@@ -167,12 +169,21 @@ class Killer:
             except ProcessLookupError:  # it has no group of its own yet
                 process.kill()
             process.join()
+        now = self._identities() if before else {}
+        again = sorted(path for path, identity in before.items() if now.get(path) != identity)
+        if again:
+            self.failures.append(f"files that were finished and are made anew: {again}")
         return process.exitcode if process.exitcode is not None else -1
 
     def _visible(self) -> set[str]:
         """Files under names that are not hidden."""
         found = (path.relative_to(self.out) for path in self.out.rglob("*") if path.is_file())
         return {str(path) for path in found if not any(part.startswith(".") for part in path.parts)}
+
+    def _identities(self) -> dict[str, tuple[int, int]]:
+        """What changes when a file is written again, for each that is the same in every run."""
+        files = {path: (self.out / path).stat() for path in self._visible() if re.search(self.command.exact, path)}
+        return {path: (status.st_ino, status.st_mtime_ns) for path, status in files.items()}
 
     def _content(self, path: str) -> bytes:
         return (self.out / path).read_bytes() if re.search(self.command.exact, path) else b""

@@ -56,7 +56,7 @@ def plan_case_files(
         name: file name of a result without its suffix; `{stem}` stands for the name of the case.
         format: one of `FORMATS`; None keeps the format of each case, and uses NIfTI for DICOM.
         overlay: whether to write a picture as well.
-        overwrite: whether to replace files of an earlier run.
+        overwrite: whether files may exist already.
 
     Returns:
         The files of each case, in the order of `sources`.
@@ -94,9 +94,9 @@ def plan_case_files(
     written = [
         path for each in files for path in (each.mask, each.regular, each.labels, *([each.overlay] if overlay else ()))
     ]
-    refuse_existing(written, overwrite, "another --out folder or --name")
-    for each in files:
-        make_folder(each.mask.parent)
+    refuse_existing(written, overwrite, "another --out folder or --name; --resume goes on with an interrupted run")
+    for path in written:
+        make_folder(path.parent)
     return files
 
 

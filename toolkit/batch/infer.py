@@ -5,22 +5,26 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gstk.batch.case_files import NAME, CaseFiles, plan_case_files
 from gstk.batch.idle_clicks import find_idle_clicks
+from gstk.batch.journal import JOURNAL, Journal
 from gstk.batch.placed_points import PlacedPoint, add_placed_points
 from gstk.batch.ray_pool import Workers, map_on_ray
-from gstk.batch.results import InferResult
+from gstk.batch.results import InferResult, ObjectResult
+from gstk.batch.resume import RunRecord
 from gstk.batch.segment_case import segment_case, segment_classes
+from gstk.cases.content_hash import content_hash
 from gstk.cases.label_maps import read_label_map
 from gstk.cases.label_names import LabelName, object_colour, write_label_names
-from gstk.cases.npz import SpacingOrder, save_segs
+from gstk.cases.npz import Case, SpacingOrder, save_segs
 from gstk.cases.reading import read_case
 from gstk.cases.volumes import find_cases, write_case_mask
 from gstk.core.files import StrPath, make_folder
@@ -50,6 +54,7 @@ class _Options(NamedTuple):
     budget: Budget | None
     started_s: float
     checks_clicks: bool
+    record: RunRecord
 
 
 def infer(
@@ -74,6 +79,7 @@ def infer(
     started_s: float = 0.0,
     workers: Workers | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     on_result: Callable[[InferResult, int], None] | None = None,
     on_window: Callable[[int, int], None] | None = None,
 ) -> list[InferResult]:
@@ -111,6 +117,10 @@ def infer(
         workers: the workers of a Ray cluster that share the cases; each of them must be able to reach the sources and
             `out_dir`. None processes one case after the other in this process.
         overwrite: whether to replace the results of an earlier run.
+        resume: whether to leave results that are finished as they are. A result is finished if the journal in `out_dir`
+            (`gstk.batch.journal`) says that it was made of the same input, settings, bundle and version of gstk, all by
+            content, and its files are those that were written. Any other result is a failure of its case, or with
+            `overwrite` is made again, which a warning says.
         on_result: called after each case with its result and the total number of cases.
         on_window: called after each window of class prompts with the number of finished windows of the case and their
             total number; not called with `workers`.
@@ -121,11 +131,12 @@ def infer(
     Raises:
         CaseError: a source does not exist or has an unknown format.
         OutputError: the folder cannot be created; `name` is not a valid file name; or a result would overwrite a case
-            or, without `overwrite`, a result of an earlier run.
+            or, without `overwrite` or `resume`, a result of an earlier run.
         EvaluationError: see `gstk.batch.ray_pool.map_on_ray`.
     """
     paths = find_cases(sources, besides=out_dir)
-    tasks = plan_case_files(paths, make_folder(out_dir), name, format, overlay=overlay, overwrite=overwrite)
+    folder = make_folder(out_dir)
+    tasks = plan_case_files(paths, folder, name, format, overlay=overlay, overwrite=overwrite or resume)
     if novel and classes:
         raise CaseError("got novel objects and classes, expected one of the two: a class is one that was trained")
     if start_mask is not None and classes:
@@ -138,9 +149,30 @@ def infer(
             "seldom lies at the same ones in another case",
             stacklevel=2,
         )
+    if resume and (damaged := Journal(folder).damaged()):
+        warnings.warn(
+            f"{damaged} lines of {folder / JOURNAL} are damaged and passed over; results without a line are not taken "
+            "for finished",
+            stacklevel=2,
+        )
+    prompts = dict(prompts or {})
+    places = {k: tuple(v) for k, v in (points_mm or {}).items()}
+    settings = {
+        "clicks and boxes": {k: asdict(own) for k, own in sorted(prompts.items())},
+        "clicks in mm": {k: [place._asdict() for place in own] for k, own in sorted(places.items())},
+        "novel": novel,
+        "overlay": overlay,
+        "intensity window": intensity_window,
+        "assumed window": assume_window,
+        "classes": list(classes),
+        "spacing order": spacing_order,
+        "series": series,
+        "phase": phase,
+        "budget": None if budget is None else asdict(budget),
+    }
     options = _Options(
-        dict(prompts or {}),
-        {k: tuple(v) for k, v in (points_mm or {}).items()},
+        prompts,
+        places,
         novel,
         None if start_mask is None else Path(start_mask).absolute(),
         overlay,
@@ -153,6 +185,7 @@ def infer(
         budget,
         started_s,
         checks_clicks=budget is None and len(paths) == 1,
+        record=RunRecord(folder.absolute(), settings, resume, overwrite),
     )
     if workers is not None:  # workers run in another working folder
         tasks = [CaseFiles(*(path.absolute() for path in task)) for task in tasks]
@@ -200,10 +233,18 @@ def _infer_one(
     task: CaseFiles,
     on_window: Callable[[int, int], None] = lambda done, total: None,
 ) -> InferResult:
-    path, output = task.source, task.mask
+    path, record = task.source, options.record
     began = time.perf_counter()
     notes: list[str] = []
     try:
+        hashes = {"input": content_hash(path)}
+        if options.start_mask is not None:
+            hashes["mask to begin with"] = content_hash(Path(options.start_mask))
+        made_of = record.made_of(session.settings, hashes)
+        finished, why = record.find(task, made_of)
+        if finished is not None:
+            return finished
+        notes += [why] if why else []
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             case = read_case(path, options.intensity_window, options.spacing_order, options.series, options.phase)
@@ -241,23 +282,21 @@ def _infer_one(
         if names or any(one.name for one in objects):
             own = {one.object_id: LabelName(one.name, object_colour(one.object_id)) for one in objects if one.voxels}
             names = {**own, **names}
-        if output.suffix == ".npz":
-            save_segs(output, mask)
-        else:
-            regular = write_case_mask(output, mask, case, names)
-            if regular is not None:
-                notes.append(f"the mask on the regular grid, for viewers, is {regular}")
-        if names:
-            write_label_names(task.labels, names, {one.object_id: one.voxels for one in objects})
-        picture = None
-        if options.overlay:
-            from gstk.cases.overlay import MAX_ROWS, middle_voxel, save_overlay
-            from gstk.cases.prepare import window_image
 
-            shown, _ = window_image(case, window)
-            silent = [one.object_id for one in objects if one.voxels and one.object_id not in case.prompts]
-            centres = {k: middle_voxel(mask == k) for k in silent[:MAX_ROWS]}
-            picture = save_overlay(task.overlay, shown, case.geometry, mask, case.prompts, centres)
+        def write(drafts: CaseFiles) -> InferResult:
+            if task.mask.suffix == ".npz":
+                save_segs(drafts.mask, mask)
+            elif write_case_mask(drafts.mask, mask, case, names) is not None:
+                notes.append(f"the mask on the regular grid, for viewers, is {task.regular}")
+            if names:
+                write_label_names(drafts.labels, names, {one.object_id: one.voxels for one in objects})
+            if options.overlay:
+                _save_overlay(drafts.overlay, case, mask, objects, window)
+            picture = task.overlay if options.overlay else None
+            seconds = time.perf_counter() - began
+            return InferResult(path, task.mask, picture, objects, seconds, tuple(notes), session.intensities, report)
+
+        result = record.publish(task, made_of, write)
         if options.checks_clicks and not options.classes:
             begun = set() if start is None else {int(k) for k in np.unique(start)}
             clicked = sorted({*options.prompts, *options.points_mm} - begun)
@@ -265,5 +304,16 @@ def _infer_one(
     except (GstkError, MemoryError) as error:
         reason = str(error) or "it does not fit into memory"
         return InferResult(path, seconds=time.perf_counter() - began, warnings=tuple(notes), error=reason)
-    seconds = time.perf_counter() - began
-    return InferResult(path, output, picture, objects, seconds, tuple(notes), session.intensities, report)
+    return replace(result, seconds=time.perf_counter() - began, warnings=tuple(notes))
+
+
+def _save_overlay(
+    file: Path, case: Case, mask: NDArray[np.uint16], objects: Sequence[ObjectResult], intensity_window: str
+) -> None:
+    from gstk.cases.overlay import MAX_ROWS, middle_voxel, save_overlay
+    from gstk.cases.prepare import window_image
+
+    shown, _ = window_image(case, intensity_window)
+    silent = [one.object_id for one in objects if one.voxels and one.object_id not in case.prompts]
+    centres = {k: middle_voxel(mask == k) for k in silent[:MAX_ROWS]}
+    save_overlay(file, shown, case.geometry, mask, case.prompts, centres)

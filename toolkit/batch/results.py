@@ -42,6 +42,8 @@ class InferResult:
         intensities: description of how the intensities of the image were converted.
         report: the session's report: expected and measured time of the masks.
         error: reason of the failure in one line; None if the case succeeded.
+        finished_before: whether an earlier run made the result, which was left as it is; `seconds` is then 0, and there
+            is no report.
     """
 
     source: Path
@@ -53,3 +55,4 @@ class InferResult:
     intensities: str = ""
     report: CallReport | None = None
     error: str | None = None
+    finished_before: bool = False

@@ -1,5 +1,7 @@
 """`gstk infer`: writes masks for cases."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,6 +110,14 @@ def infer_command(
         bool, typer.Option("--overlay", help="Also write a picture of three slices through each object.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results of an earlier run.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with an interrupted run: results that are finished, by the content of their input, by settings "
+            "and by bundle, are left as they are.",
+        ),
+    ] = False,
     bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -159,7 +169,7 @@ def infer_command(
     prompts = read_prompts(point or [], background or [], box or [])
     shared = None if budget is None else Budget(budget, calls)
     windows = nullcontext() if classes is None else LongWork("classes", unit="windows")
-    with _Report(shared, classes is None) as report, windows as progress:
+    with _said_on_interrupt(), _Report(shared, classes is None) as report, windows as progress:
         results = infer(
             partial(
                 gstk.open,
@@ -183,6 +193,7 @@ def infer_command(
             start_mask=start,
             overlay=overlay,
             overwrite=overwrite,
+            resume=resume,
             intensity_window=window,
             assume_window=assume_window,
             classes=[name.strip() for name in (classes or "").split(",") if name.strip()],
@@ -197,9 +208,20 @@ def infer_command(
         )
     failed = sum(result.error is not None for result in results)
     if len(results) > 1:
-        typer.echo(f"{len(results) - failed} of {len(results)} segmented")
+        before = sum(result.finished_before for result in results)
+        earlier = f", {before} of them by an earlier run" if before else ""
+        typer.echo(f"{len(results) - failed} of {len(results)} segmented{earlier}")
     if failed:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _said_on_interrupt() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("what is finished stays; the same command with --resume goes on", err=True)
+        raise
 
 
 def say_probe(reason: str) -> None:
@@ -241,6 +263,8 @@ class _Report:
             typer.echo(f"{result.source}: warning: {warning}", err=True)
         if result.error is not None:
             typer.echo(f"{result.source}: {result.error}", err=True)
+        elif result.finished_before:
+            typer.echo(f"{result.output} is finished already")
         else:
             self._show(result)
         if self._task is not None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from gstk.core.files import is_lfs_pointer, sync
+from gstk.core.files import is_lfs_pointer, sha256_of, sync
 from gstk.core.manifest import (
     GRAPH_KINDS,
     MANIFEST_NAME,
@@ -48,7 +48,6 @@ __all__ = [
 ]
 
 _MANIFEST_LIMIT_BYTES = 16 * 2**20
-_CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ def write_bundle(
                 os.link(source, file)
             except OSError:
                 shutil.copyfile(source, file)
-        files = {name: GraphFile(_sha256(draft / name), (draft / name).stat().st_size) for name in sources}
+        files = {name: GraphFile(sha256_of(draft / name), (draft / name).stat().st_size) for name in sources}
         content = _to_json(replace(manifest, files=files))
         (draft / MANIFEST_NAME).write_text(content + "\n", encoding="utf-8")
         Bundle.open(draft, verify=False)
@@ -280,17 +279,9 @@ def _verify(file: Path, name: str, expected: GraphFile) -> None:
             f"{name} has {size_bytes} bytes, the manifest says {expected.size_bytes}: altered or cut short; "
             "copy the bundle again"
         )
-    digest = _sha256(file)
+    digest = sha256_of(file)
     if digest != expected.sha256:
         raise BundleError(
             f"{name} has SHA-256 {digest[:12]}..., the manifest says {expected.sha256[:12]}...: altered; "
             "copy the bundle again"
         )
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -1,17 +1,29 @@
 """Atomic writing of files: a reader never sees half of one."""
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
 from gstk.errors import OutputError
 
-__all__ = ["StrPath", "atomic_path", "explain_lost_bytes", "is_lfs_pointer", "make_folder", "refuse_existing", "sync"]
+__all__ = [
+    "StrPath",
+    "atomic_path",
+    "explain_lost_bytes",
+    "is_lfs_pointer",
+    "make_folder",
+    "publish",
+    "refuse_existing",
+    "scratch_folder",
+    "sha256_of",
+    "sync",
+]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
@@ -50,12 +62,59 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
         os.replace(partial, target)
         sync(target.parent)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {target}: {_reason(error)}; check that its folder can be written to"
-        ) from error
+        raise _unwritable(target, error) from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(folder: StrPath) -> Iterator[Path]:
+    """Yield a new folder inside another one, for files that get their names together (`publish`); removed at the end.
+
+    Raises:
+        OutputError: the folder cannot be written to; or one that is raised in the block, which then names `folder` in
+            place of the new one.
+    """
+    target = Path(folder)
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=".gstk-", dir=target))
+    except OSError as error:
+        raise OutputError(f"cannot write to {target}: {_reason(error)}; give another output folder") from error
+    try:
+        yield scratch
+    except OutputError as error:
+        raise OutputError(str(error).replace(str(scratch), str(target))) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def publish(files: Mapping[Path, Path]) -> None:
+    """Give files of a scratch folder their final names; each replaces an older file of its name.
+
+    Args:
+        files: final path by path in the scratch folder, on one file system and on the disk already. They are moved in
+            this order, so the file that readers look for goes last.
+
+    Raises:
+        OutputError: a file cannot be moved.
+    """
+    for scratch, target in files.items():
+        try:
+            os.replace(scratch, target)
+            sync(target.parent)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+
+
+def sha256_of(path: StrPath) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def make_folder(path: StrPath) -> Path:
@@ -139,3 +198,7 @@ def is_lfs_pointer(path: StrPath) -> bool:
 
 def _reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
+
+
+def _unwritable(target: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write {target}: {_reason(error)}; check that its folder can be written to")

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from gstk.session.planner import Plan
 from gstk.session.prompt_methods import PromptMethods
 from gstk.session.scheduler import Scheduler
 from gstk.session.segmenter import ObjectSegmenter
+from gstk.session.settings import session_settings
 from gstk.session.state import ImageState, ObjectState, given_mask
 from gstk.session.timed_engine import TimedEngine
 
@@ -334,6 +335,11 @@ class Session(PromptMethods, ClassMethods):
         labels, on_grid, compromises = self._segmenter.segment_classes(image, class_ids, on_progress, deadline)
         self.report = CallReport(within_s, spent_s=time.perf_counter() - began, compromises=compromises)
         return labels, on_grid
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its masks depend on besides image and prompts: bundle, engine, windows, extra, as JSON values."""
+        return session_settings(self._segmenter.engine.engine, self._scheduler.policy, self._segmenter.extra)
 
     @property
     def model(self) -> LatencyModel | None:
