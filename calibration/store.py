@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from gstk.calibration.host import Host
 from gstk.calibration.model import LatencyModel
 from gstk.core.bundle import Bundle
-from gstk.core.files import sync
+from gstk.core.files import atomic_path, make_folder
 from gstk.core.private_files import user_cache
 from gstk.errors import CalibrationError
 
@@ -42,17 +41,12 @@ def save_model(model: LatencyModel, file: Path | None = None) -> Path:
         The path of the file.
 
     Raises:
-        OSError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     file = _place(model.bundle_sha256, model.host) if file is None else file
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(6)}")
-    try:
+    make_folder(file.parent)
+    with atomic_path(file) as draft:
         draft.write_text(json.dumps(model.to_json(), indent=1) + "\n", encoding="utf-8")
-        sync(draft)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
     return file
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from gstk.core.bundle import Bundle, Manifest, RoiRules, refuse_existing, write_bundle
 from gstk.core.class_vectors import CLASS_VECTORS_NAME, save_class_vectors
+from gstk.core.drafts import draft_folder
 from gstk.core.profile import InputProfile
 from gstk.engines import Engine, available, open_engine
 from gstk.engines.base import Sample
@@ -185,10 +185,8 @@ def export_bundle(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         # Beside the output, so that files can be linked instead of copied.
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as work:
-            return _Export(network, spec, manifest, Path(work), options, quality_gate, on_progress).run(
-                output, overwrite
-            )
+        with draft_folder(output.parent) as work:
+            return _Export(network, spec, manifest, work, options, quality_gate, on_progress).run(output, overwrite)
     except OSError as error:
         raise ExportError(f"{output} cannot be written: {error}") from error
 

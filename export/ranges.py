@@ -5,7 +5,6 @@ A copy of the float32 graph has an additional output for each value, its largest
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from gstk.core.drafts import temporary_folder
 from gstk.engines.base import Sample
 from gstk.errors import BackendMissing, ExportError
 from gstk.export.half import FLOAT16_LIMIT, half_values
@@ -42,8 +42,8 @@ def activation_ranges(
         BackendMissing: ONNX Runtime is not installed.
         ExportError: no samples.
     """
-    with tempfile.TemporaryDirectory(prefix="gstk-ranges-") as folder:
-        probes = {kind: _Probe(kind, model, Path(folder)) for kind, model in models.items()}
+    with temporary_folder() as folder:
+        probes = {kind: _Probe(kind, model, folder) for kind, model in models.items()}
         count = 0
         for count, sample in enumerate(samples, start=1):  # noqa: B007 - counted
             if not isinstance(sample, Sample):

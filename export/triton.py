@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gstk.core.bundle import Bundle
 from gstk.core.class_vectors import load_class_vectors
+from gstk.core.drafts import REPLACED, draft_folder
 from gstk.core.files import make_folder
 from gstk.engines.tensorrt_plans import graph_hash, read_plan, read_record, search_folders
 from gstk.engines.tensorrt_record import PlanFile
@@ -96,12 +96,14 @@ def write_triton_repository(
     if there and not overwrite:
         raise ExportError(f"{root / there[0]} exists already; give --overwrite to replace, or another folder")
     try:
-        with tempfile.TemporaryDirectory(prefix=".gstk-", dir=root) as scratch:
-            names = list(_write_models(bundle, precision, Path(scratch), options))
+        with draft_folder(root) as scratch:
+            names = list(_write_models(bundle, precision, scratch, options))
+            aside = scratch / REPLACED
+            aside.mkdir()
             for name in names:
                 if (root / name).exists():
-                    shutil.rmtree(root / name)
-                os.replace(Path(scratch) / name, root / name)
+                    os.replace(root / name, aside / name)
+                os.replace(scratch / name, root / name)
     except OSError as error:
         raise OutputError(f"cannot write {root}: {error.strerror or error}; check its space and rights") from None
     return [root / name for name in names]

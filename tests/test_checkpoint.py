@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402
 from monai.networks.nets.vista3d import VISTA3D  # noqa: E402
 
-from gstk.errors import CheckpointError  # noqa: E402
+from gstk.errors import CheckpointError, OutputError  # noqa: E402
 from gstk.training.checkpoint import load_checkpoint, load_extra, load_network, save_checkpoint  # noqa: E402
 from gstk.training.network import build_network  # noqa: E402
 from gstk.training.spec import VISTA3DSpec  # noqa: E402
@@ -215,7 +215,7 @@ def test_failed_write_keeps_the_older_file(tmp_path: Path, network: VISTA3D, mon
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match="no space"):
         save_checkpoint(path, network, SPEC)
     assert path.read_text() == "older"
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]

@@ -190,18 +190,20 @@ def test_cases_of_one_name_keep_their_folders(session: Session, tmp_path: Path) 
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(volume()), tmp_path / "cohort" / "p1" / "ct.nrrd")
     results = infer(session, tmp_path / "cohort" / "p1", tmp_path / "two", prompts=clicks, overlay=True)
     assert visible(tmp_path / "two") == [
-        *("ct.nii.gz_mask_overlay.png", "ct.nrrd_mask_overlay.png", "ct_mask.nii.gz", "ct_mask.nrrd"),
+        *("ct_mask.nii.gz", "ct_mask.nii.gz_overlay.png", "ct_mask.nrrd", "ct_mask.nrrd_overlay.png"),
     ]
 
 
-def test_pictures_get_folders_where_masks_need_none(session: Session, tmp_path: Path) -> None:
+def test_pictures_lie_beside_masks_that_differ_in_format_alone(session: Session, tmp_path: Path) -> None:
     for name in ("p1/ct.nii.gz", "p2/ct.nrrd"):
         (tmp_path / "cohort" / name).parent.mkdir(parents=True)
         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(volume()), tmp_path / "cohort" / name)
     results = infer(session, tmp_path / "cohort", tmp_path / "out", prompts={1: ObjectPrompts((FIRST,))}, overlay=True)
     assert [r.error for r in results] == [None, None]
     assert all(r.overlay is not None and r.overlay.is_file() for r in results)
-    assert visible(tmp_path / "out") == ["ct_mask.nii.gz", "ct_mask.nrrd", "p1", "p2"]
+    assert visible(tmp_path / "out") == [
+        *("ct_mask.nii.gz", "ct_mask.nii.gz_overlay.png", "ct_mask.nrrd", "ct_mask.nrrd_overlay.png"),
+    ]
 
 
 def test_an_output_folder_that_is_a_file_is_refused(session: Session, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import pickle
 import re
-import secrets
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ import torch
 from monai.networks.nets.vista3d import VISTA3D
 from torch import Tensor, nn
 
-from gstk.core.files import is_lfs_pointer, sync
+from gstk.core.files import atomic_path, is_lfs_pointer, make_folder
 from gstk.core.foreign_text import reason_of
 from gstk.errors import CheckpointError
 from gstk.training.network import build_network
@@ -113,7 +112,7 @@ def save_checkpoint(
 
     Raises:
         CheckpointError: `extra` holds what could not be read back safely, or takes a reserved name.
-        OSError: the file cannot be written; an older one is then as it was.
+        OutputError: the file cannot be written; an older one is then as it was.
     """
     path = Path(path)
     extra = dict(extra or {})
@@ -122,9 +121,8 @@ def save_checkpoint(
         raise CheckpointError(f"got extra fields {taken}, which the checkpoint itself uses; choose other names")
     state = _strip_prefixes({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
     _check_keys(spec, state, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
+    make_folder(path.parent)
+    with atomic_path(path) as draft:
         if path.suffix == ".safetensors":
             metadata = {"gstk": str(_FORMAT), "architecture": json.dumps(spec.to_dict())}
             for name, value in extra.items():
@@ -134,10 +132,6 @@ def save_checkpoint(
         else:
             _require_plain(extra, "extra", tensors=True)
             torch.save({"gstk": _FORMAT, "architecture": spec.to_dict(), "model": state, **extra}, draft)
-        sync(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ class Campaign:
         parts: names of its parts that are to be run.
         progress: by part, what came of it so far; kept by `save`.
         out: file of the result; None is none.
+        ends_at: when it is to stop, by `time.monotonic`.
     """
 
     state: Path
@@ -33,6 +35,12 @@ class Campaign:
     parts: list[str]
     progress: dict[str, Any]
     out: Path | None
+    ends_at: float = float("inf")
+
+    @property
+    def is_time_up(self) -> bool:
+        """Whether it is to stop here, and to go on when it is started again."""
+        return time.monotonic() >= self.ends_at
 
     def save(self) -> None:
         """Writes how far it is."""
@@ -66,6 +74,9 @@ def begin(documentation: str | None, total: int, parts: Iterable[str]) -> Campai
     parser.add_argument("--state", type=Path, required=True, help="folder of the campaign; started again, it goes on")
     parser.add_argument("--total", type=int, default=total, help=f"how many, of all parts (default: {total})")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="these parts")
+    parser.add_argument(
+        "--most-s", type=float, default=float("inf"), help="stop after so many seconds; the state stays"
+    )
     parser.add_argument("--out", type=Path, help="file of the result, JSON")
     arguments = parser.parse_args()
     state = arguments.state.resolve()
@@ -73,4 +84,4 @@ def begin(documentation: str | None, total: int, parts: Iterable[str]) -> Campai
     file = state / "progress.json"
     progress = json.loads(file.read_text()) if file.exists() else {}
     chosen = [name for name in names if name in arguments.only]
-    return Campaign(state, arguments.total, chosen, progress, arguments.out)
+    return Campaign(state, arguments.total, chosen, progress, arguments.out, time.monotonic() + arguments.most_s)

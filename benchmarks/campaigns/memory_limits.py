@@ -154,7 +154,7 @@ def main() -> int:
     for mode in campaign.parts:
         part = campaign.progress.setdefault(mode, {"runs": 0, "outcomes": {}, "failures": []})
         count = campaign.total // len(MODES)
-        while part["runs"] < count:
+        while part["runs"] < count and not campaign.is_time_up:
             index = part["runs"]
             backend = BACKENDS[index % 2]
             share = index / max(1, count - 1)

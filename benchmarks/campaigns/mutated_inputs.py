@@ -26,7 +26,7 @@ from campaign import ROOT, begin
 
 SHARES = {"cpp": 0.5, "manifest": 0.15, "npz": 0.12, "nifti": 0.12, "bundle": 0.1, "dicom": 0.01}
 """Of all inputs, by target; DICOM is read by libraries of others, a hundred inputs a second."""
-CHUNK = {"cpp": 100_000, "dicom": 500}
+CHUNK = {"cpp": 50_000, "dicom": 500}
 LONGEST = {"manifest": 16384}
 MOST_FAILURES = 20
 HUNG_S = 60  # by the wall clock, on a machine that does other work too
@@ -129,11 +129,11 @@ def main() -> int:
         behind = {name: progress.get(name, {}).get("inputs", 0) / wanted[name] for name in wanted}
         # The one that is the furthest behind goes next, so that a campaign that is ended early has some of each.
         name = min(behind, key=lambda n: behind[n])
-        if behind[name] >= 1:
+        if behind[name] >= 1 or campaign.is_time_up:
             return campaign.finish("inputs", "atheris")
         target = progress.setdefault(name, {"chunks": 0})
         target["chunks"] += 1
-        count = min(CHUNK.get(name, 20_000), wanted[name] - target.get("inputs", 0))
+        count = min(CHUNK.get(name, 10_000), wanted[name] - target.get("inputs", 0))
         chunk = run_chunk(name, commands[name], state, count, 1000 + target["chunks"])
         add(target, chunk)
         target["corpus"] = sum(1 for _ in (state / "corpus" / name).iterdir())

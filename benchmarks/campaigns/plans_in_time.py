@@ -162,7 +162,7 @@ def main() -> int:
     campaign = begin(__doc__, 10_000, ("calls",))
     found = campaign.progress.setdefault("calls", {"calls": 0, "latest": 0.0, "compromised": 0, "failures": []})
     began = time.perf_counter()
-    while found["calls"] < campaign.total:
+    while found["calls"] < campaign.total and not campaign.is_time_up:
         seed = found["calls"]
         try:
             call = one_call(seed)

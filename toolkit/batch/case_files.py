@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 from string import Formatter
 from typing import NamedTuple
 
-from gstk.cases.names import distinct_names
-from gstk.cases.volumes import VOLUME_SUFFIXES, regular_mask_path
+from gstk.cases.names import distinct_names, same_name
+from gstk.cases.volumes import VOLUME_SUFFIXES
 from gstk.core.files import make_folder, refuse_existing
 from gstk.errors import OutputError
 
@@ -19,6 +21,9 @@ FORMATS = ("nii.gz", "nii", "nrrd", "seg.nrrd", "mha", "npz")
 
 NAME = "{stem}_mask"
 """The name of a result without its suffix; `{stem}` is the name of the case without its own."""
+
+
+_ENDS = ("_labels.json", "_overlay.png")
 
 
 class CaseFiles(NamedTuple):
@@ -73,16 +78,11 @@ def plan_case_files(
     def suffix(path: Path) -> str:
         return _suffix(path) if format is None else f".{format}"
 
-    def called(stem: str) -> str:
-        return name.format(stem=stem)
-
-    masks, jsons, pictures = (
-        [folder / path for path in distinct_names(sources, suffix_of, called)]
-        for suffix_of in (suffix, lambda _: "_labels.json", lambda _: "_overlay.png")
-    )
+    names = distinct_names(sources, suffix, lambda stem: name.format(stem=stem))
+    masks = [folder / path for path in names]
     files = [
-        CaseFiles(source, mask, regular_mask_path(mask), *others)
-        for source, mask, *others in zip(sources, masks, jsons, pictures, strict=True)
+        CaseFiles(source, mask, *(mask.with_name(beside + end) for end in (f"_regular{suffix(source)}", *_ENDS)))
+        for source, mask, beside in zip(sources, masks, _names_beside(masks, list(map(suffix, sources))), strict=True)
     ]
     kept = {path.resolve() for path in sources}
     for each in files:
@@ -98,6 +98,22 @@ def plan_case_files(
     for path in written:
         make_folder(path.parent)
     return files
+
+
+def _names_beside(masks: Sequence[Path], suffixes: Sequence[str]) -> list[str]:
+    """What the names of the files beside each mask begin with: the mask's name, with its suffix only if needed."""
+    plain = [mask.with_name(mask.name.removesuffix(suffix)) for mask, suffix in zip(masks, suffixes, strict=True)]
+    counts, written = Counter(map(same_name, plain)), set(map(same_name, masks))
+    taken = {name for name, times in counts.items() if times == 1}
+    found = []
+    for mask, name, suffix in zip(masks, plain, suffixes, strict=True):
+        others = (mask.with_name(mask.name + number) for number in chain([""], (f"-{n}" for n in count(2))))
+        free = (path for path in others if same_name(path) not in taken)
+        tries = chain([name], free) if same_name(name) in taken else free
+        beside = next(p for p in tries if same_name(p.with_name(f"{p.name}_regular{suffix}")) not in written)
+        taken.add(same_name(beside))
+        found.append(beside.name)
+    return found
 
 
 def _check_name(name: str, several: bool) -> None:

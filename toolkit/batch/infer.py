@@ -286,7 +286,7 @@ def _infer_one(
         def write(drafts: CaseFiles) -> InferResult:
             if task.mask.suffix == ".npz":
                 save_segs(drafts.mask, mask)
-            elif write_case_mask(drafts.mask, mask, case, names) is not None:
+            elif write_case_mask(drafts.mask, mask, case, names, drafts.regular) is not None:
                 notes.append(f"the mask on the regular grid, for viewers, is {task.regular}")
             if names:
                 write_label_names(drafts.labels, names, {one.object_id: one.voxels for one in objects})

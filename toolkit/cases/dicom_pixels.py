@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from gstk.cases.dicom_headers import Frame, quiet_pydicom
 from gstk.cases.itk import one_line, quiet_itk
+from gstk.core.drafts import temporary_folder
 from gstk.core.foreign_text import reason_of
 from gstk.errors import CaseError
 
@@ -188,8 +188,8 @@ def _decode_with_gdcm(data: Any, file: Path) -> npt.NDArray[Any]:
     bare.SOPInstanceUID = data.get("SOPInstanceUID") or pydicom.uid.generate_uid()
     bare.file_meta.MediaStorageSOPClassUID = bare.SOPClassUID
     bare.file_meta.MediaStorageSOPInstanceUID = bare.SOPInstanceUID
-    with tempfile.TemporaryDirectory(prefix="gstk-") as folder:
-        copy = Path(folder) / "bare.dcm"
+    with temporary_folder() as folder:
+        copy = folder / "bare.dcm"
         bare.save_as(copy, enforce_file_format=True)
         try:
             with quiet_itk():

@@ -35,7 +35,6 @@ __all__ = [
     "is_volume",
     "read_any",
     "read_volume",
-    "regular_mask_path",
     "write_case_mask",
     "write_mask",
 ]
@@ -184,18 +183,23 @@ def read_volume(
 
 
 def write_case_mask(
-    path: StrPath, mask: npt.NDArray[Any], case: Case, names: Mapping[int, LabelName] | None = None
+    path: StrPath,
+    mask: npt.NDArray[Any],
+    case: Case,
+    names: Mapping[int, LabelName] | None = None,
+    regular: StrPath | None = None,
 ) -> Path | None:
     """Write a segmentation of a case's image where that image lies, whole or not at all.
 
     A NIfTI mask carries the header of a NIfTI image. Where the image was resampled (`Case.slices`), the mask is given
-    back on what was read, and also written as `<name>_regular` on the grid of the case; a .seg.nrrd, which is for
+    back on what was read, and also written as `regular` on the grid of the case; a .seg.nrrd, which is for
     viewers, is written on the grid of the case alone.
 
     Args:
         path, names: see `write_mask`.
         mask: (z, y, x) of the case's image, whole label ids 0..65535.
         case: from `read_volume`, or an .npz case, which lies at the origin.
+        regular: file of the mask on the regular grid; None is `<name>_regular` beside `path`.
 
     Returns:
         The file of the mask on the regular grid; None where there is none.
@@ -208,14 +212,9 @@ def write_case_mask(
         write_mask(target, mask, case.geometry, nifti_header=case.nifti_header, names=names)
         return None
     write_mask(target, case.slices.restore(mask), case.slices.geometry, nifti_header=case.nifti_header, names=names)
-    regular = regular_mask_path(target)
-    write_mask(regular, mask, case.geometry, names=names)
-    return regular
-
-
-def regular_mask_path(mask: Path) -> Path:
-    """Where `write_case_mask` writes the mask on the regular grid, beside the one that it is given."""
-    return mask.with_name(f"{case_name(mask)}_regular{_suffix(mask)}")
+    beside = target.with_name(f"{case_name(target)}_regular{_suffix(target)}") if regular is None else Path(regular)
+    write_mask(beside, mask, case.geometry, names=names)
+    return beside
 
 
 def write_mask(

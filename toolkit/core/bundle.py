@@ -13,13 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
+from gstk.core.drafts import REPLACED, draft_folder
 from gstk.core.files import is_lfs_pointer, sha256_of, sync
 from gstk.core.manifest import (
     GRAPH_KINDS,
@@ -181,9 +181,9 @@ def write_bundle(
     target = Path(os.path.abspath(target))
     refuse_existing(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = _sibling(target)
-    draft.mkdir()
-    try:
+    with draft_folder(target.parent) as folder:
+        draft = folder / target.name
+        draft.mkdir()
         for name, source in sources.items():
             file = draft / checked_name(name)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -198,9 +198,6 @@ def write_bundle(
         for file in sorted(draft.rglob("*")):
             sync(file)
         _put(draft, target)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     return Bundle.open(target, verify=False)
 
 
@@ -232,18 +229,14 @@ def _put(draft: Path, target: Path) -> None:
     if not target.exists():
         draft.rename(target)
         return
-    old = _sibling(target)
+    old = draft.parent / REPLACED / target.name  # from where it is put back should this process be killed now
+    old.parent.mkdir()
     target.rename(old)
     try:
         draft.rename(target)
     except BaseException:
         old.rename(target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sibling(target: Path) -> Path:
-    return target.parent / f".{target.name}.{secrets.token_hex(6)}"
 
 
 def _read_manifest(root: Path) -> Manifest:

@@ -3,13 +3,12 @@
 import errno
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+from gstk.core.drafts import draft_folder
 from gstk.errors import OutputError
 
 __all__ = [
@@ -37,7 +36,8 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     The yielded path lies in a scratch folder beside `path` and has the same file name, so suffix-driven writers pick
     the same format. Files written next to it (the data file of a detached .mhd or .nhdr header) move along with it.
     Everything is synced to disk (fsync) before it gets its name, so errors that a full disk, a quota or a network drive
-    reports only when a file is closed count, too. On an error nothing is left behind and an older `path` stays.
+    reports only when a file is closed count, too. On an error nothing is left behind and an older `path` stays; what a
+    process that was killed leaves, the next removes (`gstk.core.drafts`).
 
     A writer that does not report its failures must be checked in the block: `explain_lost_bytes` says what went wrong.
 
@@ -48,24 +48,20 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
         OutputError: the folder is missing or not writable, the disk is full, or any other OSError in the block.
     """
     target = Path(path)
-    scratch: Path | None = None
     try:
-        scratch = Path(tempfile.mkdtemp(prefix=".gstk-", dir=target.parent))
-        partial = scratch / target.name
-        yield partial
-        for written in sorted(scratch.iterdir()):
-            sync(written)
-        # The header goes last: until then a reader finds the old pair or nothing.
-        for sibling in sorted(scratch.iterdir()):
-            if sibling != partial:
-                os.replace(sibling, target.parent / sibling.name)
-        os.replace(partial, target)
-        sync(target.parent)
+        with draft_folder(target.parent) as scratch:
+            partial = scratch / target.name
+            yield partial
+            for written in sorted(scratch.iterdir()):
+                sync(written)
+            # The header goes last: until then a reader finds the old pair or nothing.
+            for sibling in sorted(scratch.iterdir()):
+                if sibling != partial:
+                    os.replace(sibling, target.parent / sibling.name)
+            os.replace(partial, target)
+            sync(target.parent)
     except OSError as error:
         raise _unwritable(target, error) from error
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
@@ -77,16 +73,15 @@ def scratch_folder(folder: StrPath) -> Iterator[Path]:
             place of the new one.
     """
     target = Path(folder)
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=".gstk-", dir=target))
-    except OSError as error:
-        raise OutputError(f"cannot write to {target}: {_reason(error)}; give another output folder") from error
-    try:
-        yield scratch
-    except OutputError as error:
-        raise OutputError(str(error).replace(str(scratch), str(target))) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            scratch = stack.enter_context(draft_folder(target))
+        except OSError as error:
+            raise OutputError(f"cannot write to {target}: {_reason(error)}; give another output folder") from error
+        try:
+            yield scratch
+        except OutputError as error:
+            raise OutputError(str(error).replace(str(scratch), str(target))) from error
 
 
 def publish(files: Mapping[Path, Path]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
+from gstk.core.drafts import draft_folder
 from gstk.core.files import sync
 
 __all__ = ["stranger", "user_cache", "write_private"]
@@ -21,15 +21,13 @@ def write_private(file: Path, *parts: bytes) -> None:
         OSError: the folder cannot be written to, or the disk is full; an older file stays as it was.
     """
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(6)}")
-    try:
+    with draft_folder(file.parent) as folder:
+        draft = folder / file.name
         with open(draft, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
             for part in parts:
                 stream.write(part)
         sync(draft)
         draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def stranger(path: Path) -> str | None:

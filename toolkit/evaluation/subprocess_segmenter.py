@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gstk.cases.npz import Case, save_case, to_label_map
+from gstk.core.drafts import temporary_folder
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts
 from gstk.core.safe_npz import read_npz
@@ -59,8 +58,8 @@ class ColdSegmenter(Segmenter):
         """
         if self._case is None:
             raise EvaluationError("got segment before an image, expected set_image first")
-        with tempfile.TemporaryDirectory(prefix="gstk-cold-") as scratch:
-            folders = {name: Path(scratch) / name for name in ("inputs", "outputs")}
+        with temporary_folder() as scratch:
+            folders = {name: scratch / name for name in ("inputs", "outputs")}
             for folder in folders.values():
                 folder.mkdir()
             case = self._case

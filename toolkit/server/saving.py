@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from gstk.cases.label_names import LabelName
 from gstk.cases.npz import Case
 from gstk.cases.volumes import write_case_mask
+from gstk.core.drafts import temporary_folder
 from gstk.errors import BackendMissing, OutputError
 
 __all__ = ["FORMATS", "SavedFile", "save_labels"]
@@ -56,8 +55,8 @@ def save_labels(
         return SavedFile(name, "application/octet-stream", buffer.getvalue())
     if kind == "dcm":
         return SavedFile(name, "application/dicom", _dicom_seg(labels, names, headers))
-    with tempfile.TemporaryDirectory(prefix="gstk-save-") as folder:
-        file = Path(folder) / f"mask.{kind}"
+    with temporary_folder() as folder:
+        file = folder / f"mask.{kind}"
         write_case_mask(file, labels, case, names)
         return SavedFile(name, "application/octet-stream", file.read_bytes())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 import warnings
 import zipfile
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ import numpy as np
 from gstk.cases.label_maps import NamedLabels, read_label_map
 from gstk.cases.npz import Case, CaseWarning
 from gstk.cases.volumes import case_name, read_any
+from gstk.core.drafts import make_temporary_folder
 from gstk.errors import CaseError, GstkError
 
 __all__ = ["Upload"]
@@ -40,7 +40,7 @@ class Upload:
         Args:
             limit_bytes: of all files together, and of what they unpack to.
         """
-        self._folder = Path(tempfile.mkdtemp(prefix="gstk-upload-"))  # mode 700
+        self._folder = make_temporary_folder()
         self._limit_bytes, self._bytes = limit_bytes, 0
         self._names: list[str] = []
         self._files: list[Path] = []

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from gstk.core.processes import start_ticks
 from gstk.errors import GstkError
 
 __all__ = ["Budget", "Clock", "Deadline", "TimeUp", "process_age_s"]
@@ -131,11 +132,11 @@ class Clock:
 
 def process_age_s() -> float:
     """Seconds since this process was started."""
+    ticks = start_ticks(os.getpid())
     with suppress(OSError, ValueError, IndexError):
-        # proc(5): field 22 of stat, after a name that may hold spaces, is the start in clock ticks after boot.
-        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return max(0.0, float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0]) - started)
+        if ticks is not None:
+            uptime_s = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
+            return max(0.0, uptime_s - ticks / os.sysconf("SC_CLK_TCK"))
     import psutil
 
     return max(0.0, time.time() - float(psutil.Process().create_time()))

@@ -17,7 +17,7 @@ from gstk.core.files import StrPath
 from gstk.core.window import WindowPolicy
 from gstk.engines.base import BundleEngine
 from gstk.engines.select import open_engine
-from gstk.errors import GstkError
+from gstk.errors import GstkError, OutputError
 from gstk.session.deadline import Budget, process_age_s
 from gstk.session.session import Session
 
@@ -107,6 +107,6 @@ def _latency_model(
     if model is None:
         on_progress(reason)
         model = probe(engine, load_s, process_age_s(), min(PROBE_S, _PROBE_SHARE * call_s))
-        with suppress(OSError):  # a cache that cannot be written costs the probe again, nothing else
+        with suppress(OutputError):  # a cache that cannot be written costs the probe again, nothing else
             save_model(model)
     return model
