@@ -13,7 +13,7 @@ class Outcome:
     err: str
 
     def error_line(self) -> str:
-        lines = [line for line in self.err.splitlines() if "warning" not in line]
+        lines = [line for line in self.err.splitlines() if "warning" not in line and "probing" not in line]
         assert len(lines) == 1, self.err
         return lines[0]
 

@@ -219,8 +219,21 @@ def every_precision(small_export: SmallExport, once_for_all: OnceForAll) -> Bund
     return Bundle.open(once_for_all("precisions", add_precisions) / "bundle")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
+    """One cache folder for all tests that set none: the host is probed once, and the user's cache stays as it is."""
+    base = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GSTK_CACHE", str((base if worker_id == "master" else base.parent) / "cache"))
+        yield
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    # A command's budget counts from the start of its process, which here is that of the first test.
+    for name in ("gstk.session.deadline.process_age_s", "gstk.session.factory.process_age_s"):
+        monkeypatch.setattr(name, lambda: 1.0)
+
     def call(*arguments: str | Path) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["gstk", *map(str, arguments)])
         code = 0

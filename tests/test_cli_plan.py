@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from cli_runs import Run
 
+from gstk.cli.options import read_limit
+from gstk.errors import GstkError
+
 pytest.importorskip("openvino")
 
 
@@ -62,7 +65,7 @@ def test_infer_keeps_a_budget_and_says_what_it_gave_up(run: Run, phantom: Path, 
     )
     assert re.search(r"masks      [\d.]+ s, expected [\d.]+ s", roomy.out)
     assert "skipped to stay in time" not in roomy.out
-    free = run("infer", phantom, "-o", tmp_path / "free")
+    free = run("infer", phantom, "--budget", "none", "-o", tmp_path / "free")
     assert "this call" not in free.out
     masks = [np.load(tmp_path / name / f"{phantom.stem}_mask.npz")["segs"] for name in ("roomy", "free")]
     np.testing.assert_array_equal(*masks)
@@ -70,6 +73,51 @@ def test_infer_keeps_a_budget_and_says_what_it_gave_up(run: Run, phantom: Path, 
     assert short.code == 0
     assert "skipped to stay in time" in short.out
     assert np.load(tmp_path / "short" / f"{phantom.stem}_mask.npz")["segs"].any()
+
+
+def test_infer_keeps_the_challenges_time_without_being_asked(
+    run: Run, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the host's costs known, a call that has time enough makes the mask of one without a limit."""
+    plain = run("infer", phantom, "-o", tmp_path / "plain")
+    assert plain.code == 0
+    assert plain.err.count("probing") == 1
+    assert "this call" not in plain.out
+    assert "skipped" not in plain.out
+    again = run("infer", phantom, "-o", tmp_path / "again", "--budget", "none")
+    assert "probing" not in again.err
+    masks = [np.load(tmp_path / name / f"{phantom.stem}_mask.npz")["segs"] for name in ("plain", "again")]
+    np.testing.assert_array_equal(*masks)
+
+    monkeypatch.setattr("gstk.cli.infer.read_limit", lambda text: 0.5)  # as on a machine that is 180 times slower
+    short = run("infer", phantom, "-o", tmp_path / "short")
+    assert "= 0.5 s × 3 objects / 6 calls: " in short.out
+    assert "--budget none takes the time that it needs" in short.out
+    clicked = run("infer", phantom, "--point", "24,24,24", "-o", tmp_path / "clicked")
+    assert " / 1 call: " in clicked.out
+
+
+def test_a_target_for_clicks_is_planned(run: Run, phantom: Path) -> None:
+    roomy = run("plan", phantom, "--click-within", "9000")
+    assert roomy.code == 0
+    assert "9000 s for each click with openvino in fp32" in roomy.out
+    assert "skipped" not in roomy.out
+    short = run("plan", phantom, "--click-within", "0.001")
+    assert "skipped to stay in time: windows of" in short.out
+    assert "the network's answer is waited for" in short.out
+    both = run("plan", phantom, "--click-within", "2", "--budget", "60")
+    assert "expected one of the two" in both.error_line()
+    assert "above 0 s" in run("plan", phantom, "--click-within", "0").error_line()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [(None, 90.0), ("none", None), ("None", None), ("90", 90.0), ("0.5", 0.5)]
+)
+def test_limits_are_read(text: str | None, seconds: float | None) -> None:
+    assert read_limit(text) == seconds
+    for wrong in ("soon", "0", "-3", "nan"):
+        with pytest.raises(GstkError, match="expected"):
+            read_limit(wrong)
 
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")

@@ -109,6 +109,49 @@ def test_with_time_enough_nothing_is_given_up() -> None:
         assert 2 * (found & (image > 100)).sum() / (found.sum() + (image > 100).sum()) > 0.85
 
 
+def test_a_target_chooses_windows_and_does_not_replace_the_network() -> None:
+    """Each click's runs take longer than the target; a budget of the same seconds ends them."""
+    image = an_image()
+    model = a_model(encode=4.0, decode=1.0)
+    targeted = Session(SlowEngine(model, itertools.repeat(1.0)), POLICY, model=model, click_within_s=0.05)  # type: ignore[arg-type]
+    with targeted as session, slow_session(SlowEngine(model, itertools.repeat(0.01))) as free:
+        session.set_image(image)
+        session.add_point((32, 32, 32))
+        free.set_image(image)
+        free.add_point((32, 32, 32))
+        assert session.report.budget_s == 0.05
+        assert not any("prompts alone" in note for note in session.report.compromises)
+        assert any("windows of" in note for note in session.report.compromises)
+        window, finest = session.window(), free.window()
+        assert window is not None
+        assert finest is not None
+        assert np.prod(window.shape) < np.prod(finest.shape)
+        found = session.mask > 0
+        assert 2 * (found & (image > 100)).sum() / (found.sum() + (image > 100).sum()) > 0.7
+        session.set_all({1: clicks((32, 32, 32), (31, 32, 32))}, within_s=60.0)  # a time that is given counts
+        assert session.report.budget_s == 60
+    with pytest.raises(GstkError, match="above 0 s"):
+        Session(FloodEngine(), POLICY, click_within_s=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("budget_s", "target_s", "given"), [(5.0, 60.0, 5.0), (60.0, 5.0, 5.0)])
+def test_the_shorter_of_a_budget_and_a_target_counts(budget_s: float, target_s: float, given: float) -> None:
+    model = a_model(encode=1e-3, decode=1e-3)
+    session = Session(
+        SlowEngine(model, itertools.repeat(0.0)),  # type: ignore[arg-type]
+        POLICY,
+        model=model,
+        budget=Budget(budget_s),
+        click_within_s=target_s,
+    )
+    with session, session.sibling() as sibling:
+        sibling.set_image(an_image())
+        sibling.add_point((32, 32, 32))
+        assert sibling.report.budget_s == given
+        sibling.set_all({1: clicks((32, 32, 32), (31, 32, 32)), 2: clicks((9, 9, 9))})
+        assert sibling.report.budget_s == 2 * given
+
+
 def test_a_session_goes_on_after_time_was_up() -> None:
     engine = SlowEngine(a_model(), itertools.chain([500.0], itertools.repeat(0.01)))
     session = slow_session(engine, budget_s=60)

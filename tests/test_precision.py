@@ -14,7 +14,7 @@ pytest.importorskip("openvino")
 
 import gstk
 from gstk.calibration import Host, save_model
-from gstk.calibration.precision import compare_precisions, fastest_precision
+from gstk.calibration.precision import compare_precisions, fastest_precision, precision_within
 from gstk.core.bundle import Bundle, builtin, write_bundle
 from gstk.engines import open_engine
 from gstk.errors import EngineError
@@ -84,6 +84,20 @@ def test_int8_whose_cost_is_not_recorded_is_not_taken(bundle: Bundle, calibrated
     calibrated("int8", 1.0)
     unrecorded = replace(bundle, manifest=replace(bundle.manifest, reports={}))
     assert fastest_precision(unrecorded, device="cpu") == ("auto", "")
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(1e6, "fp32"), (0.001, "int8")])
+def test_a_target_takes_fp32_where_it_is_fast_enough(
+    bundle: Bundle, calibrated: Callable[..., None], seconds: float, expected: str
+) -> None:
+    assert precision_within(bundle, seconds, device="cpu") == ("auto", "")
+    calibrated("fp32", 4.0)
+    calibrated("int8", 1.0)
+    precision, why = precision_within(bundle, seconds, device="cpu")
+    assert precision == expected
+    assert why
+    with gstk.open(bundle.path, device="cpu", click_within_s=seconds) as session:
+        assert session._segmenter.engine.engine.precision == expected
 
 
 def test_sessions_follow_it(bundle: Bundle, calibrated: Callable[..., None]) -> None:

@@ -30,7 +30,8 @@ from gstk.cases.volumes import find_cases, write_case_mask
 from gstk.core.files import StrPath, make_folder
 from gstk.core.prompts import ObjectPrompts
 from gstk.errors import CaseError, GstkError
-from gstk.session.deadline import Budget
+from gstk.session.deadline import Budget, Deadline
+from gstk.session.planner import can_start
 from gstk.session.session import Session
 
 __all__ = ["infer"]
@@ -52,6 +53,7 @@ class _Options(NamedTuple):
     series: str | None
     phase: int | None
     budget: Budget | None
+    npz_calls: int | None
     started_s: float
     checks_clicks: bool
     record: RunRecord
@@ -76,6 +78,7 @@ def infer(
     series: str | None = None,
     phase: int | None = None,
     budget: Budget | None = None,
+    npz_calls: int | None = None,
     started_s: float = 0.0,
     workers: Workers | None = None,
     overwrite: bool = False,
@@ -96,7 +99,7 @@ def infer(
             requires "{stem}".
         format: one of `FORMATS`, for cases of every format; "seg.nrrd" is a segmentation of 3D Slicer.
         prompts: prompts by object id, for every source. They replace the prompts of an .npz case for the same object.
-            With a single source and no budget, a warning names the clicks that did not change the mask.
+            With a single source, a warning names the clicks that did not change the mask, as far as there is time.
         points_mm: further clicks by object id, in patient coordinates. They are added after the clicks in voxels.
         novel: tells the network that the objects belong to none of its training classes (zero-shot).
         start_mask: an earlier result on the voxel grid of the only source (`gstk.cases.label_maps.read_label_map`).
@@ -112,6 +115,7 @@ def infer(
         spacing_order: axis order of `spacing` in .npz cases.
         series, phase: the image to read from each DICOM folder, as in `gstk.cases.volumes.read_volume`.
         budget: time for each object of a case, including reading and writing. The session needs a latency model.
+        npz_calls: number of calls that share the budget of an .npz case with prompts of its own; None is `budget`'s.
         started_s: seconds of the first case's budget that have already passed, such as the start of the process. The
             time to open the session is added.
         workers: the workers of a Ray cluster that share the cases; each of them must be able to reach the sources and
@@ -168,7 +172,7 @@ def infer(
         "spacing order": spacing_order,
         "series": series,
         "phase": phase,
-        "budget": None if budget is None else asdict(budget),
+        "budget": None if budget is None else {**asdict(budget), "calls of an .npz case": npz_calls},
     }
     options = _Options(
         prompts,
@@ -183,8 +187,9 @@ def infer(
         series,
         phase,
         budget,
+        npz_calls,
         started_s,
-        checks_clicks=budget is None and len(paths) == 1,
+        checks_clicks=len(paths) == 1,
         record=RunRecord(folder.absolute(), settings, resume, overwrite),
     )
     if workers is not None:  # workers run in another working folder
@@ -251,6 +256,7 @@ def _infer_one(
         notes += [str(w.message) for w in caught]
         # The intensities of an .npz case were windowed when the file was made.
         window = "auto" if path.suffix.lower() == ".npz" else options.intensity_window
+        brings_prompts = any(map(can_start, case.prompts.values())) and not (options.prompts or options.points_mm)
         given = options.prompts if case.slices is None else case.slices.to_regular(options.prompts)
         prompts = add_placed_points({**case.prompts, **given}, options.points_mm, case)
         if options.novel:
@@ -263,11 +269,15 @@ def _infer_one(
                 warnings.simplefilter("always")
                 start, names = read_label_map(options.start_mask, case)
             notes += [str(w.message) for w in caught]
-        within_s = None
-        if options.budget is not None:
+        within_s, deadline = None, Deadline()
+        budget = options.budget
+        if budget is not None:
+            if options.npz_calls is not None and path.suffix.lower() == ".npz" and brings_prompts:
+                budget = replace(budget, calls=options.npz_calls)
             spent_s = options.started_s + time.perf_counter() - began + _WRITE_S * case.image.size
             asked = session.profile.classes.expand(options.classes) if options.classes else case.prompts
-            within_s = options.budget.left_s(len(asked), spent_s)
+            within_s = budget.left_s(len(asked), spent_s)
+            deadline = Deadline(within_s)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             case_notes: tuple[str, ...] = ()
@@ -294,13 +304,15 @@ def _infer_one(
                 _save_overlay(drafts.overlay, case, mask, objects, window)
             picture = task.overlay if options.overlay else None
             seconds = time.perf_counter() - began
-            return InferResult(path, task.mask, picture, objects, seconds, tuple(notes), session.intensities, report)
+            return InferResult(
+                path, task.mask, picture, objects, seconds, tuple(notes), session.intensities, report, budget
+            )
 
         result = record.publish(task, made_of, write)
         if options.checks_clicks and not options.classes:
             begun = set() if start is None else {int(k) for k in np.unique(start)}
             clicked = sorted({*options.prompts, *options.points_mm} - begun)
-            notes += find_idle_clicks(session, mask, clicked, case.geometry)
+            notes += find_idle_clicks(session, mask, clicked, case.geometry, deadline)
     except (GstkError, MemoryError) as error:
         reason = str(error) or "it does not fit into memory"
         return InferResult(path, seconds=time.perf_counter() - began, warnings=tuple(notes), error=reason)

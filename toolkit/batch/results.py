@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gstk.session.session import CallReport
+from gstk.session.call_report import CallReport
+from gstk.session.deadline import Budget
 
 __all__ = ["InferResult", "ObjectResult"]
 
@@ -41,6 +42,7 @@ class InferResult:
         warnings: warnings about the case.
         intensities: description of how the intensities of the image were converted.
         report: the session's report: expected and measured time of the masks.
+        budget: time for each object of the case, and the calls that shared it; None where there was no limit.
         error: reason of the failure in one line; None if the case succeeded.
         finished_before: whether an earlier run made the result, which was left as it is; `seconds` is then 0, and there
             is no report.
@@ -54,5 +56,6 @@ class InferResult:
     warnings: tuple[str, ...] = field(default=())
     intensities: str = ""
     report: CallReport | None = None
+    budget: Budget | None = None
     error: str | None = None
     finished_before: bool = False

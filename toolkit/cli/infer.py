@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gstk.cli.options import (
+    CHALLENGE_CALLS,
     BackendOption,
     BoxOption,
-    BudgetOption,
     CallsOption,
     DeviceOption,
     EngineOption,
+    LimitOption,
     PhaseOption,
     PointOption,
     PrecisionOption,
@@ -25,14 +26,13 @@ from gstk.cli.options import (
     WorkerGpusOption,
     WorkersOption,
     ray_workers,
+    read_limit,
 )
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from gstk.batch.results import InferResult
-    from gstk.session.deadline import Budget
-
 __all__ = ["infer_command", "say_probe"]
 
 _EXIT_S = 0.2
@@ -124,8 +124,8 @@ def infer_command(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     engine: EngineOption = None,
-    budget: BudgetOption = None,
-    calls: CallsOption = 1,
+    budget: LimitOption = None,
+    calls: CallsOption = None,
     window: Annotated[
         str,
         typer.Option(
@@ -167,9 +167,11 @@ def infer_command(
     if cluster is not None and threads is None and not worker_gpus:
         threads = max(1, int(cluster.cpus))
     prompts = read_prompts(point or [], background or [], box or [])
-    shared = None if budget is None else Budget(budget, calls)
+    budget_s = read_limit(budget)
+    shared = None if budget_s is None else Budget(budget_s, calls or 1)
     windows = nullcontext() if classes is None else LongWork("classes", unit="windows")
-    with _said_on_interrupt(), _Report(shared, classes is None) as report, windows as progress:
+    shows_budget = budget is not None or calls is not None
+    with _said_on_interrupt(), _Report(shows_budget, classes is None) as report, windows as progress:
         results = infer(
             partial(
                 gstk.open,
@@ -179,8 +181,8 @@ def infer_command(
                 precision,
                 device,
                 parse_assignments(engine or []),
-                budget_s=budget,
-                calls=calls,
+                budget_s=budget_s,
+                calls=calls or 1,
                 on_progress=say_probe,
             ),
             cases,
@@ -201,6 +203,7 @@ def infer_command(
             series=series,
             phase=phase,
             budget=shared,
+            npz_calls=CHALLENGE_CALLS if budget is None and calls is None else None,
             started_s=process_age_s() + _EXIT_S,
             workers=cluster,
             on_result=report.add,
@@ -226,24 +229,25 @@ def _said_on_interrupt() -> Iterator[None]:
 
 def say_probe(reason: str) -> None:
     """Prints the reason why the latency is probed."""
-    typer.echo(f"{reason}; probing, and keeping what comes out", err=True)
+    typer.echo(f"{reason}; probing this machine for about 2 s, once", err=True)
 
 
 class _Report:
     """Prints each case when it is finished, above a progress bar if there are several cases."""
 
-    def __init__(self, budget: "Budget | None", shows_cases: bool) -> None:
+    def __init__(self, shows_budget: bool, shows_cases: bool) -> None:
         """Prepares the display; it shows nothing yet.
 
         Args:
-            budget: the time for each object.
+            shows_budget: whether to show where the time went for every case. False shows it for those alone in which
+                a step was skipped to stay in time.
             shows_cases: whether the bar counts cases. False with class prompts: their own bar counts windows, and a
                 terminal can show only one bar.
         """
         from rich.console import Console
         from rich.progress import Progress
 
-        self._budget, self._shows_cases = budget, shows_cases
+        self._shows_budget, self._shows_cases = shows_budget, shows_cases
         self._bar = Progress(console=Console(stderr=True, markup=False, emoji=False), transient=True)
         self._task: TaskID | None = None
 
@@ -284,15 +288,22 @@ class _Report:
             called = f"{entry.object_id} {entry.name}".strip()
             table.add_row(called, f"{entry.voxels:,}", f"{entry.volume_ml:.2f}", seconds)
         print_table(table)
-        report = result.report
-        if self._budget is not None and report is not None and report.budget_s is not None:
+        report, budget = result.report, result.budget
+        if (
+            budget is not None
+            and report is not None
+            and report.budget_s is not None
+            and (self._shows_budget or report.compromises)
+        ):
             if self._shows_cases:
-                typer.echo(call_line(self._budget, len(result.objects), report.budget_s, "start, read and write"))
+                typer.echo(call_line(budget, len(result.objects), report.budget_s, "start, read and write"))
                 typer.echo(f"masks      {report.spent_s:.1f} s, expected {report.expected_s:.1f} s")
             else:
                 typer.echo(f"masks      {report.spent_s:.1f} s of {report.budget_s:.1f} s that all classes had")
             for line in compromise_lines(report.compromises):
                 typer.echo(line)
+            if report.compromises and not self._shows_budget:
+                typer.echo("           --budget none takes the time that it needs")
         typer.echo(f"image      {result.intensities}")
         typer.echo(f"mask       {result.output}")
         if result.overlay:

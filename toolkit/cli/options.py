@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gstk.errors import BackendMissing, EvaluationError
+from gstk.errors import BackendMissing, EvaluationError, GstkError
 
 if TYPE_CHECKING:
     from gstk.batch.ray_pool import Workers
     from gstk.cases.npz import SpacingOrder
 
 __all__ = [
+    "CHALLENGE_CALLS",
+    "CHALLENGE_S",
     "BackendOption",
     "BoxOption",
     "BudgetOption",
     "CallsOption",
     "DeviceOption",
     "EngineOption",
+    "LimitOption",
     "PhaseOption",
     "PointOption",
     "PrecisionOption",
@@ -32,7 +35,13 @@ __all__ = [
     "WorkersOption",
     "needing",
     "ray_workers",
+    "read_limit",
 ]
+
+CHALLENGE_S = 90.0
+"""Seconds that the challenge gives for each object, in all calls together."""
+CHALLENGE_CALLS = 6
+"""Most calls that the challenge makes on a case: the box, then five clicks."""
 
 BackendOption = Annotated[
     str, typer.Option(help="Backend that runs the network: auto, or one that `gstk engines` lists.")
@@ -64,8 +73,23 @@ BudgetOption = Annotated[
         show_default=False,
     ),
 ]
+LimitOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SECONDS|none",
+        help="Seconds for each object in all calls together, process start included. none: no limit. Default: 90, as "
+        "the challenge gives.",
+        show_default=False,
+    ),
+]
 CallsOption = Annotated[
-    int, typer.Option(min=1, help="Number of calls that share the budget; this is one of them. The challenge makes 6.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of calls that share the budget; this is one of them. Default: 1; 6 without --budget for an "
+        ".npz case with its own prompts, as the challenge makes.",
+        show_default=False,
+    ),
 ]
 PointOption = Annotated[
     list[str] | None,
@@ -130,6 +154,25 @@ def ray_workers(address: str | None, count: int | None, cpus: float | None, gpus
     from gstk.batch.ray_pool import Workers
 
     return Workers(address, count, 1.0 if cpus is None else cpus, gpus or 0.0)
+
+
+def read_limit(text: str | None) -> float | None:
+    """The seconds that `--budget` gives: the challenge's where it is left out (None), and None for `none`.
+
+    Raises:
+        GstkError: the text is neither.
+    """
+    if text is None:
+        return CHALLENGE_S
+    if text.strip().lower() == "none":
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise GstkError(f"got --budget {text}, expected seconds for each object, or none") from None
+    if not seconds > 0:
+        raise GstkError(f"got --budget {text}, expected above 0 s, or none for no limit")
+    return seconds
 
 
 class SpacingOrderOption(StrEnum):

@@ -6,19 +6,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gstk.cli.options import (
+    CHALLENGE_CALLS,
+    CHALLENGE_S,
     BackendOption,
     BoxOption,
-    BudgetOption,
     CallsOption,
     DeviceOption,
     EngineOption,
+    LimitOption,
     PointOption,
     PrecisionOption,
     SpacingOrderOption,
     ThreadsOption,
+    read_limit,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gstk.calibration.model import LatencyModel
     from gstk.core.geometry import Geometry
     from gstk.session.planner import Plan
 
@@ -30,8 +36,16 @@ def plan_command(
         Path,
         typer.Argument(help="Case (.npz), NIfTI, NRRD or MetaImage file, or DICOM folder.", show_default=False),
     ],
-    budget: BudgetOption = None,
-    calls: CallsOption = 1,
+    budget: LimitOption = None,
+    calls: CallsOption = None,
+    click_within: Annotated[
+        float | None,
+        typer.Option(
+            help="Plan a session of clicks for a target, not a call for a budget: seconds for a click, with its "
+            "precision (gstk.open(click_within_s=...)).",
+            show_default=False,
+        ),
+    ] = None,
     bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -60,8 +74,14 @@ def plan_command(
     if not prompts:
         raise gstk.GstkError(f"{case} has no click on an object and no box; give --point z,y,x or --box")
     options = parse_assignments(engine or [])
+    budget_s = None if click_within is not None else read_limit(budget)
+    if click_within is not None and (budget is not None or calls is not None):
+        raise gstk.GstkError("got --click-within and --budget or --calls, expected one of the two")
+    if calls is None:
+        own = budget is None and case.suffix.lower() == ".npz" and not (point or box)
+        calls = CHALLENGE_CALLS if own else 1
     # The plan shows times even if there is no budget.
-    shown = Budget(90.0 if budget is None else budget, calls)
+    shown = Budget(CHALLENGE_S if budget_s is None else budget_s, calls)
     with gstk.open(
         bundle,
         backend,
@@ -71,15 +91,19 @@ def plan_command(
         options,
         budget_s=shown.seconds,
         calls=shown.calls,
+        click_within_s=click_within,
         on_progress=say_probe,
     ) as session:
         session.set_image(found.volume)
         model = session.model
         assert model is not None  # a session with a budget has one
-        within_s = None if budget is None else shown.left_s(len(prompts), model.startup_s)
+        within_s = None if budget_s is None else shown.left_s(len(prompts), model.startup_s)
+        if click_within is not None:
+            _show_target([session.plan({k: own}) for k, own in prompts.items()], click_within, model)
+            return
         _show(session.plan(prompts, within_s), found.geometry)
         if within_s is None:
-            typer.echo(f"a process starts in {model.startup_s:.1f} s; give --budget to plan for a time")
+            typer.echo(f"a process starts in {model.startup_s:.1f} s; give --budget S to plan for a time")
         else:
             typer.echo(call_line(shown, len(prompts), within_s, "start"))
 
@@ -114,7 +138,36 @@ def _show(plan: "Plan", geometry: "Geometry") -> None:
     if plan.budget_s is not None:
         typer.echo(
             f"safety     the first look at all objects takes {plan.p95_s:.1f} s at the 95th percentile; it should fit "
-            f"into half of the time for the masks, {plan.budget_s / 2:.1f} s"
+            f"into half of the time for the masks, {plan.budget_s / 2:.3g} s"
         )
     for line in compromise_lines(plan.compromises):
         typer.echo(line)
+
+
+def _show_target(plans: "Sequence[Plan]", target_s: float, model: "LatencyModel") -> None:
+    """Prints what clicks on each object are expected to take, beside the target."""
+    from rich.table import Table
+
+    from gstk.cli.budget_words import compromise_lines
+    from gstk.cli.tables import print_table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("object", "window", "first click", "95th percentile", "further clicks"):
+        table.add_column(heading, justify="right")
+    late = False
+    for planned in (planned for plan in plans for planned in plan.windows):
+        shape = planned.window.shape
+        first_s = model.encode_s(shape) + model.decode_s(shape)
+        p95_s = model.encode_s(shape, cautious=True) + model.decode_s(shape, cautious=True)
+        late = late or p95_s > target_s
+        cells = [f"{first_s:.2f} s", f"{p95_s:.2f} s", f"{model.decode_s(shape):.2f} s"]
+        table.add_row(str(planned.objects[0]), "×".join(map(str, shape)), *cells)
+    print_table(table)
+    typer.echo(
+        f"target     {target_s:g} s for each click with {model.host.backend} in {model.host.precision}; half of it is "
+        "for a second window, where the mask asks for one"
+    )
+    for line in compromise_lines(tuple(dict.fromkeys(line for plan in plans for line in plan.compromises))):
+        typer.echo(line)
+    if late:
+        typer.echo("late       even the smallest windows may take longer; the network's answer is waited for")

@@ -62,7 +62,7 @@ def click_on_class(image: ImageState, state: ObjectState, click: Point, decode: 
         enforce_clicks(values, region, state.prompts)
         return replace(state, region=region, logits=values, is_fallback=False)
     special = state.class_id in image.source.profile.classes.special
-    logits = decode(window, (coords, labels), clock.deadline, special=special)
+    logits = decode(window, (coords, labels), clock.deadline.of_needed, special=special)
     mask, region, values = correct_class(
         image.source, window, logits, state.grid_mask, state.region, state.logits, coords, labels == 1
     )

@@ -193,12 +193,12 @@ class Costs:
         return seconds
 
     @staticmethod
-    def deadline(within_s: float | None, volume_voxels: int) -> Deadline:
-        """The deadline for the objects of a call, which leaves time for the steps after them."""
+    def deadline(within_s: float | None, volume_voxels: int, *, is_firm: bool = True) -> Deadline:
+        """The deadline for the objects of a call, which leaves time for the steps after them; see `Deadline`."""
         if within_s is None:
             return Deadline()
         after_s = CALL_MARGIN * within_s + MERGE_S_PER_VOXEL * volume_voxels
-        return Deadline(max(within_s / 2, within_s - after_s))
+        return Deadline(max(within_s / 2, within_s - after_s), is_firm=is_firm)
 
     def _modelled_s(self, kind: str, shape: Shape, objects: int = 1, points: int = 1, cautious: bool = False) -> float:
         if self.model is None:

@@ -27,12 +27,15 @@ class TimeUp(GstkError):
 class Deadline:
     """A moment by which an answer must be there; or none."""
 
-    def __init__(self, seconds: float | None = None) -> None:
+    def __init__(self, seconds: float | None = None, *, is_firm: bool = True) -> None:
         """Begins now.
 
         Args:
             seconds: from now; None is never.
+            is_firm: whether a run of the network that is late is ended. If not, the time decides what is begun, and
+                the answer that a prompt needs comes even if it is late.
         """
+        self._is_firm = is_firm
         self._end = math.inf if seconds is None else time.monotonic() + seconds
 
     @property
@@ -45,9 +48,14 @@ class Deadline:
         """Whether there is such a moment."""
         return self._end < math.inf
 
+    @property
+    def of_needed(self) -> Deadline:
+        """The deadline of what a prompt's answer cannot do without: the same if it is firm, else none."""
+        return self if self._is_firm else Deadline()
+
     def sooner(self, seconds: float) -> Deadline:
         """The same, but `seconds` from now at the latest."""
-        earlier = Deadline(seconds)
+        earlier = Deadline(seconds, is_firm=self._is_firm)
         earlier._end = min(earlier._end, self._end)
         return earlier
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gstk.calibration.host import Host
 from gstk.calibration.model import LatencyModel
-from gstk.calibration.precision import compare_precisions, fastest_precision
+from gstk.calibration.precision import compare_precisions, fastest_precision, precision_within
 from gstk.calibration.probe import PROBE_S, probe
 from gstk.calibration.store import find_model, save_model
 from gstk.core.bundle import Bundle, find_bundle
@@ -41,6 +42,7 @@ def open(
     calls: int = 1,
     refine: bool | None = None,
     windows: str = "adapted",
+    click_within_s: float | None = None,
     on_progress: Callable[[str], None] = lambda reason: None,
 ) -> Session:
     """Opens a bundle for interactive use.
@@ -57,6 +59,9 @@ def open(
         budget_s: seconds for an object in all its calls; None is no limit. The cost of calls is what `gstk calibrate`
             measured on this host; without it a probe of up to two seconds measures it once.
         calls: how many calls share the budget of an object.
+        click_within_s: a target for clicks, seconds for each object: windows are planned for it by the same
+            measurements, and with `precision="auto"` so is the precision. It is no limit: where even the smallest
+            windows take longer, the mask comes later. None is no target.
         on_progress: called with the reason before there is a probe.
         refine: whether the image corrects the network's logits (`session.extras`); None leaves it to the bundle.
 
@@ -64,7 +69,7 @@ def open(
             first, which is the profile's around the click, as NVIDIA's pipeline does.
 
     Raises:
-        GstkError: `windows` is neither; `budget_s` is not above 0, or `calls` below 1.
+        GstkError: `windows` is neither; `budget_s` or `click_within_s` is not above 0, or `calls` below 1.
         BundleError: the bundle is not there, is not what its manifest says, or has no graphs of that precision.
         BackendMissing: the backend is not installed or its device not there; the message names the remedy.
     """
@@ -77,7 +82,9 @@ def open(
     policy = WindowPolicy(z * y * x, roi.multiple, roi.minimum, adapts=windows == "adapted")
     began = time.perf_counter()
     why = ""
-    if precision == "auto":
+    if precision == "auto" and click_within_s is not None:
+        precision, why = precision_within(opened, click_within_s, backend, device, threads, options)
+    elif precision == "auto":
         precision, why = fastest_precision(opened, backend, device, threads, options)
     engine = open_engine(opened, backend, precision, threads, device, options)
     engine.reason = "; ".join(filter(None, (engine.reason, why)))
@@ -85,10 +92,21 @@ def open(
         if slower := compare_precisions(engine):
             on_progress(slower)
         load_s = time.perf_counter() - began
-        model = None if budget is None else _latency_model(engine, load_s, budget.left_s(1, 0.0), on_progress)
+        model = None
+        if budget is not None or click_within_s is not None:
+            call_s = math.inf if budget is None else budget.left_s(1, 0.0)
+            model = _latency_model(engine, load_s, call_s, on_progress)
         wants_extra = opened.manifest.refine if refine is None else refine
         extra = _image_guidance() if wants_extra else None
-        return Session(engine, policy, extra, model=model, budget=budget, profile=opened.manifest.profile)
+        return Session(
+            engine,
+            policy,
+            extra,
+            model=model,
+            budget=budget,
+            profile=opened.manifest.profile,
+            click_within_s=click_within_s,
+        )
     except BaseException:
         engine.close()
         raise

@@ -132,6 +132,7 @@ def make_plan(
     memory_bytes: float | None = None,
     slowdown: float = 1.0,
     once: bool = False,
+    is_firm: bool = True,
 ) -> Plan:
     """The finest windows that time and memory allow.
 
@@ -146,6 +147,8 @@ def make_plan(
         budget_s: seconds for all objects; None is no limit.
         memory_bytes: for the whole process; None is no limit.
         slowdown: how much slower than the model says the host is now.
+        is_firm: whether masks that are late are made without the network. If not, the first call in windows of a
+            shape, which takes longer, does not count.
         once: one decode for each object, whatever its prompts; else one after each click.
 
     Raises:
@@ -159,7 +162,8 @@ def make_plan(
 
     ways = itertools.product(window_sizes(policy), _SHARING if len(started) > 1 else _SHARING[:1])
     plans = (
-        _plan_of(geometry, started, replace(policy, max_voxels=v), s, model, budget_s, slowdown, once) for v, s in ways
+        _plan_of(geometry, started, replace(policy, max_voxels=v), s, model, budget_s, slowdown, once, is_firm)
+        for v, s in ways
     )
     finest = next(plans)
     if fits(finest):
@@ -179,7 +183,7 @@ def make_plan(
                     "GB or more, which the smallest windows take; free memory, raise the limit, or take an int8 bundle "
                     "or fewer --threads"
                 )
-    return replace(best, compromises=_compromises(finest, best, budget_s, memory_bytes))
+    return replace(best, compromises=_compromises(finest, best, budget_s, memory_bytes, is_firm))
 
 
 def _quality(plan: Plan, geometry: Geometry) -> float:
@@ -199,6 +203,7 @@ def _plan_of(
     budget_s: float | None,
     slowdown: float,
     once: bool,
+    is_firm: bool,
 ) -> Plan:
     windows: list[PlannedWindow] = []
     more_s = 0.0
@@ -209,7 +214,8 @@ def _plan_of(
         # A click is decoded with those before it, one after the other.
         totals = [len(network_points(prompts[k])[1]) for k in objects]
         counts = totals if once else [n for total in totals for n in range(1, total + 1)]
-        cost = window_cost(model, shape, counts, first=shape not in shapes, slowdown=slowdown)
+        first = is_firm and shape not in shapes  # a session of clicks has many of a shape, and one that is the first
+        cost = window_cost(model, shape, counts, first=first, slowdown=slowdown)
         windows.append(PlannedWindow(objects, window, cost))
         more_s += len(objects) * second_window_s(model, shape, slowdown)
         shapes.add(shape)
@@ -235,7 +241,9 @@ def _grouped(
     return [(tuple(objects), window) for objects, window, _, _ in groups]
 
 
-def _compromises(best: Plan, plan: Plan, budget_s: float | None, memory_bytes: float | None) -> tuple[str, ...]:
+def _compromises(
+    best: Plan, plan: Plan, budget_s: float | None, memory_bytes: float | None, is_firm: bool
+) -> tuple[str, ...]:
     """What `plan` gives up compared with `best`, and why."""
     compromises = []
     if plan.policy.max_voxels < best.policy.max_voxels:
@@ -252,7 +260,7 @@ def _compromises(best: Plan, plan: Plan, budget_s: float | None, memory_bytes: f
     for planned in plan.windows:
         if len(planned.objects) > 1 and planned.objects not in alone:
             compromises.append(f"windows of their own for the objects {format_ids(planned.objects)}: they share one")
-    if budget_s is not None and plan.p95_s > budget_s:
+    if is_firm and budget_s is not None and plan.p95_s > budget_s:
         compromises.append(
             f"certainty that each mask comes from the network: even the smallest windows may take {plan.p95_s:.3g} s "
             f"of {budget_s:.3g} s; masks that are not done by then are made from their prompts alone"

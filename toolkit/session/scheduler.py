@@ -60,7 +60,12 @@ class Scheduler:
         self._costs = segmenter.costs
 
     def plan(
-        self, image: ImageState, prompts: Mapping[int, ObjectPrompts], within_s: float | None, once: bool = False
+        self,
+        image: ImageState,
+        prompts: Mapping[int, ObjectPrompts],
+        within_s: float | None,
+        once: bool = False,
+        is_firm: bool = True,
     ) -> Plan:
         """The plan of the objects whose window has to be chosen yet; see `make_plan`."""
         model = self._costs.model
@@ -76,6 +81,7 @@ class Scheduler:
             memory_bytes=None if model is None else model.base_bytes + memory.free_bytes(),
             slowdown=self._costs.slowdown,
             once=once,
+            is_firm=is_firm,
         )
 
     def schedule(
@@ -84,6 +90,7 @@ class Scheduler:
         prompts: Mapping[int, ObjectPrompts],
         previous: NDArray[np.integer] | None,
         within_s: float | None,
+        is_firm: bool = True,
     ) -> Schedule:
         """What a call will do; nothing runs.
 
@@ -92,8 +99,9 @@ class Scheduler:
             previous: object ids (z,y,x) before the last click on each object; where there is no time to answer all
                 clicks again, the last click corrects this mask.
             within_s: seconds for all of them; None is any time.
+            is_firm: see `make_plan`.
         """
-        plan = self.plan(image, prompts, within_s)
+        plan = self.plan(image, prompts, within_s, is_firm=is_firm)
         states = {k: image.objects.get(k, ObjectState()) for k in prompts}
         compromises = plan.compromises
         if plan.compromises and previous is not None:
@@ -101,7 +109,7 @@ class Scheduler:
             resumed = {k: state for k, state in resumed.items() if state.region is not None}
             if resumed:
                 states |= resumed
-                plan = self.plan(image, prompts, within_s, once=True)
+                plan = self.plan(image, prompts, within_s, once=True, is_firm=is_firm)
                 compromises = (RESUMED, *plan.compromises)
         return Schedule(prompts, plan, states, self._expected_s(image, plan, prompts), compromises)
 

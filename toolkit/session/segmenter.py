@@ -201,7 +201,7 @@ class ObjectSegmenter:
             window = initial_window(image.geometry, prompts, image.policy)
         clock = clock.keeping(self.costs.nearest_s(window.inside(geometry.shape)))
         window = self._affordable_window(image, window, clock)
-        logits = self._decode_window(image, window, points, clock.deadline, novel=prompts.novel)
+        logits = self._decode_window(image, window, points, clock.deadline.of_needed, novel=prompts.novel)
         first = window, logits
         window, logits = self._adapt_window(image, prompts, points, window, logits, clock)
 

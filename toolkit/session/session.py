@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -65,6 +66,7 @@ class Session(PromptMethods, ClassMethods):
         owns_engine: bool = True,
         profile: InputProfile | None = None,
         embeddings: EmbeddingCache | None = None,
+        click_within_s: float | None = None,
     ) -> None:
         """Begins without an image.
 
@@ -78,6 +80,11 @@ class Session(PromptMethods, ClassMethods):
             owns_engine: whether the engine is closed with the session.
             profile: what the network's input is; None is the profile `tiny`, that of gstk's own small networks.
             embeddings: an empty cache, whose limit counts instead of `cache_bytes`.
+            click_within_s: time that calls are planned for, for each object. Unlike a budget's, it may be exceeded: the
+                network's answer to a prompt comes even if it is late. None is no target.
+
+        Raises:
+            GstkError: `click_within_s` is not above 0.
         """
         self._owns_engine = owns_engine
         self.profile = profile or find_profile("tiny")
@@ -86,6 +93,9 @@ class Session(PromptMethods, ClassMethods):
         self._segmenter = ObjectSegmenter(TimedEngine(engine, self._costs), cache, extra)
         self._scheduler = Scheduler(self._segmenter, policy)
         self._budget = budget
+        if click_within_s is not None and not click_within_s > 0:
+            raise GstkError(f"got clicks within {click_within_s} s, expected above 0 s")
+        self._click_within_s = click_within_s
         self._image: ImageState | None = None
         self._lock = threading.RLock()
         self.report = CallReport()
@@ -107,6 +117,7 @@ class Session(PromptMethods, ClassMethods):
             owns_engine=False,
             profile=self.profile,
             embeddings=self.embeddings.sibling(),
+            click_within_s=self._click_within_s,
         )
 
     @property
@@ -190,7 +201,8 @@ class Session(PromptMethods, ClassMethods):
             prompts: by object id.
             previous: integer (z,y,x), object ids: another session's mask, made with all clicks but the last on each
                 object. Where there is no time to answer all clicks again, the last click corrects it.
-            within_s: seconds for all objects; None is the session's budget.
+            within_s: seconds for all objects, by when a mask is there in any case; None is the session's budget and
+                target.
 
         Returns, raises: as `add_point`.
 
@@ -202,12 +214,11 @@ class Session(PromptMethods, ClassMethods):
             prompts = checks.changed_prompts(prompts, image, self.profile)
             if previous is not None:
                 checks.check_shape(previous, image.geometry, "previous mask")
-            if within_s is None and self._budget is not None:
-                within_s = self._budget.left_s(len(prompts), 0.0)
+            within_s, is_firm = self._time_for(len(prompts), within_s)
             began, encodes, decodes = time.perf_counter(), self.encodes, self.decodes
             with self._segmenter.engine.cancellable():
-                deadline = self._costs.deadline(within_s, image.source.volume.size)
-                schedule = self._scheduler.schedule(image, prompts, previous, within_s)
+                deadline = self._costs.deadline(within_s, image.source.volume.size, is_firm=is_firm)
+                schedule = self._scheduler.schedule(image, prompts, previous, within_s, is_firm)
                 updated, object_s = self._scheduler.run(image, schedule, deadline)
                 changed = image.commit(updated)
             checks.warn_of_empty_masks(updated)
@@ -228,7 +239,10 @@ class Session(PromptMethods, ClassMethods):
         with self._lock:
             image = self._current()
             checks.check_prompts(prompts, image, self.profile)
-            return self._scheduler.plan(image, prompts, within_s)
+            is_firm = within_s is not None
+            if within_s is None and self._click_within_s is not None:
+                within_s = self._click_within_s * len(prompts)
+            return self._scheduler.plan(image, prompts, within_s, is_firm=is_firm)
 
     @memory_errors("undo")
     def undo(self) -> Region:
@@ -315,6 +329,19 @@ class Session(PromptMethods, ClassMethods):
         with self._lock:
             before = self._object(object_id).prompts
             return self.set_all({object_id: change(self._current().geometry, before)})
+
+    def _time_for(self, objects: int, within_s: float | None) -> tuple[float | None, bool]:
+        """Seconds of a call for so many objects, None for no limit; and whether its mask has to be there by then.
+
+        Args:
+            within_s: what the caller gave it; None is the session's budget and target, whichever is less.
+        """
+        if within_s is not None:
+            return within_s, True
+        budget_s = math.inf if self._budget is None else self._budget.left_s(objects, 0.0)
+        target_s = math.inf if self._click_within_s is None else objects * self._click_within_s
+        seconds = min(budget_s, target_s)
+        return (None if seconds == math.inf else seconds), budget_s <= target_s
 
     def _current(self) -> ImageState:
         if self._image is None:
