@@ -132,6 +132,7 @@ class WindowPolicy:
         min_mm: least side of a window's voxel.
         training_window: the window of the network's training around a voxel of the volume; None where it has none.
         adapts: whether wider and narrower windows follow the first where the mask asks for them.
+        is_draft: whether finer windows will be answered in anyway, so that what is beside the network can wait.
     """
 
     max_voxels: int
@@ -142,6 +143,7 @@ class WindowPolicy:
     min_mm: float = 0.0
     training_window: Callable[[Sequence[float]], Window | None] | None = None
     adapts: bool = True
+    is_draft: bool = False
 
 
 def bounding_faces(points_zyx: NDArray[np.float64]) -> Faces:

@@ -108,11 +108,13 @@ class Costs:
     Attributes:
         model: what the engine's calls cost; None where nothing is known, and then they count as 0.
         resampling: of taking logits to the volume's voxels and applying a click there.
+        encoding: of encoding a window, as measured; infinite before the first.
     """
 
     def __init__(self, model: LatencyModel | None = None) -> None:
         self.model = model
         self.resampling = Rate(RESAMPLE_S_PER_VOXEL)
+        self.encoding = Rate(math.inf)
         self._ratios: deque[float] = deque(maxlen=_REMEMBERED_CALLS)
         self._run: set[tuple[str, Shape]] = set()
 
@@ -134,9 +136,15 @@ class Costs:
     ) -> None:
         """Records the time of a call of the engine."""
         modelled_s = self._modelled_s(kind, shape, objects, points)
+        if kind == "encode":
+            self.encoding.measured(math.prod(shape), seconds)
         if modelled_s > 0:
             self._ratios.append(seconds / modelled_s)
         self._run.add((kind, shape))
+
+    def measured_encode_s(self, shapes: Iterable[Shape]) -> float:
+        """Seconds to encode windows as the latest one was, without a model; infinite before the first."""
+        return sum((self.encoding.seconds(math.prod(shape)) for shape in shapes), 0.0)
 
     def answer_s(self, window: Window, is_encoded: bool) -> float:
         """Seconds until the network answers in a window, at the 95th percentile."""

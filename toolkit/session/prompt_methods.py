@@ -15,18 +15,32 @@ from gstk.core.regions import Region
 from gstk.session.prompt_checks import image_voxel
 from gstk.session.strokes import lasso_points, plane_box_points, scribble_points
 
-__all__ = ["PromptMethods"]
+__all__ = ["OnRefined", "PromptMethods"]
+
+OnRefined = Callable[[Region], None]
+"""Called in the background with the region of the volume where finer masks differ."""
 
 
 class PromptMethods(ABC):
     """One method for each kind of prompt. Voxel indices are (z,y,x) of the image; object ids are 1 to 65535."""
 
     @abstractmethod
-    def _change_prompts(self, change: Callable[[Geometry, ObjectPrompts], ObjectPrompts], object_id: int) -> Region:
+    def _change_prompts(
+        self,
+        change: Callable[[Geometry, ObjectPrompts], ObjectPrompts],
+        object_id: int,
+        on_refined: OnRefined | None = None,
+    ) -> Region:
         """Replaces the prompts of an object by what `change` makes of the image's geometry and of them."""
 
     def add_point(
-        self, zyx: Sequence[float], foreground: bool = True, object_id: int = 1, *, novel: bool = False
+        self,
+        zyx: Sequence[float],
+        foreground: bool = True,
+        object_id: int = 1,
+        *,
+        novel: bool = False,
+        on_refined: OnRefined | None = None,
     ) -> Region:
         """Adds a click and updates the mask.
 
@@ -34,6 +48,10 @@ class PromptMethods(ABC):
             zyx: voxel index, rounded to the nearest voxel.
             foreground: whether the object is there.
             novel: the object is of no class that the network was trained on (zero-shot); it stays so until `reset`.
+            on_refined: asks for a mask at once from a coarse window, half as fine, where the object has no window yet
+                and that saves time. The mask that there is without `on_refined` follows in the background; then this is
+                called there with the slices (z,y,x) of the volume that changed, if any did. A prompt that comes
+                meanwhile is answered first. None waits for the final mask; see `Session.refined`.
 
         Returns:
             The slices (z,y,x) of the volume outside which the mask did not change.
@@ -49,18 +67,22 @@ class PromptMethods(ABC):
                 novel=before.novel or novel,
             ),
             object_id,
+            on_refined,
         )
 
-    def add_box(self, box: Box | Sequence[Sequence[float]], object_id: int = 1) -> Region:
+    def add_box(
+        self, box: Box | Sequence[Sequence[float]], object_id: int = 1, *, on_refined: OnRefined | None = None
+    ) -> Region:
         """Sets the object's box and updates the mask.
 
         Args:
             box: a `gstk.core.prompts.Box`, or its two corner voxels ((z,y,x), (z,y,x)), both inside it.
+            on_refined: as in `add_point`.
 
         Returns, raises: as `add_point`.
         """
         box = box if isinstance(box, Box) else Box.from_corners(box)
-        return self._change_prompts(lambda geometry, before: replace(before, box=box), object_id)
+        return self._change_prompts(lambda geometry, before: replace(before, box=box), object_id, on_refined)
 
     def add_plane_box(self, corners: Sequence[Sequence[int]], foreground: bool = True, object_id: int = 1) -> Region:
         """Adds a box that was drawn on one slice, along any axis; the object's depth stays open.

@@ -12,13 +12,18 @@ from numpy.typing import NDArray
 from gstk.calibration import memory
 from gstk.core.prompts import ObjectPrompts
 from gstk.core.window import WindowPolicy
+from gstk.session.costs import WindowCost
 from gstk.session.deadline import Deadline
 from gstk.session.planner import Plan, can_start, make_plan
-from gstk.session.segmenter import ObjectSegmenter
+from gstk.session.segmenter import ObjectSegmenter, coarser_window
 from gstk.session.state import ImageState, ObjectState, resume_from_mask
 
 __all__ = ["RESUMED", "Schedule", "Scheduler"]
 
+COARSER = 8
+"""How many times fewer voxels a first, coarse answer's windows have: half the resolution along each axis."""
+MOST_COARSE = 0.5
+"""Most voxels of a coarse window, over those of the final one, for which a first answer in it is worth its time."""
 RESUMED = "an answer to all clicks: the last click corrects the previous mask"
 
 
@@ -113,6 +118,37 @@ class Scheduler:
                 compromises = (RESUMED, *plan.compromises)
         return Schedule(prompts, plan, states, self._expected_s(image, plan, prompts), compromises)
 
+    def coarse(self, image: ImageState, schedule: Schedule, max_voxels: int | None = None) -> Schedule | None:
+        """The schedule of a first answer in coarser windows of the same field of view; its states are not final.
+
+        Args:
+            schedule: of the final answer.
+            max_voxels: of the coarse windows; None is `COARSER` times fewer than the final ones have.
+
+        Returns:
+            The schedule; None where it would save little: windows are small, or encoded already.
+        """
+        fine = schedule.plan.policy
+        if max_voxels is None:
+            max_voxels = fine.max_voxels // COARSER
+        policy = replace(fine, max_voxels=max(max_voxels, fine.min_side**3), is_draft=True)
+        windows = []
+        for planned in schedule.plan.windows:
+            window = coarser_window(image.geometry, planned.window, policy)
+            share = float(np.prod(window.shape) / np.prod(planned.window.shape))
+            cost = planned.cost
+            cost = WindowCost(share * cost.encode_s, share * cost.decode_s, share * cost.p95_s, cost.peak_bytes)
+            windows.append(replace(planned, window=window, cost=cost))
+            if all(_goes_on_coarse(schedule.states[k], schedule.prompts[k]) for k in planned.objects):
+                continue  # in the window of the first answer, with a decode alone
+            is_ready = planned.window in self.segmenter.embeddings or (image.ahead and image.ahead[1].done())
+            if is_ready or share > MOST_COARSE:
+                return None
+        if not windows:
+            return None
+        plan = replace(schedule.plan, windows=tuple(windows), policy=policy, second_window_s=0.0)
+        return replace(schedule, plan=plan, expected_s=self._expected_s(image, plan, schedule.prompts), compromises=())
+
     def run(
         self, image: ImageState, schedule: Schedule, deadline: Deadline
     ) -> tuple[dict[int, ObjectState], dict[int, float]]:
@@ -121,17 +157,22 @@ class Scheduler:
         Returns:
             Object id → its new state, and → the seconds that it took.
         """
+        policy = image.policy
         if schedule.plan.windows:
             image.policy = schedule.plan.policy
         updated: dict[int, ObjectState] = {}
         object_s: dict[int, float] = {}
         order = schedule.order
-        for index, k in enumerate(order):
-            share = deadline.sooner(deadline.left_s / (len(order) - index))
-            window = schedule.plan.window_by_object.get(k)
-            began = time.perf_counter()
-            updated[k] = self.segmenter.update(image, schedule.states[k], schedule.prompts[k], window, share)
-            object_s[k] = time.perf_counter() - began
+        try:
+            for index, k in enumerate(order):
+                share = deadline.sooner(deadline.left_s / (len(order) - index))
+                window = schedule.plan.window_by_object.get(k)
+                began = time.perf_counter()
+                updated[k] = self.segmenter.update(image, schedule.states[k], schedule.prompts[k], window, share)
+                object_s[k] = time.perf_counter() - began
+        finally:
+            if image.policy.is_draft:  # this answer alone is
+                image.policy = policy
         return updated, object_s
 
     def _expected_s(self, image: ImageState, plan: Plan, prompts: Mapping[int, ObjectPrompts]) -> float:
@@ -147,7 +188,11 @@ class Scheduler:
         return seconds
 
 
+def _goes_on_coarse(state: ObjectState, prompts: ObjectPrompts) -> bool:
+    return state.is_coarse and state.is_extended_by(prompts)
+
+
 def _has_window(image: ImageState, object_id: int) -> bool:
     """Whether an object keeps its window. Where its mask was made without the network, a new window is planned."""
     state = image.objects.get(object_id, ObjectState())
-    return state.window is not None and not state.is_fallback
+    return state.window is not None and not state.is_fallback and not state.is_coarse

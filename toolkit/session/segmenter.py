@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from gstk.calibration import memory
 from gstk.core.click_rule import component_centre
+from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts, Point
-from gstk.core.window import Window, frame
+from gstk.core.window import Window, WindowPolicy, frame
 from gstk.engines.base import Embedding
 from gstk.session.class_clicks import click_on_class
 from gstk.session.click_update import (
@@ -44,7 +45,7 @@ from gstk.session.window_selection import (
 if TYPE_CHECKING:
     from gstk.session.extras import Extra
 
-__all__ = ["MORE_POINTS", "ObjectSegmenter"]
+__all__ = ["MORE_POINTS", "ObjectSegmenter", "coarser_window"]
 
 MAX_ADAPTATIONS = 2
 """How often one prompt may move the object to a window that suits the mask better."""
@@ -112,11 +113,11 @@ class ObjectSegmenter:
             deadline: when the mask has to be there. What was skipped for it is in the new state's `compromises`.
         """
         clock = Clock(deadline)
-        if not state.is_extended_by(prompts):
+        if not state.is_extended_by(prompts) or (state.is_coarse and not image.policy.is_draft):
             state = state.begun_anew(prompts)
         if state.window is None:
             ahead = None if image.ahead is None or prompts.box is not None else image.ahead[0]
-            if ahead is not None and can_start(prompts):
+            if ahead is not None and can_start(prompts) and not image.policy.is_draft:
                 first_clicks, _ = network_points(initial_prompts(prompts))
                 if lie_well_inside(first_clicks, ahead, image.geometry):
                     first_window = ahead
@@ -142,7 +143,8 @@ class ObjectSegmenter:
             unanswered = "the network's answer" if state.region is None else "its answer to the latest prompts"
             clock.skip(f"{unanswered}: the mask is made from the prompts alone")
             state = _fallback(image, state, prompts, answered)
-        return replace(state, prompts=prompts, given=given, compromises=clock.compromises)
+        is_coarse = image.policy.is_draft
+        return replace(state, prompts=prompts, given=given, compromises=clock.compromises, is_coarse=is_coarse)
 
     def restore(self, image: ImageState, state: ObjectState) -> ObjectState:
         """A state from the history with its mask, which is computed again where the history had no memory for it."""
@@ -208,15 +210,16 @@ class ObjectSegmenter:
         # An extra improves the answer of one window; its logits may lie on a finer grid.
         grid = window
         tiled = None
+        optional = Clock(Deadline(0.0)) if image.policy.is_draft else clock
         if self.extra is None and wants_tiles(image, window):
             decode = partial(self._decode_window, image, novel=prompts.novel)
             tiled = segment_in_tiles(image, points, first, (window, logits), decode, self._answer_s, clock)
         if tiled is not None:
             grid, logits = tiled
         if self.extra is not None:
-            logits = self._decode_more_points(image, prompts, points, window, logits, clock)
+            logits = self._decode_more_points(image, prompts, points, window, logits, optional)
             sample = partial(self._sample, image)
-            grid, logits = self.extra.refine(sample, geometry, window, logits, prompts, clock)
+            grid, logits = self.extra.refine(sample, geometry, window, logits, prompts, optional)
 
         began = time.perf_counter()
         projector = project_on(image.source, grid, logits, prompts)
@@ -246,11 +249,9 @@ class ObjectSegmenter:
         if self._answer_s(window) <= clock.left_s:
             return window
         clock.skip(FINER_WINDOW)
-        whole = replace(image.policy, margin=0.0)
-        low, high = np.maximum(window.start, 0.0), np.minimum(window.stop, image.geometry.shape)
         coarser = window
-        for max_voxels in window_sizes(whole)[1:]:
-            coarser = frame(image.geometry, low, high, replace(whole, max_voxels=max_voxels))
+        for max_voxels in window_sizes(image.policy)[1:]:
+            coarser = coarser_window(image.geometry, window, replace(image.policy, max_voxels=max_voxels))
             if self._answer_s(coarser) <= clock.left_s:
                 break
         return coarser
@@ -361,6 +362,12 @@ class ObjectSegmenter:
         if image.ahead is not None and not image.ahead[1].cancel():
             self.engine.engine.interrupt()
         image.ahead = None
+
+
+def coarser_window(geometry: Geometry, window: Window, policy: WindowPolicy) -> Window:
+    """A window of the same field of view with as many voxels as a policy allows."""
+    low, high = np.maximum(window.start, 0.0), np.minimum(window.stop, geometry.shape)
+    return frame(geometry, low, high, replace(policy, margin=0.0))
 
 
 def _inner_points(state: ObjectState, prompts: ObjectPrompts) -> tuple[Point, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +31,8 @@ from gstk.session.deadline import Budget
 from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES, EmbeddingCache
 from gstk.session.planner import Plan
 from gstk.session.prompt_methods import PromptMethods
+from gstk.session.refine_methods import RefineMethods
+from gstk.session.refinement import Refinement
 from gstk.session.scheduler import Scheduler
 from gstk.session.segmenter import ObjectSegmenter
 from gstk.session.settings import session_settings
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["CallReport", "Region", "Session"]
 
 
-class Session(PromptMethods, ClassMethods):
+class Session(PromptMethods, RefineMethods, ClassMethods):
     """Segments the objects of one image at a time, click by click. Safe to call from several threads, one at a time.
 
     Use `gstk.open` to make one. Voxel indices are (z,y,x) of the image as given; object ids are 1 to 65535.
@@ -98,6 +99,8 @@ class Session(PromptMethods, ClassMethods):
         self._click_within_s = click_within_s
         self._image: ImageState | None = None
         self._lock = threading.RLock()
+        self._computing = threading.RLock()
+        self._refinement = Refinement(self.refine, self._segmenter.engine.cancel)
         self.report = CallReport()
         self.intensities = ""
 
@@ -158,6 +161,7 @@ class Session(PromptMethods, ClassMethods):
             VolumeWarning: the volume is probably not what the network was trained on.
         """
         source = NetworkImage.prepare(Volume.of(volume, spacing_mm), self.profile, intensity_window, assume_window)
+        self._refinement.drop()
         with self._lock:
             self._segmenter.forget(self._image)
             self._image = None
@@ -194,6 +198,9 @@ class Session(PromptMethods, ClassMethods):
         prompts: Mapping[int, ObjectPrompts],
         previous: NDArray[np.integer] | None = None,
         within_s: float | None = None,
+        *,
+        coarse_first: bool = False,
+        on_refined: Callable[[Region], None] | None = None,
     ) -> Region:
         """Replaces all prompts of several objects in one step; objects that lie together may share a window.
 
@@ -204,21 +211,30 @@ class Session(PromptMethods, ClassMethods):
             within_s: seconds for all objects, by when a mask is there in any case; None is the session's budget and
                 target.
 
+            coarse_first: whether objects without a window yet are first answered in coarse ones, where that saves time;
+                `refine` then makes the final masks.
+            on_refined: has `refine` called in the background after such an answer, and is itself called there with the
+                region that changed. Refining makes way for the next prompt, and goes on after it.
+
         Returns, raises: as `add_point`.
 
         Warns:
             PromptWarning: the mask of an object is empty.
         """
-        with self._lock:
+        coarse_first = coarse_first or on_refined is not None
+        with self._lock, self._making_way(on_refined):
             image = self._current()
             prompts = checks.changed_prompts(prompts, image, self.profile)
             if previous is not None:
                 checks.check_shape(previous, image.geometry, "previous mask")
-            within_s, is_firm = self._time_for(len(prompts), within_s)
+            target_s = self._click_within_s if within_s is None else None
+            within_s, is_firm = self._time_for(len(prompts), within_s, has_target=not coarse_first)
             began, encodes, decodes = time.perf_counter(), self.encodes, self.decodes
             with self._segmenter.engine.cancellable():
                 deadline = self._costs.deadline(within_s, image.source.volume.size, is_firm=is_firm)
                 schedule = self._scheduler.schedule(image, prompts, previous, within_s, is_firm)
+                if coarse_first:
+                    schedule = self._draft(image, schedule, target_s)
                 updated, object_s = self._scheduler.run(image, schedule, deadline)
                 changed = image.commit(updated)
             checks.warn_of_empty_masks(updated)
@@ -252,7 +268,7 @@ class Session(PromptMethods, ClassMethods):
             PromptError: there is nothing to undo.
             Interrupted: by `cancel`; nothing has changed.
         """
-        with self._lock:
+        with self._lock, self._making_way():
             image = self._current()
             return image.take_back(self._segmenter.restore(image, image.latest_before()))
 
@@ -309,6 +325,7 @@ class Session(PromptMethods, ClassMethods):
 
     def close(self) -> None:
         """Frees its memory, and closes its engine if it owns it; the session cannot be used afterwards."""
+        self._refinement.drop()
         with self._lock:
             self._segmenter.forget(self._image)
             self._image = None
@@ -325,23 +342,15 @@ class Session(PromptMethods, ClassMethods):
     ) -> None:
         self.close()
 
-    def _change_prompts(self, change: Callable[[Geometry, ObjectPrompts], ObjectPrompts], object_id: int) -> Region:
+    def _change_prompts(
+        self,
+        change: Callable[[Geometry, ObjectPrompts], ObjectPrompts],
+        object_id: int,
+        on_refined: Callable[[Region], None] | None = None,
+    ) -> Region:
         with self._lock:
             before = self._object(object_id).prompts
-            return self.set_all({object_id: change(self._current().geometry, before)})
-
-    def _time_for(self, objects: int, within_s: float | None) -> tuple[float | None, bool]:
-        """Seconds of a call for so many objects, None for no limit; and whether its mask has to be there by then.
-
-        Args:
-            within_s: what the caller gave it; None is the session's budget and target, whichever is less.
-        """
-        if within_s is not None:
-            return within_s, True
-        budget_s = math.inf if self._budget is None else self._budget.left_s(objects, 0.0)
-        target_s = math.inf if self._click_within_s is None else objects * self._click_within_s
-        seconds = min(budget_s, target_s)
-        return (None if seconds == math.inf else seconds), budget_s <= target_s
+            return self.set_all({object_id: change(self._current().geometry, before)}, on_refined=on_refined)
 
     def _current(self) -> ImageState:
         if self._image is None:
@@ -359,7 +368,8 @@ class Session(PromptMethods, ClassMethods):
         if within_s is None and self._budget is not None:
             within_s = self._budget.left_s(len(class_ids), 0.0)
         deadline = self._costs.deadline(within_s, image.source.volume.size)
-        labels, on_grid, compromises = self._segmenter.segment_classes(image, class_ids, on_progress, deadline)
+        with self._making_way():
+            labels, on_grid, compromises = self._segmenter.segment_classes(image, class_ids, on_progress, deadline)
         self.report = CallReport(within_s, spent_s=time.perf_counter() - began, compromises=compromises)
         return labels, on_grid
 

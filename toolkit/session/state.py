@@ -39,6 +39,7 @@ class ObjectState:
         class_id: the class that the object came from; None where it came from none.
         grid_mask: of an object of a class, its mask on the training grid.
         is_tiled: whether the network saw it in tiles at the training's resolution.
+        is_coarse: the mask is a first answer in coarse windows, which a finer one is to replace.
         given: the object as it began, with a mask from outside; None where it began with prompts.
         compromises: what was skipped to have this mask in time.
     """
@@ -53,6 +54,7 @@ class ObjectState:
     class_id: int | None = None
     grid_mask: GridMask | None = None
     is_tiled: bool = False
+    is_coarse: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -126,6 +128,22 @@ class ImageState:
         if states:  # the prompts that an object has already change nothing
             self.undone.clear()
         return _around([self._replace(k, state) for k, state in states.items()])
+
+    def replace_coarse(self, finer: Mapping[int, tuple[ObjectState, ObjectState]]) -> Region:
+        """Puts finer masks in the place of coarse ones, where no prompt came meanwhile; `undo` does not see them.
+
+        Args:
+            finer: by object id, the coarse state and the finer one.
+
+        Returns:
+            The region outside which no mask changed.
+        """
+        changed = []
+        for object_id, (coarse, fine) in finer.items():
+            if self.objects.get(object_id) is coarse:
+                self.objects[object_id] = fine
+                changed.append(self._masks_changed(coarse.region, fine.region))
+        return _around(changed)
 
     def latest_before(self) -> ObjectState:
         """The state, before its latest change, of the object that changed last.
