@@ -147,7 +147,8 @@ def test_swept_distances_are_shortest_paths(monkeypatch: pytest.MonkeyPatch) -> 
     cost = slope2 / float(refine.EDGE) ** 2 + float(refine.FLAT)
     near, far = (_dijkstra(cost, tuple(np.argwhere(seeds)[0])) for seeds in (inner, outer))
     monkeypatch.setattr(refine, "SWEEPS", 20)
-    found = refine.geodesic_score(smooth, inner, outer)
+    fields = refine.ImageFields(smooth, np.zeros(smooth.shape, np.uint16), refine.geodesic_steps(smooth))
+    found = refine.geodesic_score(fields, inner, outer)
     np.testing.assert_allclose(found, (far - near) / (far + near), atol=1e-4)
     assert found[1, 1, 1] == 1
     assert found[4, 5, 6] == -1
@@ -229,6 +230,31 @@ def large_object(
         patch.setattr(refine, "MOST_FINER", finer)
         session.add_box(Box.from_corners((where.min(0).tolist(), where.max(0).tolist())))
     return dice(session.mask > 0, truth), session
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+def test_fields_that_are_kept_change_nothing(boxed: bool) -> None:
+    image, truth = scene()
+    guess = np.where(truth, 2, -2).astype(np.float32)
+    faces = np.array([[4.0, 6.0, 8.0], [20.0, 22.0, 24.0]]) if boxed else None
+    kept = refine.ImageFields.of(image)
+    clicks: list[tuple[list[float], bool]] = []
+    for click in (([12.0, 14.0, 27.0], False), ([5.0, 14.0, 16.0], True), ([12.0, 3.0, 16.0], False)):
+        clicks.append(click)
+        local = on_object(*clicks, box=faces)
+        np.testing.assert_array_equal(refine_logits(image, guess, local, kept), refine_logits(image, guess, local))
+
+
+def test_fields_of_an_image_go_with_it() -> None:
+    image, truth = scene()
+    guidance = ImageGuidance()
+    session = Session(FloodEngine(), POLICY, guidance)  # type: ignore[arg-type]
+    session.set_image((255 * image).astype(np.uint8))
+    session.add_point((12, 14, 16))
+    session.add_point((12, 14, 18))
+    assert len(guidance._fields) == 1
+    session.set_image((255 * image).astype(np.uint8))
+    assert guidance._fields == {}
 
 
 def test_borders_of_large_objects_are_found_at_the_volumes_resolution(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,9 @@ __all__ = ["MORE_POINTS", "ObjectSegmenter", "coarser_window"]
 MAX_ADAPTATIONS = 2
 """How often one prompt may move the object to a window that suits the mask better."""
 
+KEPT_PATCHES = 2
+"""Windows whose image is kept: what the network saw, and the finer grid of an extra."""
+
 CLASS_CACHE_LIMIT_BYTES = 4 * 2**30
 """Most memory for the features of classes: those of 355³ voxels of the full-size network."""
 CLASS_CACHE_SHARE = 0.4
@@ -78,7 +81,7 @@ class ObjectSegmenter:
     def __init__(self, engine: TimedEngine, embeddings: EmbeddingCache, extra: Extra | None = None) -> None:
         self.engine, self.costs, self.extra = engine, engine.costs, extra
         self.embeddings = embeddings
-        self._latest: tuple[Window, NDArray[np.float32]] | None = None
+        self._patches: dict[Window, NDArray[np.float32]] = {}
         self.encodes = self.decodes = 0
 
     def look_ahead(self, image: ImageState, voxel: tuple[int, int, int]) -> None:
@@ -92,7 +95,7 @@ class ObjectSegmenter:
         if image is not None:
             self._end_background(image)
         self.embeddings.clear()
-        self._latest = None
+        self._patches.clear()
 
     def update(
         self,
@@ -342,10 +345,14 @@ class ObjectSegmenter:
         return embedding
 
     def _sample(self, image: ImageState, window: Window) -> NDArray[np.float32]:
-        """The image on a window's grid, float32 (z,y,x), 0–1; that of the latest window is kept."""
-        if self._latest is None or self._latest[0] != window:
-            self._latest = window, image.source.patch(window)
-        return self._latest[1]
+        """The image on a window's grid, float32 (z,y,x), 0–1; the latest of them are kept."""
+        patch = self._patches.pop(window, None)
+        if patch is None:
+            patch = image.source.patch(window)
+        self._patches[window] = patch
+        if len(self._patches) > KEPT_PATCHES:
+            del self._patches[next(iter(self._patches))]
+        return patch
 
     def _network_input(self, image: ImageState, window: Window) -> NDArray[np.float32]:
         return image.source.to_network(self._sample(image, window))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from gstk.session.costs import REFINE_S_PER_VOXEL, Rate
 from gstk.session.deadline import Clock
 from gstk.session.extras import ImagePatch
 from gstk.session.extras.click_weight import weigh_click
-from gstk.session.extras.image_refiner import fine_part, local_prompts, refine_logits
+from gstk.session.extras.image_refiner import ImageFields, fine_part, local_prompts, refine_logits
 from gstk.session.extras.reprompting import is_wanted, points_from_mask
 from gstk.session.window_selection import network_points
 
@@ -39,6 +40,7 @@ class ImageGuidance:
 
     def __init__(self) -> None:
         self.refinement = Rate(REFINE_S_PER_VOXEL)
+        self._fields: dict[int, tuple[weakref.ref[NDArray[np.float32]], ImageFields]] = {}
 
     def more_points(
         self, image: ImagePatch, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts
@@ -47,7 +49,8 @@ class ImageGuidance:
         if not is_wanted(len(prompts.points), prompts.box is not None):
             return None
         local = local_prompts(window, prompts)
-        mask = refine_logits(image(window), logits, local) > 0
+        patch = image(window)
+        mask = refine_logits(patch, logits, local, self._fields_of(patch)) > 0
         coords, labels = network_points(prompts)
         points, kinds = points_from_mask(mask, local, window.to_window(coords).astype(np.float64), labels)
         if len(points) == len(coords):
@@ -72,9 +75,20 @@ class ImageGuidance:
             inner = logits[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
             logits = resample(inner, (0, 0, 0), (1 / finer,) * 3, grid.shape, outside="edge")
         began = time.perf_counter()
-        refined = refine_logits(image(grid), logits, local_prompts(grid, prompts))
+        patch = image(grid)
+        refined = refine_logits(patch, logits, local_prompts(grid, prompts), self._fields_of(patch))
         self.refinement.measured(refined.size, time.perf_counter() - began)
         return grid, refined
+
+    def _fields_of(self, patch: NDArray[np.float32]) -> ImageFields:
+        """The fields of a patch of the image, kept as long as the patch itself is."""
+        key = id(patch)
+        kept = self._fields.get(key)
+        if kept is not None and kept[0]() is patch:
+            return kept[1]
+        fields = ImageFields.of(patch)
+        self._fields[key] = weakref.ref(patch, lambda _: self._fields.pop(key, None)), fields
+        return fields
 
     def weigh_click(
         self,

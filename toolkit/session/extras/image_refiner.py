@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from gstk.core.prompts import ObjectPrompts
 from gstk.core.window import Window
 from gstk.session.click_update import clicked_components
 
-__all__ = ["LocalPrompts", "fine_part", "local_prompts", "refine_logits", "squared_radii"]
+__all__ = ["ImageFields", "LocalPrompts", "fine_part", "geodesic_score", "geodesic_steps", "local_prompts", "refine_logits", "squared_radii"]
 
 Field = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -90,12 +91,47 @@ def local_prompts(window: Window, prompts: ObjectPrompts) -> LocalPrompts:
     return LocalPrompts(window.to_window(prompts.clicked()).astype(np.float64), foreground, faces)
 
 
-def refine_logits(image: Field, logits: Field, local: LocalPrompts) -> Field:
+@dataclass
+class ImageFields:
+    """What refinement takes from the image alone, and what clicks leave as it was; kept from click to click.
+
+    Attributes:
+        smooth: float32 (z,y,x), mean of three voxels a side.
+        appearance: uint16 (z,y,x), bin of brightness and texture.
+        steps: geodesic length of a step from a plane to the next, planes of each axis in turn first.
+        distances: seeds and the distances from them, of the object's seeds and of the background's, as computed last.
+    """
+
+    smooth: Field
+    appearance: NDArray[np.uint16]
+    steps: list[Field]
+    distances: dict[str, tuple[Mask, Field]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, image: Field) -> ImageFields:
+        """The fields of an image, float32 (z,y,x), 0–1; two voxels or more along each axis."""
+        smooth = _mean3(image)
+        spread = np.sqrt(np.maximum(_mean3(image * image) - smooth * smooth, np.float32(0)))
+        appearance = _bins(smooth, BRIGHTNESS_BINS) * TEXTURE_BINS + _bins(2 * spread, TEXTURE_BINS)
+        return cls(smooth, appearance.astype(np.uint16), geodesic_steps(smooth))
+
+    def distances_from(self, kind: str, seeds: Mask) -> Field:
+        """Geodesic distances from seeds of a kind; those of the last call where its seeds were the same."""
+        last = self.distances.get(kind)
+        if last is not None and np.array_equal(last[0], seeds):
+            return last[1]
+        distances = _distances(seeds, self.steps)
+        self.distances[kind] = seeds, distances
+        return distances
+
+
+def refine_logits(image: Field, logits: Field, local: LocalPrompts, fields: ImageFields | None = None) -> Field:
     """Logits corrected by the image and the prompts.
 
     Args:
         image: float32 (z,y,x), 0–1, the network's input; two voxels or more along each axis.
         logits: float32 (z,y,x), the network's, above 0 inside the object.
+        fields: of the image, from an earlier call; None computes them. The result is the same.
 
     Returns:
         float32 (z,y,x), a fresh array, above 0 inside the object.
@@ -116,11 +152,10 @@ def refine_logits(image: Field, logits: Field, local: LocalPrompts) -> Field:
         relax_box_prior(prior, low, high, ((on, True), (off, False)))
         total += BOX_WEIGHT * prior
         near, beyond = farthest2 < SURROUNDINGS * SURROUNDINGS, farthest2 > BEYOND * BEYOND
-    smooth = _mean3(image)
+    fields = ImageFields.of(image) if fields is None else fields
     inner, outer = _around(image.shape, on), _around(image.shape, off)
-    total += PATH_WEIGHT * geodesic_score(smooth, inner, (outer | beyond) & ~inner)
-    spread = np.sqrt(np.maximum(_mean3(image * image) - smooth * smooth, np.float32(0)))
-    appearance = _bins(smooth, BRIGHTNESS_BINS) * TEXTURE_BINS + _bins(2 * spread, TEXTURE_BINS)
+    total += PATH_WEIGHT * geodesic_score(fields, inner, (outer | beyond) & ~inner)
+    appearance = fields.appearance.astype(np.intp)
     result = total
     for _ in range(APPEARANCE_ROUNDS):
         inside = 1 / (1 + np.exp(-result))
@@ -213,10 +248,16 @@ def _mean3(values: Field) -> Field:
     return values
 
 
-def geodesic_score(smooth: Field, inner: Mask, outer: Mask) -> Field:
+def geodesic_score(fields: ImageFields, inner: Mask, outer: Mask) -> Field:
     """1 at inner seeds, -1 at outer ones, between them by geodesic distances; 0 where one kind is missing."""
     if not inner.any() or not outer.any():
-        return np.zeros_like(smooth)
+        return np.zeros_like(fields.smooth)
+    near, far = fields.distances_from("inner", inner), fields.distances_from("outer", outer)
+    return (far - near) / (far + near)
+
+
+def geodesic_steps(smooth: Field) -> list[Field]:
+    """Length of a step from a plane to the next, along each axis: long where brightness changes, planes first."""
     slope2 = np.zeros_like(smooth)
     for axis in range(3):
         given, sums = np.moveaxis(smooth, axis, 0), np.moveaxis(slope2, axis, 0)
@@ -226,9 +267,7 @@ def geodesic_score(smooth: Field, inner: Mask, outer: Mask) -> Field:
         sums += change * change
     cost = slope2 * (1 / (EDGE * EDGE)) + FLAT
     lines = [np.moveaxis(cost, axis, 0) for axis in range(3)]
-    steps = [np.ascontiguousarray((line[1:] + line[:-1]) * np.float32(0.5)) for line in lines]
-    near, far = _distances(inner, steps), _distances(outer, steps)
-    return (far - near) / (far + near)
+    return [np.ascontiguousarray((line[1:] + line[:-1]) * np.float32(0.5)) for line in lines]
 
 
 def _distances(seeds: Mask, steps: list[Field]) -> Field:
@@ -252,11 +291,11 @@ def _distances(seeds: Mask, steps: list[Field]) -> Field:
     return distance
 
 
-def _bins(values: Field, count: int) -> NDArray[np.int64]:
-    return np.minimum((values * np.float32(count)).astype(np.int64), count - 1)
+def _bins(values: Field, count: int) -> NDArray[np.intp]:
+    return np.minimum((values * np.float32(count)).astype(np.intp), count - 1)
 
 
-def _histogram(appearance: NDArray[np.int64], weights: Field, clicked: Mask) -> NDArray[np.float64]:
+def _histogram(appearance: NDArray[np.intp], weights: Field, clicked: Mask) -> NDArray[np.float64]:
     """Shares of the bins, float64, smoothed, with extra weight for what was clicked; they sum to 1 + EVEN_SHARE."""
     size = BRIGHTNESS_BINS * TEXTURE_BINS
     shares = _shares(np.bincount(appearance.ravel(), weights.ravel(), size))
