@@ -1,6 +1,6 @@
 """Seconds of the stages of one click with `tiny`, with and without what is kept from click to click, in turn.
 
-    python benchmarks/click_stages.py CASES [--case CT_totalseg_abdomen] [--rounds 3] [--out benchmarks/results/NAME.json]
+    python benchmarks/click_stages.py CASES [--case CT_totalseg_abdomen] [--rounds 1] [--out FILE.json]
 
 Each object of the case gets its box and then three clicks by the official rule. Every click is made twice, in turn and
 with `undo` between: first with the image's fields and the geodesic distances kept from the clicks before (`kept`), then

@@ -246,7 +246,7 @@ def test_fields_that_are_kept_change_nothing(boxed: bool) -> None:
 
 
 def test_fields_of_an_image_go_with_it() -> None:
-    image, truth = scene()
+    image, _ = scene()
     guidance = ImageGuidance()
     session = Session(FloodEngine(), POLICY, guidance)  # type: ignore[arg-type]
     session.set_image((255 * image).astype(np.uint8))

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
 from gstk.core import resampling as preprocess
-from gstk.core.resampling import axis_weights, intensity_range, normalise, resample, sample
+from gstk.core.resampling import axis_weights, intensity_range, normalise, resample, sample, value_counts
 
 REAL_DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8"]
 sides = st.integers(1, 9)
@@ -284,3 +284,14 @@ def test_range_is_counted_slab_by_slab(monkeypatch: pytest.MonkeyPatch, dtype: s
     monkeypatch.setattr(preprocess, "_SLAB_VOXELS", 100)
     volume = np.random.default_rng(2).normal(50, 30, (9, 10, 11)).astype("i1").astype(dtype, order=order)
     np.testing.assert_allclose(intensity_range(volume), np.percentile(volume.astype(float), (1, 99)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", ">i2"])
+def test_small_integers_are_counted(dtype: str) -> None:
+    bounds = np.iinfo(dtype)
+    volume = np.random.default_rng(3).integers(bounds.min, bounds.max, (3, 5, 7), endpoint=True).astype(dtype)
+    for values in (volume, volume[:2, :4], volume[:, ::2], np.asfortranarray(volume)):
+        counts = value_counts(values)
+        given, times = np.unique(values, return_counts=True)
+        assert counts.sum() == values.size
+        np.testing.assert_array_equal(counts[given.astype(int) - bounds.min], times)

@@ -85,13 +85,17 @@ def _ranked(volume: NDArray[np.generic], ranks: NDArray[np.int64]) -> NDArray[np
 
 def value_counts(volume: NDArray[np.generic]) -> NDArray[np.int64]:
     """How often each value of an integer dtype of 8 or 16 bits occurs, from its least on; no copy of the volume."""
-    bounds = np.iinfo(volume.dtype)  # type: ignore[type-var]
-    counts = np.zeros(int(bounds.max) - int(bounds.min) + 1, np.int64)
+    dtype = volume.dtype
+    counts = np.zeros(2 ** (8 * dtype.itemsize), np.int64)
     flat = volume.reshape(-1, order="A") if volume.flags.forc else volume.reshape(-1)
     for first in range(0, flat.size, _COUNTED_VOXELS):
-        slab = np.subtract(flat[first : first + _COUNTED_VOXELS], int(bounds.min), dtype=np.int64)
-        counts += np.bincount(slab, minlength=counts.size)
-    return counts
+        slab = np.ascontiguousarray(flat[first : first + _COUNTED_VOXELS], dtype.newbyteorder("="))
+        if dtype.itemsize == 1 and slab.size % 2 == 0:  # two voxels at a time take half as long
+            pairs = np.bincount(slab.view(np.uint16), minlength=2**16).reshape(2**8, 2**8)
+            counts += pairs.sum(axis=0) + pairs.sum(axis=1)
+        else:
+            counts += np.bincount(slab.view(f"u{dtype.itemsize}"), minlength=counts.size)
+    return np.roll(counts, counts.size // 2) if dtype.kind == "i" else counts  # negative ones first
 
 
 def sample(

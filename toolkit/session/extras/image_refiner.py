@@ -28,7 +28,16 @@ from gstk.core.prompts import ObjectPrompts
 from gstk.core.window import Window
 from gstk.session.click_update import clicked_components
 
-__all__ = ["ImageFields", "LocalPrompts", "fine_part", "geodesic_score", "geodesic_steps", "local_prompts", "refine_logits", "squared_radii"]
+__all__ = [
+    "ImageFields",
+    "LocalPrompts",
+    "fine_part",
+    "geodesic_score",
+    "geodesic_steps",
+    "local_prompts",
+    "refine_logits",
+    "squared_radii",
+]
 
 Field = NDArray[np.float32]
 Mask = NDArray[np.bool_]
