@@ -94,6 +94,26 @@ class ClassEngine(FloodEngine):
         return vectors
 
 
+class Gate(FloodEngine):
+    """Holds back large windows until it is opened; a call that waits can be interrupted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.waiting, self._ended = threading.Event(), threading.Event(), threading.Event()
+
+    def encode(self, image: NDArray[np.float32]) -> Embedding:
+        if image.size > 20**3:
+            self._ended.clear()
+            self.waiting.set()
+            while not self.open.wait(0.01):
+                if self._ended.is_set():
+                    raise Interrupted("interrupted")
+        return super().encode(image)
+
+    def interrupt(self) -> None:
+        self._ended.set()
+
+
 def two_balls(
     shape: tuple[int, int, int] = (40, 60, 60),
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:

@@ -8,6 +8,7 @@ import io
 import json
 import stat
 import struct
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 pytest.importorskip("starlette")
 
 import SimpleITK
+from flood import Gate
 from served import TOKEN, Served, serving
 
 from gstk.cases.npz import Case
@@ -77,6 +79,43 @@ class Page:
         assert status == 200, data
         box = meta["box"]
         return meta, None if box is None else np.frombuffer(data, np.uint8).reshape([b - a for a, b in box])
+
+
+def test_a_coarse_mask_comes_first_and_prompts_end_what_refines_it() -> None:
+    image, truth = ball()
+    engine = Gate()
+    with serving(engine=engine) as served:
+        page = Page(served)
+        buffer = io.BytesIO()
+        np.savez(buffer, imgs=image, spacing=np.ones(3))
+        page.open("ball.npz", buffer.getvalue())
+        assert engine.waiting.wait(30)  # what is encoded ahead
+        first, box = page.prompt(kind="point", voxel=[12, 20, 20], foreground=True, coarse_first=True)
+        assert box is not None
+        assert not first["is_final"]
+        engine.waiting.clear()
+        answers: list[int] = []
+        refining = threading.Thread(target=lambda: answers.append(page.ask("POST", "/api/refine", b"{}")[0]))
+        refining.start()
+        assert engine.waiting.wait(30)
+        second, _ = page.prompt(kind="point", voxel=[12, 20, 24], foreground=True, coarse_first=True)
+        refining.join(30)
+        assert answers == [409]
+        assert not second["is_final"]
+        engine.open.set()
+        status, meta, _ = page.ask("POST", "/api/refine", b"{}")
+        assert status == 200
+        assert meta["is_final"]
+        assert len(meta["clicks"]) == 2
+        _, meta, data = page.ask("GET", "/api/labels")
+        labels = np.zeros(SHAPE, np.uint8)
+        labels[tuple(slice(a, b) for a, b in meta["box"])] = np.frombuffer(data, np.uint8).reshape(
+            [b - a for a, b in meta["box"]]
+        )
+        assert 2 * (labels.astype(bool) & truth).sum() / (labels.astype(bool).sum() + truth.sum()) > 0.9
+        plain, _ = page.prompt(kind="reset", object=1)
+        assert plain["is_final"]
+        assert page.prompt(kind="point", voxel=[12, 20, 20], foreground=True)[0]["is_final"]
 
 
 @pytest.fixture(scope="module")

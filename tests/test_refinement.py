@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from flood import POLICY, FloodEngine, SlowEngine
+from flood import POLICY, FloodEngine, Gate, SlowEngine
 from latency import a_model
 from numpy.typing import NDArray
 
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.regions import Region, voxel_count
-from gstk.errors import EngineError, Interrupted
+from gstk.errors import EngineError
 from gstk.session.session import Session
 
 WAIT_S = 60.0
@@ -40,26 +40,6 @@ def final_mask(*points: Point) -> NDArray[np.uint16]:
         for point in points:
             session.add_point(point.zyx, point.foreground)
         return session.mask.copy()
-
-
-class Gate(FloodEngine):
-    """Holds back large windows until it is opened; a call that waits can be interrupted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open, self.waiting, self._ended = threading.Event(), threading.Event(), threading.Event()
-
-    def encode(self, image: NDArray[np.float32]):  # type: ignore[no-untyped-def]
-        if image.size > 20**3:
-            self._ended.clear()
-            self.waiting.set()
-            while not self.open.wait(0.01):
-                if self._ended.is_set():
-                    raise Interrupted("interrupted")
-        return super().encode(image)
-
-    def interrupt(self) -> None:
-        self._ended.set()
 
 
 @pytest.fixture

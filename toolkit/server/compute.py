@@ -100,9 +100,9 @@ class ComputeThread:
         """What runs and waits, in order."""
         return list(self._jobs)
 
-    async def cancel(self, owner: object) -> bool:
-        """Ends what runs and waits for an owner; says whether there was anything."""
-        jobs = [job for job in self._jobs if job.owner is owner]
+    async def cancel(self, owner: object, name: str | None = None) -> bool:
+        """Ends what runs and waits for an owner, or those calls of a name alone; says whether there was anything."""
+        jobs = [job for job in self._jobs if job.owner is owner and name in (None, job.name)]
         for job in jobs:
             await self._end(job)
         return bool(jobs)

@@ -32,6 +32,8 @@ MOST_CLICKS = 300
 """That an answer lists: they travel in a header."""
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _SHOWN_PERCENTILES = (0.5, 99.5)
+_REFINE = "refine"
+"""The name of the call that makes final masks."""
 _SENT_BYTES = 2**20
 
 
@@ -76,6 +78,7 @@ def routes(service: Service) -> list[Route]:
         Route("/api/voxels", endpoints.voxels, methods=["GET"]),
         Route("/api/labels", endpoints.labels, methods=["GET"]),
         Route("/api/prompt", endpoints.prompt, methods=["POST"]),
+        Route("/api/refine", endpoints.refine, methods=["POST"]),
         Route("/api/mask", endpoints.mask, methods=["POST"]),
         Route("/api/cancel", endpoints.cancel, methods=["POST"]),
         Route("/api/status", endpoints.status, methods=["GET"]),
@@ -224,6 +227,7 @@ class _Endpoints:
                 advice = workspace.advice(workspace.session.prompts(object_id).points[-1], object_id)
             return patch, done, spent_s, advice
 
+        await self.service.compute.cancel(lease, _REFINE)  # a prompt is answered first
         patch, done, spent_s, advice = await self.service.act(request, lease, str(kind), run)
         asks = kind not in ("undo", "redo", "reset")
         if kind == "class":
@@ -237,12 +241,26 @@ class _Endpoints:
             "session_seconds": round(spent_s, 3),
             "compromises": list(workspace.session.report.compromises) if asks else [],
             "clicks": _clicks(workspace, page),
+            "is_final": workspace.session.is_final,
         }
         if kind == "class":
             said["names"] = _described_names(page)
         if advice is not None:
             said["advice"] = advice
         return _patched(patch, said)
+
+    async def refine(self, request: Request) -> Response:
+        """The final masks after prompts with `coarse_first`; a prompt that comes meanwhile ends it, answered by 409."""
+        lease = self.service.lease(request)
+        await read_json(request)
+        workspace, page = lease.workspace, self._page_state(lease)
+
+        def run() -> Patch | None:
+            workspace.session.refine()
+            return workspace.patch()
+
+        patch = await self.service.act(request, lease, _REFINE, run)
+        return _patched(patch, {"clicks": _clicks(workspace, page), "is_final": workspace.session.is_final})
 
     async def mask(self, request: Request) -> Response:
         lease = self.service.lease(request)

@@ -36,7 +36,7 @@ def prompt_of(workspace: Workspace, body: dict[str, Any]) -> Callable[[int], boo
         return workspace.forget
     if kind == "class":
         return _class_prompt(workspace, body.get("name"))
-    foreground = body.get("foreground")
+    foreground, coarse_first = body.get("foreground"), body.get("coarse_first") is True
     if not isinstance(foreground, bool):
         raise BadRequest("got no foreground, expected true or false")
     points: Sequence[Point]
@@ -54,7 +54,7 @@ def prompt_of(workspace: Workspace, body: dict[str, Any]) -> Callable[[int], boo
         )
 
     def add(object_id: int) -> bool:
-        workspace.add(points, object_id)
+        workspace.add(points, object_id, coarse_first=coarse_first)
         return True
 
     return add

@@ -101,18 +101,23 @@ class Workspace:
             self.shown.fill(0)
         self._stale = self.session.extent
 
-    def add(self, points: Sequence[Point], object_id: int = 1) -> None:
+    def add(self, points: Sequence[Point], object_id: int = 1, *, coarse_first: bool = False) -> None:
         """Adds clicks to an object, in one step.
+
+        Args:
+            coarse_first: see `Session.set_all`.
 
         Raises:
             PromptError, Interrupted: as `Session.add_point`.
         """
-        self.say(lambda said: replace(said, points=(*said.points, *points)), object_id)
+        self.say(lambda said: replace(said, points=(*said.points, *points)), object_id, coarse_first=coarse_first)
 
-    def say(self, change: Callable[[ObjectPrompts], ObjectPrompts], object_id: int = 1) -> None:
-        """Changes the prompts of an object, within the time for a call."""
+    def say(
+        self, change: Callable[[ObjectPrompts], ObjectPrompts], object_id: int = 1, *, coarse_first: bool = False
+    ) -> None:
+        """Changes the prompts of an object, within the time for a call; `coarse_first` as in `Session.set_all`."""
         said = change(self.session.prompts(object_id))
-        self.session.set_all({object_id: said}, within_s=self._call_s)
+        self.session.set_all({object_id: said}, within_s=self._call_s, coarse_first=coarse_first)
 
     def predict(self) -> bool:
         """Says what was queued, in one step; whether there was anything."""

@@ -15,13 +15,15 @@ from gstk.core.window import WindowPolicy
 from gstk.session.costs import WindowCost
 from gstk.session.deadline import Deadline
 from gstk.session.planner import Plan, can_start, make_plan
-from gstk.session.segmenter import ObjectSegmenter, coarser_window
+from gstk.session.segmenter import ObjectSegmenter, coarser_window, lies_in_window_ahead
 from gstk.session.state import ImageState, ObjectState, resume_from_mask
 
 __all__ = ["RESUMED", "Schedule", "Scheduler"]
 
 COARSER = 8
 """How many times fewer voxels a first, coarse answer's windows have: half the resolution along each axis."""
+SOON_S = 0.5
+"""An answer that is expected within so many seconds needs no coarse one before it."""
 MOST_COARSE = 0.5
 """Most voxels of a coarse window, over those of the final one, for which a first answer in it is worth its time."""
 RESUMED = "an answer to all clicks: the last click corrects the previous mask"
@@ -126,8 +128,12 @@ class Scheduler:
             max_voxels: of the coarse windows; None is `COARSER` times fewer than the final ones have.
 
         Returns:
-            The schedule; None where it would save little: windows are small, or encoded already.
+            The schedule; None where it would save little: windows are small or encoded already, or the final answer is
+            expected soon.
         """
+        expected_s = schedule.expected_s or self._costs.measured_encode_s(p.window.shape for p in schedule.plan.windows)
+        if expected_s < SOON_S and not any(state.is_coarse for state in schedule.states.values()):
+            return None
         fine = schedule.plan.policy
         if max_voxels is None:
             max_voxels = fine.max_voxels // COARSER
@@ -141,7 +147,9 @@ class Scheduler:
             windows.append(replace(planned, window=window, cost=cost))
             if all(_goes_on_coarse(schedule.states[k], schedule.prompts[k]) for k in planned.objects):
                 continue  # in the window of the first answer, with a decode alone
-            is_ready = planned.window in self.segmenter.embeddings or (image.ahead and image.ahead[1].done())
+            is_ready = planned.window in self.segmenter.embeddings
+            if image.ahead is not None and image.ahead[1].done():
+                is_ready = is_ready or all(lies_in_window_ahead(image, schedule.prompts[k]) for k in planned.objects)
             if is_ready or share > MOST_COARSE:
                 return None
         if not windows:

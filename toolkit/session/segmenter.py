@@ -45,7 +45,7 @@ from gstk.session.window_selection import (
 if TYPE_CHECKING:
     from gstk.session.extras import Extra
 
-__all__ = ["MORE_POINTS", "ObjectSegmenter", "coarser_window"]
+__all__ = ["MORE_POINTS", "ObjectSegmenter", "coarser_window", "lies_in_window_ahead"]
 
 MAX_ADAPTATIONS = 2
 """How often one prompt may move the object to a window that suits the mask better."""
@@ -119,11 +119,8 @@ class ObjectSegmenter:
         if not state.is_extended_by(prompts) or (state.is_coarse and not image.policy.is_draft):
             state = state.begun_anew(prompts)
         if state.window is None:
-            ahead = None if image.ahead is None or prompts.box is not None else image.ahead[0]
-            if ahead is not None and can_start(prompts) and not image.policy.is_draft:
-                first_clicks, _ = network_points(initial_prompts(prompts))
-                if lie_well_inside(first_clicks, ahead, image.geometry):
-                    first_window = ahead
+            if image.ahead is not None and not image.policy.is_draft and lies_in_window_ahead(image, prompts):
+                first_window = image.ahead[0]
             state = replace(state, window=first_window)
         given, inner = state.given, _inner_points(state, prompts)
         answered = len(state.prompts.points)
@@ -369,6 +366,14 @@ class ObjectSegmenter:
         if image.ahead is not None and not image.ahead[1].cancel():
             self.engine.engine.interrupt()
         image.ahead = None
+
+
+def lies_in_window_ahead(image: ImageState, prompts: ObjectPrompts) -> bool:
+    """Whether an object's first window is the one that is encoded in the background."""
+    if image.ahead is None or prompts.box is not None or not can_start(prompts):
+        return False
+    first_clicks, _ = network_points(initial_prompts(prompts))
+    return lie_well_inside(first_clicks, image.ahead[0], image.geometry)
 
 
 def coarser_window(geometry: Geometry, window: Window, policy: WindowPolicy) -> Window:

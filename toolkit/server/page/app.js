@@ -89,16 +89,29 @@ async function busily(name, work) {
 function send(body) {
   return busily(body.kind, async () => {
     const began = performance.now();
-    const { meta, data } = await bytes("POST", "/api/prompt", { object: state.active, ...body });
+    const { meta, data } = await bytes("POST", "/api/prompt", { object: state.active, coarse_first: true, ...body });
+    await state.refining; // which the prompt has ended, so that masks are drawn in the order in which they were made
     update(meta, data);
     const spent = `${body.name ?? body.kind} took ${meta.seconds.toFixed(2)} s`;
     if (!meta.done) say(`There is nothing to ${body.kind}.`);
     else if (meta.compromises.length) say(`${spent}; skipped to stay in time: ${meta.compromises.join("; ")}`);
     else if (!meta.box && body.kind !== "reset") say(`${spent} and changed nothing. ${meta.advice ?? ""}`);
-    else say(spent);
+    else say(meta.is_final ? spent : `${spent}; a finer mask follows`);
+    if (!meta.is_final) state.refining = refine();
     state.timing = { session: meta.session_seconds * 1000, server: meta.seconds * 1000, whole: performance.now() - began };
     return true;
   });
+}
+
+// Fetches the final mask after a first, coarse one. The next prompt ends this on the server, and asks for it again.
+async function refine() {
+  try {
+    const { meta, data } = await bytes("POST", "/api/refine", {});
+    update(meta, data);
+    if (!state.busy) say("the finer mask is there");
+  } catch (error) {
+    if (!(error instanceof Refused && error.status === 409)) await guarded(() => { throw error; });
+  }
 }
 
 // Takes what changed: labels of a box, clicks, and names where they are new.
