@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gstk.calibration.host import Host
 from gstk.calibration.model import LatencyModel
+from gstk.calibration.quality import find_quality
 from gstk.calibration.store import read_models
 from gstk.core.bundle import Bundle
 from gstk.engines.base import BundleEngine
@@ -27,9 +28,10 @@ def fastest_precision(
 ) -> tuple[str, str]:
     """The precision that `auto` chooses on a CPU, based on measurements by `gstk calibrate`.
 
-    INT8 is chosen if three conditions hold: the bundle records its loss of Dice, both float32 and INT8 were measured
-    with this backend and these settings on this host, and INT8 takes at most nine tenths of the time. Processors
-    without VNNI gain less from INT8, and ONNX Runtime gains nothing.
+    Another than float32 is chosen if three conditions hold: its loss of Dice is known and small (INT8: the bundle's own
+    report; bfloat16: `gstk check --precision bf16 --cases`), both float32 and it were measured with this backend and
+    these settings on this host, and it takes at most nine tenths of the time. Processors without VNNI gain less from
+    INT8, and ONNX Runtime gains nothing.
 
     Args:
         bundle: the bundle to open.
@@ -39,13 +41,14 @@ def fastest_precision(
         A precision and the reason for it; `auto` and an empty reason to keep the engine's own choice.
     """
     models = _comparable_models(bundle, backend, device, threads, options)
-    if models is None:
+    if not models:
         return "auto", ""
     seconds = {precision: _seconds(bundle, model) for precision, model in models.items()}
-    if seconds["int8"] > _WORTH_IT * seconds["fp32"]:
+    fastest = min(seconds, key=seconds.__getitem__)
+    if seconds[fastest] > _WORTH_IT * seconds["fp32"]:
         return "auto", ""
-    ratio = seconds["fp32"] / seconds["int8"]
-    return "int8", f"int8 is {ratio:.1f} times as fast as fp32 here, as gstk calibrate measured"
+    ratio = seconds["fp32"] / seconds[fastest]
+    return fastest, f"{fastest} is {ratio:.1f} times as fast as fp32 here, as gstk calibrate measured"
 
 
 def precision_within(
@@ -59,7 +62,7 @@ def precision_within(
     """The precision that `auto` chooses on a CPU for clicks within some seconds.
 
     It is float32 where a window of the usual size fits into half of the time, as the planner asks, at the 95th
-    percentile; else INT8 on the conditions of `fastest_precision`.
+    percentile; else another on the conditions of `fastest_precision`.
 
     Args:
         seconds: for a click that needs a new window.
@@ -69,31 +72,41 @@ def precision_within(
         As `fastest_precision`.
     """
     models = _comparable_models(bundle, backend, device, threads, options)
-    if models is not None:
+    if models:
         p95_s = _seconds(bundle, models["fp32"], cautious=True)
         if 2 * p95_s <= seconds:
-            return (
-                "fp32",
-                f"fp32 answers in a window of the usual size in {p95_s:.2g} s here, which {seconds:g} s allow",
-            )
+            return "fp32", f"fp32 takes {p95_s:.2g} s for a window of the usual size here, which {seconds:g} s allow"
     return fastest_precision(bundle, backend, device, threads, options)
 
 
 def _comparable_models(
     bundle: Bundle, backend: str, device: str, threads: int | None, options: Mapping[str, object] | None
-) -> dict[str, LatencyModel] | None:
-    """Models of fp32 and int8, measured alike on this host; None where one is missing or int8 was not gated."""
+) -> dict[str, LatencyModel]:
+    """Models of fp32 and of precisions whose loss of Dice is accepted, measured alike on this host.
+
+    Empty where fp32 or all others are missing.
+    """
     name = processor_backend(backend, device)
-    if name is None or "int8" not in bundle.manifest.reports:
-        return None
+    if name is None:
+        return {}
+    accepted = {"fp32"}
+    if "int8" in bundle.manifest.reports:
+        accepted.add("int8")
+    quality = find_quality(bundle, name, "bf16")
+    if quality is not None and quality.is_accepted:
+        accepted.add("bf16")
+    if len(accepted) == 1:
+        return {}
     here = Host.without_engine(name, threads, options or {})
     models: dict[str, LatencyModel] = {}
     for model in read_models(bundle):
         if model.host == replace(here, version=model.host.version, precision=model.host.precision):
             models.setdefault(model.host.precision, model)
-    if not {"fp32", "int8"} <= models.keys() or models["fp32"].host.version != models["int8"].host.version:
-        return None
-    return models
+    exact = models.get("fp32")
+    if exact is None:
+        return {}
+    alike = {k: m for k, m in models.items() if k in accepted and m.host.version == exact.host.version}
+    return alike if len(alike) > 1 else {}
 
 
 def compare_precisions(engine: BundleEngine) -> str:

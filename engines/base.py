@@ -281,9 +281,11 @@ class BundleEngine(Engine):
         options: the backend's own settings, an instance of `options_type`.
         options_type: the dataclass of these settings.
         precisions: those that the backend can run.
+        computed_from: precisions that need no graphs of their own, and whose graphs they compute.
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8")
+    computed_from: ClassVar[Mapping[str, str]] = {"bf16": "fp32"}
     options_type: ClassVar[type[Any]] = NoOptions
     reason: str = ""
 
@@ -320,7 +322,7 @@ class BundleEngine(Engine):
         self.options = read_options(self.options_type, options or {}, self.name)
         roi = bundle.manifest.roi
         super().__init__(roi.multiple, roi.minimum, roi.max_voxels)
-        encoder, decoder = (bundle.graph(kind, precision) for kind in ("encoder", "prompt_decoder"))
+        encoder, decoder = (bundle.graph(kind, self.graphs_precision) for kind in ("encoder", "prompt_decoder"))
         if precision not in self.precisions:
             raise EngineError(
                 f"got precision {precision!r} for the {self.name} engine, expected {' or '.join(self.precisions)}"
@@ -333,6 +335,11 @@ class BundleEngine(Engine):
         with self._failing_as(f"load the graphs of {bundle.path}"):
             self._load(encoder, decoder, threads)
 
+    @property
+    def graphs_precision(self) -> str:
+        """The precision of the bundle's graphs that are run; another than `precision` where those compute in it."""
+        return self.computed_from.get(self.precision, self.precision)
+
     def _class_graph(self) -> Path:
         """The graph of class prompts, which is loaded at the first class prompt.
 
@@ -344,7 +351,7 @@ class BundleEngine(Engine):
                 f"got a class prompt for the bundle {self.bundle.manifest.name!r}, which has no graph for classes; "
                 "export it with a profile that has the branch `classes`"
             )
-        return self.bundle.graph("class_encoder", self.precision)
+        return self.bundle.graph("class_encoder", self.graphs_precision)
 
     def class_vectors(self) -> NDArray[np.float32]:
         """See `Engine`."""

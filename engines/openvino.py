@@ -26,6 +26,7 @@ from gstk.engines.openvino_norm import NORM_BLOCK, split_instance_norms
 from gstk.engines.openvino_padding import ignore_padding, ignores_padding, pad_points
 from gstk.engines.openvino_saturation import narrow_weights, products_saturate
 from gstk.engines.options import option
+from gstk.engines.processor import this_processor
 from gstk.errors import BackendMissing
 
 __all__ = ["OpenVINOEngine", "OpenVINOOptions"]
@@ -109,6 +110,11 @@ def shared_core() -> Any:
     return core
 
 
+def computes_bf16() -> bool:
+    """Whether this processor multiplies bfloat16, by its instructions and OpenVINO's own list of what it gains from."""
+    return this_processor().has_bf16 and "BF16" in shared_core().get_property("CPU", CAPABILITIES)
+
+
 @functools.cache
 def saturates_int8() -> bool:
     """Whether INT8 convolutions saturate on this processor; tested once, when an INT8 graph is first compiled."""
@@ -116,9 +122,14 @@ def saturates_int8() -> bool:
 
 
 class OpenVINOEngine(BundleEngine):
-    """See `Engine`. All admitted regions; FP32 and FP16 graphs compute in FP32, INT8 encoders in INT8."""
+    """See `Engine`. All admitted regions; FP32 and FP16 graphs compute in FP32, INT8 encoders in INT8.
+
+    With the precision `bf16` the float32 encoder computes in bfloat16 where the processor has it (AVX512_BF16 or AMX),
+    in half the time. The decoder stays in float32, as with INT8: its attention and positions are sensitive.
+    """
 
     name: ClassVar[str] = "openvino"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8", "bf16")
     options_type: ClassVar[type[Any]] = OpenVINOOptions
 
     @classmethod
@@ -130,6 +141,11 @@ class OpenVINOEngine(BundleEngine):
         openvino = _openvino()
         self.version = openvino.__version__.split("-")[0]
         self._core = shared_core()
+        if self.precision == "bf16" and not computes_bf16():
+            raise BackendMissing(
+                f"got precision bf16 on {this_processor().name}, expected a processor with AVX512_BF16 or AMX, since "
+                "bfloat16 is no faster without; take fp32, or int8 where the bundle has it"
+            )
         self._files = (encoder, decoder)
         # Without the precision hint OpenVINO silently computes in bfloat16 if the CPU supports it.
         self._config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -171,6 +187,8 @@ class OpenVINOEngine(BundleEngine):
             # Processors with bfloat16 have VNNI.
             if not saturates_int8() and "BF16" in self._core.get_property("CPU", CAPABILITIES):
                 encoder_config = self._config | {"INFERENCE_PRECISION_HINT": "bf16"}
+        elif self.precision == "bf16":
+            encoder_config = self._config | {"INFERENCE_PRECISION_HINT": "bf16"}
 
         def model(index: int) -> Any:
             return _read_model(self._core, self._files[index], index == 1, roi, self._multiple)
@@ -216,6 +234,8 @@ class OpenVINOEngine(BundleEngine):
                 identity["saturates"] = str(saturates_int8())
                 if not saturates_int8() and "BF16" in self._core.get_property("CPU", CAPABILITIES):
                     config = config | {"INFERENCE_PRECISION_HINT": "bf16"}
+            elif self.precision == "bf16":
+                config = config | {"INFERENCE_PRECISION_HINT": "bf16"}
             compiled = compile_cached(
                 self._core,
                 lambda: _read_class_encoder(self._core, file, self._multiple),

@@ -43,6 +43,11 @@ class Processor:
         """Whether it multiplies whole tiles of INT8 and bfloat16 at once."""
         return "amx_int8" in self.instructions or "amx_bf16" in self.instructions
 
+    @property
+    def has_bf16(self) -> bool:
+        """Whether it multiplies bfloat16: AVX512_BF16 or AMX."""
+        return "avx512_bf16" in self.instructions or "amx_bf16" in self.instructions
+
     def __str__(self) -> str:
         return f"{self.name} ({', '.join(self.instructions)})" if self.instructions else self.name
 

@@ -181,8 +181,8 @@ def open_engine(
         bundle: an opened bundle, a bundle's folder, or a built-in name such as `tiny`.
         backend: a name from `available`, or `auto` for the best that works here: on an NVIDIA GPU where there is one,
             on the processor otherwise. TensorRT is taken where `gstk build` has made plans of the bundle.
-        precision: `fp32` or another that the bundle holds; `auto` is `fp16` on a GPU where the bundle has it, and
-            `fp32` otherwise.
+        precision: `fp32`, another that the bundle holds, or `bf16` (OpenVINO, where the processor has it); `auto` is
+            `fp16` on a GPU where the bundle has it, and `fp32` otherwise.
         threads: CPU threads; None leaves it to the backend.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         options: settings of a backend that is named; see its `options_type`.
@@ -212,6 +212,8 @@ def open_engine(
     for name, place, why in _candidates(device, threads):
         try:
             engine_class = _engine_class(name)
+            if precision in engine_class.computed_from and precision not in engine_class.precisions:
+                continue
             chosen = _precision(bundle, engine_class, place) if precision == "auto" else precision
             engine = engine_class(bundle, chosen, place, threads)
         except BackendMissing as error:

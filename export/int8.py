@@ -14,14 +14,13 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from gstk.calibration.quality import MOST_DROP
 from gstk.engines.onnxruntime import keep_int8_exact
 from gstk.errors import BackendMissing, ExportError
 from gstk.export.onnx_writer import SINGLE_FILE_BYTES, drop_unused_weights, quiet, strip
 
 __all__ = ["MOST_DROP", "Int8Report", "mean_score", "quantise", "restore_until"]
 
-MOST_DROP = 0.005
-"""Largest loss of mean Dice by an INT8 encoder."""
 _RANKED_ON = 4
 
 Scores = Mapping[str, Sequence[float]]

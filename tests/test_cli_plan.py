@@ -79,12 +79,14 @@ def test_infer_keeps_the_challenges_time_without_being_asked(
     run: Run, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the host's costs known, a call that has time enough makes the mask of one without a limit."""
+    monkeypatch.setattr("gstk.cli.infer.read_limit", lambda text: 9000.0)  # enough on any machine
     plain = run("infer", phantom, "-o", tmp_path / "plain")
     assert plain.code == 0
     assert plain.err.count("probing") == 1
     assert "this call" not in plain.out
     assert "skipped" not in plain.out
-    again = run("infer", phantom, "-o", tmp_path / "again", "--budget", "none")
+    monkeypatch.setattr("gstk.cli.infer.read_limit", lambda text: None)
+    again = run("infer", phantom, "-o", tmp_path / "again")
     assert "probing" not in again.err
     masks = [np.load(tmp_path / name / f"{phantom.stem}_mask.npz")["segs"] for name in ("plain", "again")]
     np.testing.assert_array_equal(*masks)
@@ -93,6 +95,7 @@ def test_infer_keeps_the_challenges_time_without_being_asked(
     short = run("infer", phantom, "-o", tmp_path / "short")
     assert "= 0.5 s × 3 objects / 6 calls: " in short.out
     assert "--budget none takes the time that it needs" in short.out
+    assert "prompts alone" not in short.out  # the network's answer is waited for
     clicked = run("infer", phantom, "--point", "24,24,24", "-o", tmp_path / "clicked")
     assert " / 1 call: " in clicked.out
 

@@ -54,6 +54,7 @@ class _Options(NamedTuple):
     phase: int | None
     budget: Budget | None
     npz_calls: int | None
+    is_firm: bool
     started_s: float
     checks_clicks: bool
     record: RunRecord
@@ -79,6 +80,7 @@ def infer(
     phase: int | None = None,
     budget: Budget | None = None,
     npz_calls: int | None = None,
+    is_firm: bool = True,
     started_s: float = 0.0,
     workers: Workers | None = None,
     overwrite: bool = False,
@@ -116,6 +118,8 @@ def infer(
         series, phase: the image to read from each DICOM folder, as in `gstk.cases.volumes.read_volume`.
         budget: time for each object of a case, including reading and writing. The session needs a latency model.
         npz_calls: number of calls that share the budget of an .npz case with prompts of its own; None is `budget`'s.
+        is_firm: whether a result is there within the budget in any case. If not, half of it at least is for the masks,
+            however long the start took, and the network's answer is waited for.
         started_s: seconds of the first case's budget that have already passed, such as the start of the process. The
             time to open the session is added.
         workers: the workers of a Ray cluster that share the cases; each of them must be able to reach the sources and
@@ -172,7 +176,7 @@ def infer(
         "spacing order": spacing_order,
         "series": series,
         "phase": phase,
-        "budget": None if budget is None else {**asdict(budget), "calls of an .npz case": npz_calls},
+        "budget": None if budget is None else {**asdict(budget), "calls of an .npz case": npz_calls, "firm": is_firm},
     }
     options = _Options(
         prompts,
@@ -188,6 +192,7 @@ def infer(
         phase,
         budget,
         npz_calls,
+        is_firm,
         started_s,
         checks_clicks=len(paths) == 1,
         record=RunRecord(folder.absolute(), settings, resume, overwrite),
@@ -277,6 +282,8 @@ def _infer_one(
             spent_s = options.started_s + time.perf_counter() - began + _WRITE_S * case.image.size
             asked = session.profile.classes.expand(options.classes) if options.classes else case.prompts
             within_s = budget.left_s(len(asked), spent_s)
+            if not options.is_firm:
+                within_s = max(within_s, budget.left_s(len(asked), 0.0) / 2)
             deadline = Deadline(within_s)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -286,7 +293,9 @@ def _infer_one(
                     session, case, options.classes, window, options.assume_window, within_s, on_window
                 )
             else:
-                mask, objects, case_notes = segment_case(session, case, within_s, window, options.assume_window, start)
+                mask, objects, case_notes = segment_case(
+                    session, case, within_s, window, options.assume_window, start, is_firm=options.is_firm
+                )
         notes += [*(str(w.message) for w in caught), *case_notes]
         report = session.report
         if names or any(one.name for one in objects):

@@ -28,6 +28,8 @@ def segment_case(
     intensity_window: str = "auto",
     assume_window: str | None = None,
     start_mask: NDArray[np.integer] | None = None,
+    *,
+    is_firm: bool = True,
 ) -> tuple[NDArray[np.uint16], tuple[ObjectResult, ...], tuple[str, ...]]:
     """Segments every object of a case that has prompts.
 
@@ -37,6 +39,7 @@ def segment_case(
             click is used, to correct the previous mask.
         within_s: seconds for all objects together; None uses the session's own budget.
         intensity_window, assume_window: see `Session.set_image`.
+        is_firm: see `Session.set_all`.
         start_mask: integer (z,y,x), object ids of an earlier result. A click changes an object of it only near the
             click.
 
@@ -69,7 +72,7 @@ def segment_case(
             notes.append(f"class {object_id} has {what}: its mask is empty")
     if within_s is not None:
         within_s = max(within_s / 2, within_s - (time.perf_counter() - began))
-    session.set_all(case.prompts, case.prev_mask, within_s)
+    session.set_all(case.prompts, case.prev_mask, within_s, is_firm=is_firm)
     mask = session.mask
     for object_id in begun:
         prompts = case.prompts.get(object_id, ObjectPrompts())

@@ -203,6 +203,7 @@ def infer_command(
             series=series,
             phase=phase,
             budget=shared,
+            is_firm=budget is not None,
             npz_calls=CHALLENGE_CALLS if budget is None and calls is None else None,
             started_s=process_age_s() + _EXIT_S,
             workers=cluster,

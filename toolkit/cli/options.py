@@ -49,8 +49,9 @@ BackendOption = Annotated[
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        help="Precision of the network: fp32, fp16 or int8, where the bundle has it. auto: fp16 on a GPU; on a "
-        "processor int8 where calibrations of both say that it is faster, else fp32."
+        help="Precision of the network: fp32, fp16 or int8, where the bundle has it, or bf16 (OpenVINO, where the "
+        "processor has AVX512_BF16 or AMX). auto: fp16 on a GPU; on a processor int8 or bf16 where its loss of "
+        "Dice was measured and calibrations say that it is faster, else fp32."
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="Device that runs the network: auto, cpu, cuda or cuda:N.")]

@@ -199,6 +199,7 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
         previous: NDArray[np.integer] | None = None,
         within_s: float | None = None,
         *,
+        is_firm: bool = True,
         coarse_first: bool = False,
         on_refined: Callable[[Region], None] | None = None,
     ) -> Region:
@@ -208,8 +209,9 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
             prompts: by object id.
             previous: integer (z,y,x), object ids: another session's mask, made with all clicks but the last on each
                 object. Where there is no time to answer all clicks again, the last click corrects it.
-            within_s: seconds for all objects, by when a mask is there in any case; None is the session's budget and
-                target.
+            within_s: seconds for all objects; None is the session's budget and target.
+            is_firm: whether a mask is there within `within_s` in any case, if need be made without the network. If not,
+                the network's answer is waited for.
 
             coarse_first: whether objects without a window yet are first answered in coarse ones, where that saves time;
                 `refine` then makes the final masks.
@@ -228,7 +230,9 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
             if previous is not None:
                 checks.check_shape(previous, image.geometry, "previous mask")
             target_s = self._click_within_s if within_s is None else None
-            within_s, is_firm = self._time_for(len(prompts), within_s, has_target=not coarse_first)
+            given_s = within_s
+            within_s, keeps = self._time_for(len(prompts), within_s, has_target=not coarse_first)
+            is_firm = keeps and (is_firm or given_s is None)
             began, encodes, decodes = time.perf_counter(), self.encodes, self.decodes
             with self._segmenter.engine.cancellable():
                 deadline = self._costs.deadline(within_s, image.source.volume.size, is_firm=is_firm)
