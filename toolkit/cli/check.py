@@ -84,8 +84,8 @@ def _check_precision(name: str, precision: str | None, cases: Path | None, assum
         quality = check_precision(bundle, precision, paths, assume_window=assume_window, on_progress=work.step)
     verdict = "accepted" if quality.is_accepted else "too much for --precision auto"
     typer.echo(
-        f"{name}: {precision} costs {quality.drop:.4f} of Dice, {quality.dice_fp32:.4f} in fp32 and {quality.dice:.4f}, "
-        f"on {quality.cases} cases; at most {MOST_DROP} is accepted: {verdict}"
+        f"{name}: {precision} costs {quality.drop:.4f} of Dice, {quality.dice:.4f} where fp32 has "
+        f"{quality.dice_fp32:.4f}, on {quality.cases} cases; at most {MOST_DROP} is accepted: {verdict}"
     )
     if not quality.is_accepted:
         raise typer.Exit(1)
