@@ -15,9 +15,10 @@ Parts, in the order of what they tell; each in a process of its own, so that wha
 4. `arrays`: CuPy's and torch's arrays in and out without a copy.
 5. `training`: a step of the full network at 128³ in bf16, and of the recipe of `tiny`.
 
-`--minutes` are shared out: a part gets its share of what is left, and what it does not need goes to the rest. The
-results of each part are written when it has them, so that a run that is cut off still says something. The bundle is
-exported on the processor while the first part has the GPU. Exit code 1 where a check failed.
+`--minutes` are shared out: a part gets its share of what is left, and what it does not need goes to the rest. Every
+single result is written when it is there, so that a run that is cut off still says what it had. The bundle is exported,
+and its graphs run in FP32 for comparison, on half of the processor's cores while the first part has the GPU. Exit code
+1 where a check failed.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +43,15 @@ import gpu_engines
 import gpu_network
 from machine import describe
 
+from gstk.core.files import atomic_path, make_folder
+from gstk.errors import BackendMissing
+
 ANSWER = "answer: "
 PACKAGES = ("torch", "monai", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "cuda-bindings", "cupy-cuda13x")
 NETWORK_SIDES, REHEARSED_SIDES = (128, 96, 160), (32, 48)
 RESERVE_S = 5.0
 """Of the time, for the report."""
+POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Setting:
         repeats: of what is timed.
         full_size: VISTA3D itself; otherwise a network of few weights.
         bundle: folder or built-in name.
+        has_bundle: whether it is there already.
         folder: for plans and reference logits.
     """
 
@@ -66,6 +73,7 @@ class Setting:
     repeats: int
     full_size: bool
     bundle: str
+    has_bundle: bool
     folder: str
 
 
@@ -94,7 +102,7 @@ def run_part(name: str, setting: Setting) -> Iterator[dict[str, Any]]:
     """What a part has found so far, again and again, the last time whole."""
     own = setting
     if name == "bundle":
-        yield make_bundle(own.bundle, own.full_size)
+        yield from prepare_bundle(own)
     elif name == "network":
         yield from gpu_network.network_speed(own.sides, own.repeats, own.device, own.full_size)
     elif name == "inside FP16":
@@ -107,14 +115,26 @@ def run_part(name: str, setting: Setting) -> Iterator[dict[str, Any]]:
         yield from gpu_engines.engine(name, own.bundle, own.sides, own.repeats, own.folder, own.device)
 
 
-def make_bundle(folder: str, full_size: bool) -> dict[str, Any]:
-    """A bundle with FP16 graphs of a network with random weights."""
-    from full_size import export, write_checkpoint
+def prepare_bundle(setting: Setting) -> Iterator[dict[str, Any]]:
+    """Exports a network with random weights, unless there is a bundle; then what engines are compared with."""
+    found: dict[str, Any] = {}
+    if not setting.has_bundle:
+        from full_size import export, write_checkpoint
 
-    checkpoint = Path(folder).with_suffix(".pt")
-    write_checkpoint(checkpoint, full_size)
-    took = export(str(checkpoint), folder)
-    return {"seconds": took["seconds"], "bytes": took["bytes"]}
+        checkpoint = Path(setting.bundle).with_suffix(".pt")
+        write_checkpoint(checkpoint, setting.full_size)
+        took = export(str(checkpoint), setting.bundle)
+        found = {"seconds": took["seconds"], "bytes": took["bytes"]}
+        yield found
+    began = time.monotonic()
+    for side in setting.sides:
+        try:
+            gpu_engines.expected_logits(setting.bundle, side, setting.folder)
+        except BackendMissing as error:  # engines say so, too
+            yield {**found, "absent": f"what engines are compared with: {error}"}
+            return
+        found["compared_with_s"] = time.monotonic() - began
+        yield found
 
 
 class Running:
@@ -122,13 +142,14 @@ class Running:
 
     def __init__(self, name: str, setting: Setting) -> None:
         call = json.dumps([name, setting.__dict__])
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))} if name == "bundle" else {}
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--call", call],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **threads},
         )
         self.found: dict[str, Any] = {}
         self._last_line = "no message"
@@ -147,13 +168,25 @@ class Running:
         for line in self._process.stderr:
             self._last_line = line.strip() or self._last_line
 
-    def result(self, limit_s: float) -> dict[str, Any]:
-        """What it found, at the latest after the limit: then it is ended, and `cut_off` says so."""
+    def result(self, limit_s: float, on_found: Callable[[dict[str, Any]], None] = lambda found: None) -> dict[str, Any]:
+        """What it found, at the latest after the limit: then it is ended, and `cut_off` says so.
+
+        Args:
+            limit_s: seconds from now.
+            on_found: called with what it has found so far, each time that it has found more.
+        """
+        ends, told = time.monotonic() + limit_s, self.found
         try:
-            self._process.wait(max(limit_s, 0.0))
-        except subprocess.TimeoutExpired:
+            while self._process.poll() is None:
+                if time.monotonic() >= ends:
+                    return {**self.found, "cut_off": f"after its {limit_s:.0f} s"}
+                if self.found is not told:
+                    told = self.found
+                    on_found(told)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(min(POLL_S, max(ends - time.monotonic(), 0.0)))
+        finally:
             self.end()
-            return {**self.found, "cut_off": f"after its {limit_s:.0f} s"}
         for reader in self._readers:
             reader.join()
         if self._process.returncode:
@@ -162,15 +195,27 @@ class Running:
         return self.found
 
     def end(self) -> None:
-        """With all that it started."""
+        """With all that it started; what has ended by itself stays as it is."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
-def check(setting: Setting, own_bundle: bool, minutes: float, only: set[str], out: Path | None) -> dict[str, Any]:
-    """The whole report; written after each part."""
+def check(setting: Setting, minutes: float, only: set[str], out: Path | None) -> dict[str, Any]:
+    """The whole report; written whenever a part has found more."""
     ends = time.monotonic() + 60 * minutes - RESERVE_S
+    parts = [part for part in parts_for(setting.device) if not only or part.name in only]
+    making = Running("bundle", setting) if any(part.needs_bundle for part in parts) else None
+    try:
+        return _check(setting, parts, making, ends, out)
+    finally:
+        if making is not None:
+            making.end()
+
+
+def _check(
+    setting: Setting, parts: list[Part], making: Running | None, ends: float, out: Path | None
+) -> dict[str, Any]:
     report: dict[str, Any] = {
         "machine": describe(*PACKAGES),
         "gpu": gpu_name(setting.device),
@@ -180,30 +225,30 @@ def check(setting: Setting, own_bundle: bool, minutes: float, only: set[str], ou
         "repeats": setting.repeats,
         "parts": {},
     }
-    parts = [part for part in parts_for(setting.device) if not only or part.name in only]
-    making = None if own_bundle or not any(part.needs_bundle for part in parts) else Running("bundle", setting)
-    try:
-        for index, part in enumerate(parts):
-            began = time.monotonic()
-            share = part.share / sum(later.share for later in parts[index:])
-            print(f"{part.name}: at most {share * (ends - began):.0f} s", file=sys.stderr, flush=True)
-            if part.needs_bundle and making is not None:
-                report["parts"]["bundle"] = making.result(ends - began)
-                making = None
-            bundle = report["parts"].get("bundle", {})
-            if part.needs_bundle and ("cut_off" in bundle or bundle.get("failures")):
-                found: dict[str, Any] = {"absent": "the bundle could not be made"}
-            else:
-                found = Running(part.name, setting).result(share * (ends - time.monotonic()))
-            report["parts"][part.name] = {**found, "took_s": round(time.monotonic() - began, 1)}
-            report["failures"] = [
-                f"{name}: {line}" for name, result in report["parts"].items() for line in result.get("failures", [])
-            ]
-            if out:
-                out.write_text(json.dumps(report, indent=1) + "\n")
-    finally:
-        if making is not None:
-            making.end()
+
+    def note(name: str, found: dict[str, Any]) -> None:
+        report["parts"][name] = found
+        report["failures"] = [
+            f"{part}: {line}" for part, result in report["parts"].items() for line in result.get("failures", [])
+        ]
+        if out:
+            with atomic_path(out) as file:
+                file.write_text(json.dumps(report, indent=1) + "\n")
+
+    for index, part in enumerate(parts):
+        began = time.monotonic()
+        share = part.share / sum(later.share for later in parts[index:])
+        print(f"{part.name}: at most {share * (ends - began):.0f} s", file=sys.stderr, flush=True)
+        if part.needs_bundle and making is not None:
+            note("bundle", making.result(ends - began))
+            making = None
+        bundle = report["parts"].get("bundle", {})
+        if part.needs_bundle and ("cut_off" in bundle or bundle.get("failures")):
+            found: dict[str, Any] = {"absent": "the bundle could not be made"}
+        else:
+            limit_s = share * (ends - time.monotonic())
+            found = Running(part.name, setting).result(limit_s, partial(note, part.name))
+        note(part.name, {**found, "took_s": round(time.monotonic() - began, 1)})
     return report
 
 
@@ -269,7 +314,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.5)
     parser.add_argument("--only", action="append", default=[], metavar="PART", help="this part alone; may be repeated")
     parser.add_argument("--rehearse", action="store_true", help="every part on the processor, with a small network")
-    parser.add_argument("--out", type=Path, help="JSON, written after each part")
+    parser.add_argument("--out", type=Path, help="JSON, written whenever there is a result more")
     parser.add_argument("--work", type=Path, help="folder for plans and bundle, which stay; a temporary one otherwise")
     parser.add_argument("--call", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -292,10 +337,13 @@ def main() -> None:
             repeats=3 if arguments.rehearse else arguments.repeats,
             full_size=not arguments.rehearse,
             bundle=arguments.bundle or str(folder / "bundle"),
+            has_bundle=bool(arguments.bundle) or (folder / "bundle" / "manifest.json").is_file(),
             folder=str(folder),
         )
-        own_bundle = bool(arguments.bundle) or (folder / "bundle" / "manifest.json").is_file()
-        report = check(setting, own_bundle, arguments.minutes, set(arguments.only), arguments.out)
+        if arguments.out:
+            make_folder(arguments.out.parent)
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # parts end with this process
+        report = check(setting, arguments.minutes, set(arguments.only), arguments.out)
     show(report)
     raise SystemExit(1 if report["failures"] else 0)
 

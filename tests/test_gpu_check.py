@@ -34,7 +34,7 @@ def check() -> Any:
 
 @pytest.fixture
 def setting(check: Any, every_precision: Bundle, tmp_path: Path) -> Any:
-    return check.Setting("cpu", [32], 1, False, str(every_precision.path), str(tmp_path))
+    return check.Setting("cpu", [32], 1, False, str(every_precision.path), True, str(tmp_path))
 
 
 def last(check: Any, part: str, setting: Any) -> dict[str, Any]:
@@ -133,18 +133,24 @@ def test_time_is_shared_and_each_result_is_written(
         def __init__(self, name: str, setting: Any) -> None:
             self.name = name
 
-        def result(self, limit_s: float) -> dict[str, Any]:
+        def result(self, limit_s: float, on_found: Any = None) -> dict[str, Any]:
             limits[self.name] = limit_s
             time.sleep(0.2)
+            if self.name == "inside FP16":
+                on_found({"layers": "some"})
+                assert json.loads(out.read_text())["parts"][self.name] == {"layers": "some"}
             return {"failures": ["it broke"]} if self.name == "arrays" else {}
+
+        def end(self) -> None:
+            pass
 
     monkeypatch.setattr(check, "Running", Fake)
     out = tmp_path / "report.json"
-    report = check.check(setting, True, minutes=(100 + check.RESERVE_S) / 60, only=set(), out=out)
+    report = check.check(setting, minutes=(100 + check.RESERVE_S) / 60, only=set(), out=out)
     shares = {part.name: part.share for part in check.parts_for("cpu")}
     assert limits["network"] == pytest.approx(100 * shares["network"] / sum(shares.values()), rel=0.05)
     # Those before took next to nothing: the last part has all that is left.
-    assert limits["training"] == pytest.approx(100 - 0.2 * (len(shares) - 1), rel=0.05)
+    assert limits["training"] == pytest.approx(100 - 0.2 * len(shares), rel=0.05)
     assert report["failures"] == ["arrays: it broke"]
     assert json.loads(out.read_text()) == report
 
@@ -157,7 +163,8 @@ def test_the_command(every_precision: Bundle, tmp_path: Path) -> None:
     done = subprocess.run([*command, *chosen], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text())
-    assert list(report["parts"]) == ["inside FP16", "arrays"]
+    assert list(report["parts"]) == ["bundle", "inside FP16", "arrays"]
+    assert report["parts"]["bundle"]["compared_with_s"] > 0
     assert report["failures"] == []
     assert "absent  arrays" in done.stdout
     wrong = subprocess.run([*command, "--only", "nonsense"], capture_output=True, text=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,3 +204,18 @@ def test_trial_keeps_what_the_engine_saw(small_export: Any, cases: list[Path]) -
     assert set(scores) == set(trial.names) == {"p0", "p1"}
     assert all(0 <= value <= 1 for values in scores.values() for value in values)
     assert "case 1/2, p0" in said[0]
+
+
+def test_nncf_reports_no_use() -> None:
+    """In a process of its own: under pytest NNCF is silent by itself."""
+    code = (
+        "from gstk.errors import ExportError\n"
+        "from gstk.export.int8 import quantise\n"
+        "try: quantise(None, [])\n"
+        "except ExportError: pass\n"
+        "from nncf.telemetry import wrapper\n"
+        "assert not isinstance(wrapper.telemetry, wrapper.NNCFTelemetry)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("NNCF", "PYTEST"))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

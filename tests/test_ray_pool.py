@@ -117,13 +117,20 @@ def test_an_evaluation_on_two_workers_is_that_of_one_process(
         np.testing.assert_array_equal(*masks)
 
 
-def test_masks_of_workers_are_those_of_one_process(run: Run, folder: Path, tmp_path: Path) -> None:
+def test_masks_of_workers_are_those_of_one_process(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._common.usage.usage_lib import usage_stats_enabled
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # restored at the end
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED")
     opener = partial(gstk.open, "tiny", "onnxruntime", 1)
     alone = infer(opener, folder, tmp_path / "alone")
     (folder / "CT_9.npz").write_bytes(b"no case")
     outcome = run(
         *("infer", folder, "-o", tmp_path / "shared", "--backend", "onnxruntime"), *("--ray", "local", "--workers", "2")
     )
+    assert not usage_stats_enabled()  # nothing is reported of a cluster that gstk starts
     assert outcome.code == 1
     assert "2 of 3 segmented" in outcome.out
     assert "CT_9.npz" in outcome.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ Result = TypeVar("Result")
 
 ATTEMPTS = 3
 """So often a task is given to a worker before it is held to be what ends them."""
+START_ATTEMPTS = 5
+"""So often Ray is started on this machine, where it gives up after 30 s: too few for a busy one."""
+_SLOW_START = "timed out during startup"
 START_TIMEOUT_S = 300.0
 CONNECT_TIMEOUT_S = 10.0
 
@@ -144,6 +148,7 @@ def _connect(workers: Workers) -> None:
     if workers.address == "local":
         cores = None if workers.count is None else max(1, round(workers.count * workers.cpus))
         options |= {"address": "local", "include_dashboard": False, "num_cpus": cores}
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise it reports its use to its makers, unasked
     else:
         options["address"] = workers.address
     try:
@@ -151,7 +156,14 @@ def _connect(workers: Workers) -> None:
         host, colon, port = workers.address.removeprefix("ray://").rpartition(":")
         if colon and port.isdecimal():
             socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-        ray.init(**options)
+        for attempt in reversed(range(START_ATTEMPTS)):
+            try:
+                ray.init(**options)
+                break
+            except Exception as error:
+                ray.shutdown()
+                if not attempt or _SLOW_START not in str(error):
+                    raise
     except (Exception, SystemExit) as error:  # Ray raises many types, from a wrong address to a wrong version
         raise EvaluationError(f"cannot reach the Ray cluster {workers.address!r}: {_why(error)}") from None
 
