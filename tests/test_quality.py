@@ -101,7 +101,7 @@ def test_auto_takes_it_where_it_is_checked_and_faster(tiny: Bundle, calibrated: 
     save_quality(good)
     precision, why = fastest_precision(tiny, device="cpu")
     assert precision == "bf16"
-    assert "1.9 times as fast as fp32" in why or "2.0 times as fast as fp32" in why
+    assert "bf16 is 1.8 times as fast as fp32" in why
     save_quality(replace(good, dice=0.79))
     assert fastest_precision(tiny, device="cpu") == ("auto", "")  # it costs too much
     save_quality(good)
