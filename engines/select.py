@@ -224,7 +224,7 @@ def open_engine(
             continue
         engine.reason = why + without
         return engine
-    if last is not None and device not in ("auto", "cpu"):
+    if last is not None and (device not in ("auto", "cpu") or precision in BundleEngine.computed_from):
         raise last
     raise BackendMissing(f'none of {", ".join(BACKENDS)} can be used here; pip install "gstk[cpu]"')
 
