@@ -24,39 +24,25 @@ export class Refused extends Error {
   }
 }
 
-const shown = () => ({ Authorization: `Bearer ${store.token}`, "X-Lease-Token": store.lease ?? "" });
-
-async function call(method, path, body) {
-  const answer = await fetch(path, { method, body, cache: "no-store", headers: shown() });
-  if (answer.ok) return answer;
-  const found = await answer.json().catch(() => ({}));
-  throw new Refused(answer.status, found.detail ?? `the server answered ${answer.status}`);
-}
-
-export const get = async (path) => (await call("GET", path)).json();
-export const post = async (path, body = {}) => (await call("POST", path, JSON.stringify(body))).json();
-
-// Sends or fetches much; on(share) is told how much of it has gone, which fetch() does not tell of what is sent.
-const transfer = (method, path, body, on) => new Promise((done, fail) => {
-  const request = new XMLHttpRequest();
-  request.open(method, path);
-  request.responseType = "arraybuffer";
-  for (const [name, value] of Object.entries({ ...shown(), "Content-Type": "application/octet-stream" })) request.setRequestHeader(name, value);
-  (body ? request.upload : request).onprogress = (e) => on(e.loaded / e.total);
-  request.onerror = () => fail(new TypeError("the connection was lost"));
-  request.onload = () => {
-    if (request.status < 300) return done(request.response);
-    let detail = `the server answered ${request.status}`;
-    try { ({ detail } = JSON.parse(new TextDecoder().decode(request.response))); } catch { /* not of the server's own */ }
-    fail(new Refused(request.status, detail));
+// The bytes of an answer, and what its X-Meta header says of them. on(share) is told how much has gone, or has come:
+// fetch() does not tell of what is sent.
+export const request = (method, path, body = null, on = () => {}) => new Promise((done, fail) => {
+  const asked = new XMLHttpRequest();
+  asked.open(method, path);
+  asked.responseType = "arraybuffer";
+  asked.setRequestHeader("Authorization", `Bearer ${store.token}`);
+  asked.setRequestHeader("X-Lease-Token", store.lease ?? "");
+  (body instanceof Blob ? asked.upload : asked).onprogress = (e) => on(e.loaded / e.total);
+  asked.onerror = () => fail(new TypeError("the connection was lost"));
+  asked.onload = () => {
+    if (asked.status < 300) return done({ data: asked.response, meta: JSON.parse(asked.getResponseHeader("X-Meta") ?? "{}") });
+    let detail = `the server answered ${asked.status}`;
+    try { ({ detail } = parsed(asked.response)); } catch { /* not of the server's own */ }
+    fail(new Refused(asked.status, detail));
   };
-  request.send(body);
+  asked.send(body);
 });
-export const put = (path, file, on) => transfer("PUT", path, file, on);
-export const load = (path, on) => transfer("GET", path, null, on);
 
-// An answer with bytes, and what its X-Meta header says of them.
-export async function bytes(method, path, body) {
-  const answer = await call(method, path, body === undefined ? undefined : JSON.stringify(body));
-  return { meta: JSON.parse(answer.headers.get("X-Meta") ?? "{}"), data: await answer.arrayBuffer() };
-}
+const parsed = (data) => JSON.parse(new TextDecoder().decode(data));
+export const get = async (path) => parsed((await request("GET", path)).data);
+export const post = async (path, body = {}) => parsed((await request("POST", path, JSON.stringify(body))).data);

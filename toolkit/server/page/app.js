@@ -1,6 +1,6 @@
 // The page: its state, tools, keyboard, and what it asks of the server.
 
-import { Refused, bytes, get, keep, load, post, put, takeToken } from "./api.js";
+import { Refused, get, keep, post, request, takeToken } from "./api.js";
 import { chosen, dropped, groups } from "./files.js";
 import { Objects } from "./objects.js";
 import { Scene } from "./scene.js";
@@ -68,6 +68,7 @@ async function busily(name, work) {
   const began = performance.now();
   state.busy = true;
   step(name);
+  say("");
   $("busy").hidden = false;
   document.body.setAttribute("aria-busy", "true");
   const ticking = setInterval(async () => {
@@ -89,7 +90,7 @@ async function busily(name, work) {
 function send(body) {
   return busily(body.kind, async () => {
     const began = performance.now();
-    const { meta, data } = await bytes("POST", "/api/prompt", { object: state.active, coarse_first: true, ...body });
+    const { meta, data } = await request("POST", "/api/prompt", JSON.stringify({ object: state.active, coarse_first: true, ...body }));
     await state.refining; // which the prompt has ended, so that masks are drawn in the order in which they were made
     update(meta, data);
     const spent = `${body.name ?? body.kind} took ${meta.seconds.toFixed(2)} s`;
@@ -106,7 +107,7 @@ function send(body) {
 // Fetches the final mask after a first, coarse one. The next prompt ends this on the server, and asks for it again.
 async function refine() {
   try {
-    const { meta, data } = await bytes("POST", "/api/refine", {});
+    const { meta, data } = await request("POST", "/api/refine");
     update(meta, data);
     if (!state.busy) say("the finer mask is there");
   } catch (error) {
@@ -124,15 +125,19 @@ function update(meta, data) {
   if (meta.box) state.unsaved = true;
 }
 
-async function startFromMask(file) {
-  await busily("mask", async () => {
-    await put(`/api/upload?new=1&name=${encodeURIComponent(file.name)}`, file, (share) => step(`sending ${file.name}`, share));
-    step(`reading ${file.name}`);
-    const { meta, data } = await bytes("POST", "/api/mask", {});
-    update(meta, data);
-    say("Clicks change this mask only near them.");
-  });
+async function upload(name, files) {
+  for (const [index, file] of files.entries()) {
+    await request("PUT", `/api/upload?new=${index ? 0 : 1}&name=${encodeURIComponent(file.name)}`, file, (share) => step(`sending ${name}`, (index + share) / files.length));
+  }
+  step(`opening ${name}`);
 }
+
+const startFromMask = (file) => busily("mask", async () => {
+  await upload(file.name, [file]);
+  const { meta, data } = await request("POST", "/api/mask");
+  update(meta, data);
+  say("Clicks change this mask only near them.");
+});
 
 function prompt(body) {
   if (objects.active?.locked) say(`${objects.active.name} is locked.`, true);
@@ -140,7 +145,7 @@ function prompt(body) {
 }
 
 async function showImage(image) {
-  const data = await load("/api/voxels", (share) => step(`receiving ${image.name}`, share));
+  const { data } = await request("GET", "/api/voxels", null, (share) => step(`receiving ${image.name}`, share));
   state.volume = new Volume(image, data);
   Object.assign(state, { window: image.window, clicks: [], unsaved: false });
   objects.reset(image.names);
@@ -156,45 +161,28 @@ async function showImage(image) {
   drawSlices();
 }
 
-async function openGroup({ name, files }) {
+// Opens the first of several volumes; the others wait.
+async function openFirst(volumes) {
+  if (!volumes.length) return say("There is no file in what was dropped.", true);
+  if (state.unsaved && !confirm("The masks were not saved. Open another scan?")) return;
+  const [{ name, files }, ...others] = volumes, began = performance.now();
+  waiting = others;
+  $("next-volume").hidden = !waiting.length;
   await busily("opening", async () => {
-    const began = performance.now();
-    for (const [index, file] of files.entries()) {
-      await put(`/api/upload?new=${index ? 0 : 1}&name=${encodeURIComponent(file.name)}`, file, (share) => step(`sending ${name}`, (index + share) / files.length));
-    }
-    step(`opening ${name}`);
+    await upload(name, files);
     await showImage(await post("/api/open"));
     say(`opened in ${((performance.now() - began) / 1000).toFixed(1)} s; click on an object`);
   });
 }
 
-async function take(files) {
-  const found = groups(files);
-  if (!found.length) return say("There is no file in what was dropped.", true);
-  if (state.unsaved && !confirm("The masks were not saved. Open another scan?")) return;
-  waiting = found.slice(1);
-  $("next-volume").hidden = !waiting.length;
-  await openGroup(found[0]);
-}
-
-async function nextVolume() {
-  if (!waiting.length || (state.unsaved && !confirm("The masks were not saved. Open the next scan?"))) return;
-  const group = waiting.shift();
-  $("next-volume").hidden = !waiting.length;
-  await openGroup(group);
-}
-
-async function save(format) {
-  if (!state.volume) return say("There is no scan to save masks of.", true);
-  await busily("saving", async () => {
-    const { meta, data } = await bytes("GET", `/api/save?format=${format}`);
-    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(new Blob([data])), download: meta.name });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-    state.unsaved = false;
-    say(`saved ${meta.name}`);
-  });
-}
+const save = (format) => busily("saving", async () => {
+  const { meta, data } = await request("GET", `/api/save?format=${format}`);
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(new Blob([data])), download: meta.name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  state.unsaved = false;
+  say(`saved ${meta.name}`);
+});
 
 function setPreset(name) {
   $("preset").value = name;
@@ -212,75 +200,87 @@ function setTool(tool, foreground = !$("background").checked) {
   }
 }
 
-const tools = [...document.querySelectorAll("[data-tool]")];
-const pick = (button) => setTool(button.dataset.tool, button.dataset.tool === "point" ? Boolean(button.dataset.foreground) : undefined);
+function switchSign() {
+  if (state.tool !== "point") $("background").checked = state.foreground;
+  setTool(state.tool, !state.foreground);
+}
+
+function nextPreset() {
+  const names = [...$("preset").options].map((option) => option.value).filter(Boolean);
+  setPreset(names[(names.indexOf($("preset").value) + 1) % names.length]);
+}
+
 const focused = () => Object.values(views).find((view) => view.canvas === document.activeElement) ?? views.axial;
-const nudge = (right, down) => {
+const zoom = (factor) => { const { canvas } = focused(); focused().zoomAt([canvas.width / 2, canvas.height / 2], factor); };
+
+function arrow(right, down) {
+  if (document.activeElement === scene.canvas) return scene.turn(right * 0.1, down * 0.1);
   const view = focused(), { plane } = view, { volume } = state;
   for (const [axis, by] of [[plane.right, right], [plane.down, down]]) volume.cursor[axis.axis] += axis.flip ? -by : by;
   volume.cursor = view.clamped(volume.cursor);
   drawSlices();
-};
-const arrow = (right, down) => (document.activeElement === scene.canvas ? scene.turn(right * 0.1, down * 0.1) : nudge(right, down));
-const KEYS = [ // keys, what they do in words, what they do; those with a volume only begin with "*"
-  ["1 … 6", "+ point, − point, box, scribble, lasso, look", { 1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 5 }],
-  ["x", "the other sign: background, or the object", { x: () => { if (state.tool !== "point") $("background").checked = state.foreground; setTool(state.tool, !state.foreground); } }],
+}
+
+const tools = [...document.querySelectorAll("[data-tool]")];
+const pick = ({ dataset: { tool, foreground } }) => setTool(tool, tool === "point" ? Boolean(foreground) : undefined);
+const redo = () => send({ kind: "redo" });
+// As shown, in words, and what each key does: ^ is Ctrl; after * only where there is a scan. Buttons name their key.
+const KEYS = [
+  ["1 … 6", "+ point, − point, box, scribble, lasso, look", Object.fromEntries(tools.map((button, i) => [i + 1, () => pick(button)]))],
+  ["x", "the other sign: background, or the object", { x: switchSign }],
   ["← → ↑ ↓", "move the crosshair in the slice that has the focus; turn the 3D view", { "*ArrowLeft": () => arrow(-1, 0), "*ArrowRight": () => arrow(1, 0), "*ArrowUp": () => arrow(0, -1), "*ArrowDown": () => arrow(0, 1) }],
   ["Page ↑ ↓", "scroll through the slices", { "*PageUp": () => focused().scroll(1), "*PageDown": () => focused().scroll(-1) }],
+  ["Tab", "to the next slice, button or field", {}],
   ["Enter", "click at the crosshair", { "*Enter": () => prompt({ kind: "point", voxel: [...state.volume.cursor], foreground: state.foreground }) }],
-  ["+ − 0", "zoom, fit", { "*+": () => focused().zoomAt([focused().canvas.width / 2, focused().canvas.height / 2], 1.25), "*-": () => focused().zoomAt([focused().canvas.width / 2, focused().canvas.height / 2], 0.8), "*0": () => focused().fit() }],
-  ["w", "next window of intensities", { "*w": () => { const all = [...$("preset").options].map((o) => o.value).filter(Boolean); setPreset(all[(all.indexOf($("preset").value) + 1) % all.length]); } }],
+  ["+ − 0", "zoom, fit", { "*+": () => zoom(1.25), "*-": () => zoom(0.8), "*0": () => focused().fit() }],
+  ["w", "next window of intensities", { "*w": nextPreset }],
   ["n [ ]", "next object; select the one before or after", { "*n": () => objects.next(), "*[": () => objects.step(-1), "*]": () => objects.step(1) }],
-  ["h k", "hide, lock the object", { "*h": () => objects.hide(), "*k": () => { objects.active.locked = !objects.active.locked; objects.show(); } }],
-  ["Ctrl Z, Ctrl Y", "undo, redo", {}],
+  ["h k", "hide, lock the object", { "*h": () => objects.toggle("shown"), "*k": () => objects.toggle("locked") }],
+  ["Ctrl Z Y", "undo, redo", { "*^z": () => send({ kind: "undo" }), "*^y": redo, "*^Z": redo }],
   ["r", "forget the object's mask and clicks", { "*r": () => prompt({ kind: "reset" }) }],
-  ["o v", "open a scan; the next of those that were dropped", { o: () => $("files").click(), v: nextVolume }],
+  ["o v", "open a scan; the next of those that were dropped", { o: () => $("files").click(), v: () => waiting.length && openFirst(waiting) }],
   ["m c", "start from a mask; find a class, where the network knows any", { "*m": () => $("mask-file").click(), "*c": () => $("class").focus() }],
-  ["Ctrl S", "save as NIfTI", {}],
+  ["Ctrl S", "save as NIfTI", { "*^s": () => save("nii.gz") }],
   ["Esc", "cancel what runs", { Escape: () => state.busy && guarded(() => post("/api/cancel")) }],
   ["?", "this sheet", { "?": () => $("help").showModal() }],
 ];
 const ACTIONS = Object.assign({}, ...KEYS.map(([, , actions]) => actions));
-const MOUSE = [["wheel", "scroll; with Ctrl: zoom"], ["Shift", "with a click or drawing: the opposite, background or object"], ["right button", "drag: window and level"],
-  ["middle button, Alt", "drag: move the slice"], ["double click", "fit"], ["two fingers", "zoom and move"]];
+
+function press(key) {
+  if (ACTIONS[key]) ACTIONS[key]();
+  else if (state.volume) ACTIONS[`*${key}`]();
+  else say("Open a scan first.", true);
+}
+
+const MOUSE = [
+  ["wheel", "scroll; with Ctrl: zoom; zoom the 3D view"], ["Shift", "with a click or drawing: the opposite, background or object"],
+  ["right button", "drag: window and level"], ["middle button", "drag: move the slice; so does the left one with Alt"],
+  ["double click", "fit"], ["two fingers", "zoom and move"], ["drag, 3D", "turn"],
+];
 
 document.addEventListener("keydown", (e) => {
   if (e.target.matches("input[type=text], input[type=password], select") || document.querySelector("dialog[open]")) return;
   if (e.target.matches("button, input") && ["Enter", " "].includes(e.key)) return;
   if (e.target.matches("input[type=range]") && e.key.startsWith("Arrow")) return;
-  if (e.ctrlKey || e.metaKey) {
-    const act = { z: () => (e.shiftKey ? send({ kind: "redo" }) : send({ kind: "undo" })), y: () => send({ kind: "redo" }), s: () => save("nii.gz") }[e.key.toLowerCase()];
-    if (act && state.volume) { e.preventDefault(); act(); }
-    return;
-  }
-  const act = ACTIONS[e.key] ?? (state.volume && ACTIONS[`*${e.key}`]);
-  if (act === undefined || act === null || act === false) return;
+  const key = (e.ctrlKey || e.metaKey ? "^" : "") + e.key;
+  if (!ACTIONS[key] && !ACTIONS[`*${key}`]) return;
   e.preventDefault();
-  if (typeof act === "number") pick(tools[act]);
-  else act();
+  press(key);
 });
 
 for (const button of tools) button.onclick = () => pick(button);
+for (const button of document.querySelectorAll("[data-key]")) button.onclick = () => press(button.dataset.key);
+for (const button of document.querySelectorAll("[data-format]")) button.onclick = () => (state.volume ? save(button.dataset.format) : say("Open a scan first.", true));
 $("background").onchange = () => state.tool !== "point" && setTool(state.tool);
-$("undo").onclick = () => state.volume && send({ kind: "undo" });
-$("redo").onclick = () => state.volume && send({ kind: "redo" });
-$("reset").onclick = () => state.volume && prompt({ kind: "reset" });
-$("next-object").onclick = () => objects.next();
-$("cancel").onclick = () => guarded(() => post("/api/cancel"));
 $("preset").onchange = () => state.volume && setPreset($("preset").value);
-$("open").onclick = () => $("files").click();
-$("next-volume").onclick = nextVolume;
-$("help-open").onclick = () => $("help").showModal();
-$("from-mask").onclick = () => (state.volume ? $("mask-file").click() : say("Open the scan first.", true));
 $("mask-file").onchange = async () => { const [file] = $("mask-file").files; await startFromMask(file); $("mask-file").value = ""; };
+$("files").onchange = async () => { const files = chosen($("files").files); $("files").value = ""; await openFirst(groups(files)); };
 $("class-form").onsubmit = (e) => {
   e.preventDefault();
   if (state.volume && $("class").value.trim()) send({ kind: "class", name: $("class").value });
 };
-$("files").onchange = async () => { const files = chosen($("files").files); $("files").value = ""; await take(files); };
-for (const button of document.querySelectorAll("[data-format]")) button.onclick = () => save(button.dataset.format);
-for (const [keys, words] of [...KEYS, ...MOUSE]) {
-  const row = $("keys").insertRow(), key = document.createElement("kbd");
+for (const [table, rows] of [["keys", KEYS], ["mouse", MOUSE]]) for (const [keys, words] of rows) {
+  const row = $(table).insertRow(), key = document.createElement("kbd");
   key.textContent = keys;
   row.insertCell().append(key);
   row.insertCell().textContent = words;
@@ -290,7 +290,7 @@ document.addEventListener("dragleave", (e) => e.relatedTarget === null && $("pla
 document.addEventListener("drop", async (e) => {
   e.preventDefault();
   $("planes").classList.remove("dragging");
-  await guarded(async () => take(await dropped(e.dataTransfer)));
+  await guarded(async () => openFirst(groups(await dropped(e.dataTransfer))));
 });
 window.addEventListener("beforeunload", (e) => { if (state.unsaved && state.busy) e.preventDefault(); });
 $("key-form").onsubmit = () => { keep("token", $("key").value.trim()); guarded(begin); };
@@ -305,7 +305,7 @@ async function begin() {
   if (found.image) {
     await busily("opening", async () => {
       await showImage(found.image);
-      const { meta, data } = await bytes("GET", "/api/labels");
+      const { meta, data } = await request("GET", "/api/labels");
       update(meta, data);
       state.unsaved = false;
       say("the running session was found again");

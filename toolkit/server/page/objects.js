@@ -10,7 +10,7 @@ export class Objects {
 
   reset(names) {
     this.entries.clear();
-    for (const [id, { name, colour }] of Object.entries(names)) this.add(+id, name, colour);
+    this.take(names);
     if (!this.entries.size) this.add(1);
     this.select(Math.min(...this.entries.keys()));
   }
@@ -23,7 +23,7 @@ export class Objects {
   take(names) {
     for (const [id, { name, colour }] of Object.entries(names)) if (!this.entries.has(+id)) this.add(+id, name, colour);
     const ids = Object.keys(names).map(Number);
-    if (ids.length && !this.state.volume.counts[this.state.active]) this.state.active = ids.at(-1);
+    if (ids.length && !this.state.volume?.counts[this.state.active]) this.state.active = ids.at(-1);
     this.show();
   }
 
@@ -53,10 +53,10 @@ export class Objects {
     this.on.shown();
   }
 
-  hide() {
-    this.active.shown = !this.active.shown;
+  toggle(key, entry = this.active) {
+    entry[key] = !entry[key];
     this.show();
-    this.on.shown(true);
+    this.on.shown(key === "shown");
   }
 
   remove(id) {
@@ -83,17 +83,17 @@ export class Objects {
     colour.onchange = () => { entry.colour = colour.value; this.on.changed(); this.on.shown(); };
     const name = made("input", { type: "text", value: entry.name, maxLength: 100, ariaLabel: `Name of object ${id}` });
     name.onchange = () => { entry.name = name.value.trim() || `object ${id}`; this.on.changed(); };
-    const toggle = (key, text, label) => {
+    const switchOf = (key, text, label) => {
       const button = made("button", { textContent: text, title: label, ariaLabel: `${label}: ${entry.name}` });
       button.setAttribute("aria-pressed", entry[key]);
-      button.onclick = (e) => { e.stopPropagation(); entry[key] = !entry[key]; this.show(); this.on.shown(key === "shown"); };
+      button.onclick = (e) => { e.stopPropagation(); this.toggle(key, entry); };
       return button;
     };
     const remove = made("button", { textContent: "×", title: "Remove", ariaLabel: `Remove ${entry.name}` });
     remove.onclick = (e) => { e.stopPropagation(); this.on.remove(id); };
     const { volume } = this.state;
     const ml = made("span", { className: "ml", title: volume ? `${volume.counts[id].toLocaleString("en")} voxels` : "", textContent: volume ? `${volume.millilitres(id).toFixed(2)} ml` : "" });
-    row.append(colour, name, ml, toggle("shown", "show", "Show"), toggle("locked", "lock", "Lock"), remove);
+    row.append(colour, name, ml, switchOf("shown", "show", "Show"), switchOf("locked", "lock", "Lock"), remove);
     return row;
   }
 }

@@ -50,7 +50,7 @@ void main() {
 
 export class Scene {
   constructor(figure, state) {
-    Object.assign(this, { state, angles: [0.35, 0.2], zoom: 1.4, canvas: figure.querySelector("canvas") });
+    Object.assign(this, { state, angles: [0.35, 0.2], zoom: 1.2, canvas: figure.querySelector("canvas") });
     const gl = (this.gl = this.canvas.getContext("webgl2", { antialias: false }));
     if (!gl) {
       figure.append("The 3D view needs WebGL 2.");
