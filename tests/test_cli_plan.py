@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from cli_runs import Run
 
+from gstk.cases.npz import load_case
 from gstk.cli.options import read_limit
 from gstk.errors import GstkError
 
@@ -42,8 +43,11 @@ def test_a_plan_is_shown_before_anything_runs(run: Run, phantom: Path) -> None:
     short = run("plan", phantom, "--budget", "0.1")
     assert short.code == 0
     assert "skipped to stay in time" in short.out
-    clicked = run("plan", phantom, "--point", "5:24,24,24")
+    clicked = run("plan", phantom, "--point", "5:24,20,16")
     assert "5" in clicked.out
+    z, y, x = (i * s for i, s in zip((24, 20, 16), load_case(phantom).geometry.spacing_mm, strict=True))
+    assert run("plan", phantom, "--point-mm", f"5:{-x},{-y},{z}").out == clicked.out
+    assert run("plan", phantom, "--lps", "--point-mm", f"5:{x},{y},{z}").out == clicked.out
 
 
 def test_a_plan_of_nothing_or_for_no_time_is_refused(run: Run, phantom: Path, tmp_path: Path) -> None:

@@ -313,6 +313,28 @@ def test_a_segmentation_of_3d_slicer_is_written_and_gone_on_from(session: Sessio
         infer(session, scan, tmp_path / "none", prompts=off, format="dcm")
 
 
+def test_objects_are_called_as_the_caller_says(session: Session, tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    both = {1: ObjectPrompts((FIRST,)), 2: ObjectPrompts((SECOND,))}
+    called = {1: "left lesion"}
+    result = only(infer(session, scan, tmp_path / "one", prompts=both, object_names=called, format="seg.nrrd"))
+    assert result.error is None
+    assert [one.name for one in result.objects] == ["left lesion", ""]
+    assert result.output is not None
+    _, names = read_label_map(result.output, read_volume(scan))
+    assert names[1].name == "left lesion"
+    other = {2: "vessel"}
+    again = only(
+        infer(session, scan, tmp_path / "two", object_names=other, prompts=both, start_mask=result.output, overlay=True)
+    )
+    assert again.error is None
+    listed = json.loads((tmp_path / "two" / "scan_mask_labels.json").read_text(encoding="utf-8"))["labels"]
+    assert {k: v["name"] for k, v in listed.items()} == {"1": "left lesion", "2": "vessel"}
+    unknown = only(infer(session, scan, tmp_path / "three", prompts=both, object_names={7: "spleen"}))
+    assert unknown.error is not None
+    assert "'spleen' for object 7" in unknown.error
+
+
 @pytest.mark.parametrize("format", ["nii.gz", "nii", "nrrd", "seg.nrrd", "mha", "npz"])
 def test_every_format_of_every_case(session: Session, tmp_path: Path, format: str) -> None:
     case = write_case(tmp_path / "a.npz", {1: ObjectPrompts((FIRST,))})

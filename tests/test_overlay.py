@@ -290,6 +290,21 @@ def test_captions_do_not_run_into_each_other() -> None:
     assert inked[-1] < picture.width - 1
 
 
+def test_captions_name_objects(scene) -> None:
+    volume, geometry, mask = scene
+    said = {1: ObjectPrompts((Point((10, 25, 20)),)), 2: ObjectPrompts((Point((10, 5, 5)),))}
+
+    def drawn(names: dict[int, str] | None) -> np.ndarray:
+        return np.asarray(draw_overlay(volume, geometry, mask, said, names=names)).astype(float)
+
+    plain, named = drawn(None), drawn({1: "liver"})
+    assert plain.shape == named.shape
+    rows = np.flatnonzero((plain != named).any(axis=(1, 2)))
+    assert GAP_PIXELS <= rows[0] <= rows[-1] < GAP_PIXELS + CAPTION_PIXELS  # the first row's caption alone
+    np.testing.assert_array_equal(drawn({1: "", 2: "object 2"}), plain)
+    assert drawn({1: "w" * 200}).shape[1] < 2 * plain.shape[1]
+
+
 def test_every_dtype_and_a_constant_volume() -> None:
     geometry = Geometry((8, 8, 8), (1, 1, 1))
     said = {1: ObjectPrompts((Point((4, 4, 4)),))}

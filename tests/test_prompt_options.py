@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gstk.batch.placed_points import PlacedPoint
-from gstk.cli.prompt_options import parse_point_option, read_places
+from gstk.cli.prompt_options import parse_point_option, read_names, read_places
 from gstk.errors import PromptError
 
 
@@ -36,3 +36,13 @@ def test_places_on_the_command_line_are_ras_unless_said_otherwise() -> None:
     for text in ("1,2", "nan,1,2", "a,b,c"):
         with pytest.raises(PromptError, match="got"):
             read_places([text], [], lps=False)
+
+
+def test_names_of_objects_are_read() -> None:
+    assert read_names(["liver", "2: left kidney ", "12:T1:lesion"]) == {1: "liver", 2: "left kidney", 12: "T1:lesion"}
+    assert read_names(["node:left"]) == {1: "node:left"}  # what is before the colon is no number
+    for text in ("3:", " ", "0:a"):
+        with pytest.raises(PromptError, match="got"):
+            read_names([text])
+    with pytest.raises(PromptError, match="two names for object 1"):
+        read_names(["a", "1:b"])

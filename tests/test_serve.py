@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -71,10 +72,15 @@ def test_it_answers_clicks_and_ends_cleanly(number: signal.Signals, run: Run) ->
 
 
 def test_a_key_is_made_beyond_this_machine_and_asked_for(run: Run) -> None:
-    with started("--host", "0.0.0.0", "--allow-host", "127.0.0.1", NN_INTERACTIVE_API_KEY="") as (_, lines):
+    with started("--host", "0.0.0.0", NN_INTERACTIVE_API_KEY="") as (_, lines):
         found = re.search(r"with the key (\S+)", "\n".join(lines))
         assert found
-        url = address(lines).replace("0.0.0.0", "127.0.0.1")
+        url = address(lines)
+        assert "0.0.0.0" not in "\n".join(lines)  # which no browser opens
+        pages = re.findall(r"page +(http://\S+)/#token=", "\n".join(lines))
+        assert pages[0] == url.replace(urlsplit(url).hostname or "", "127.0.0.1")
+        for reached in pages:  # this machine's others, too
+            assert run("serve", "--check", reached, "--api-key", found[1]).code == 0
         outcome = run("serve", "--check", url)
         assert outcome.code == 1
         assert "401" in outcome.err

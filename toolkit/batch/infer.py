@@ -44,6 +44,7 @@ class _Options(NamedTuple):
     prompts: dict[int, ObjectPrompts]
     points_mm: dict[int, tuple[PlacedPoint, ...]]
     novel: bool
+    object_names: Mapping[int, str]
     start_mask: StrPath | None
     overlay: bool
     intensity_window: str
@@ -70,6 +71,7 @@ def infer(
     prompts: Mapping[int, ObjectPrompts] | None = None,
     points_mm: Mapping[int, Sequence[PlacedPoint]] | None = None,
     novel: bool = False,
+    object_names: Mapping[int, str] | None = None,
     start_mask: StrPath | None = None,
     overlay: bool = False,
     intensity_window: str = "auto",
@@ -104,6 +106,8 @@ def infer(
             With a single source, a warning names the clicks that did not change the mask, as far as there is time.
         points_mm: further clicks by object id, in patient coordinates. They are added after the clicks in voxels.
         novel: tells the network that the objects belong to none of its training classes (zero-shot).
+        object_names: what objects are called, by id, in the mask, in `<name>_labels.json` and in the picture. They
+            take the place of the names of classes and of `start_mask`.
         start_mask: an earlier result on the voxel grid of the only source (`gstk.cases.label_maps.read_label_map`).
             Segmentation starts from its objects, a click changes an object only near the click, and names are kept.
         overlay: also write a picture, `<name>_overlay.png`.
@@ -169,6 +173,7 @@ def infer(
         "clicks and boxes": {k: asdict(own) for k, own in sorted(prompts.items())},
         "clicks in mm": {k: [place._asdict() for place in own] for k, own in sorted(places.items())},
         "novel": novel,
+        "object names": dict(sorted((object_names or {}).items())),
         "overlay": overlay,
         "intensity window": intensity_window,
         "assumed window": assume_window,
@@ -182,6 +187,7 @@ def infer(
         prompts,
         places,
         novel,
+        dict(object_names or {}),
         None if start_mask is None else Path(start_mask).absolute(),
         overlay,
         intensity_window,
@@ -298,9 +304,15 @@ def _infer_one(
                 )
         notes += [*(str(w.message) for w in caught), *case_notes]
         report = session.report
+        if unknown := sorted(set(options.object_names) - {one.object_id for one in objects}):
+            called = options.object_names[unknown[0]]
+            raise CaseError(f"got the name {called!r} for object {unknown[0]}, which has no click, box or class")
+        objects = [replace(one, name=options.object_names.get(one.object_id, one.name)) for one in objects]
         if names or any(one.name for one in objects):
             own = {one.object_id: LabelName(one.name, object_colour(one.object_id)) for one in objects if one.voxels}
-            names = {**own, **names}
+            # A name that is given now renames an object of an earlier mask, which keeps its colour.
+            kept = {k: named._replace(name=options.object_names.get(k, named.name)) for k, named in names.items()}
+            names = {**own, **kept}
 
         def write(drafts: CaseFiles) -> InferResult:
             if task.mask.suffix == ".npz":
@@ -310,7 +322,7 @@ def _infer_one(
             if names:
                 write_label_names(drafts.labels, names, {one.object_id: one.voxels for one in objects})
             if options.overlay:
-                _save_overlay(drafts.overlay, case, mask, objects, window)
+                _save_overlay(drafts.overlay, case, mask, objects, names, window)
             picture = task.overlay if options.overlay else None
             seconds = time.perf_counter() - began
             return InferResult(
@@ -329,7 +341,12 @@ def _infer_one(
 
 
 def _save_overlay(
-    file: Path, case: Case, mask: NDArray[np.uint16], objects: Sequence[ObjectResult], intensity_window: str
+    file: Path,
+    case: Case,
+    mask: NDArray[np.uint16],
+    objects: Sequence[ObjectResult],
+    names: Mapping[int, LabelName],
+    intensity_window: str,
 ) -> None:
     from gstk.cases.overlay import MAX_ROWS, middle_voxel, save_overlay
     from gstk.cases.prepare import window_image
@@ -337,4 +354,4 @@ def _save_overlay(
     shown, _ = window_image(case, intensity_window)
     silent = [one.object_id for one in objects if one.voxels and one.object_id not in case.prompts]
     centres = {k: middle_voxel(mask == k) for k in silent[:MAX_ROWS]}
-    save_overlay(file, shown, case.geometry, mask, case.prompts, centres)
+    save_overlay(file, shown, case.geometry, mask, case.prompts, centres, {k: one.name for k, one in names.items()})

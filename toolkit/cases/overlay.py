@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gstk.cases.label_names import object_colour
+from gstk.cases.label_names import clean_name, object_colour
 from gstk.cases.ticks import LINE_PIXELS, TEXT, WORD_PIXELS, draw_tick, tick_indices
 from gstk.core.files import StrPath, atomic_path
 from gstk.core.geometry import Geometry
@@ -34,6 +34,7 @@ MIN_PANEL_PIXELS = 24
 MAX_ROWS = 8
 _VIEWS = (("axial", 0), ("coronal", 1), ("sagittal", 2))
 _FOREGROUND, _BACKGROUND = (60, 230, 90), (255, 70, 70)
+_MOST_LETTERS = 28
 _BOX, _AROUND = (255, 255, 255), (18, 18, 22)
 
 
@@ -44,13 +45,14 @@ def save_overlay(
     mask: NDArray[np.integer],
     prompts: Mapping[int, ObjectPrompts],
     centres: Mapping[int, Voxel] | None = None,
+    names: Mapping[int, str] | None = None,
 ) -> Path:
     """Writes `draw_overlay`'s picture as a PNG, whole or not at all.
 
     Raises:
         OutputError: it cannot be written.
     """
-    picture = draw_overlay(volume, geometry, mask, prompts, centres)
+    picture = draw_overlay(volume, geometry, mask, prompts, centres, names)
     with atomic_path(path) as partial:
         picture.save(partial, format="PNG", optimize=True)
     return Path(path)
@@ -62,6 +64,7 @@ def draw_overlay(
     mask: NDArray[np.integer],
     prompts: Mapping[int, ObjectPrompts],
     centres: Mapping[int, Voxel] | None = None,
+    names: Mapping[int, str] | None = None,
 ) -> Image:
     """Draws one row an object (the first `MAX_ROWS` that have prompts or a centre): axial, coronal and sagittal.
 
@@ -75,6 +78,7 @@ def draw_overlay(
         mask: integer (z,y,x), object ids.
         prompts: by object id. Clicks and the box are drawn where they lie in the slice shown.
         centres: by object id, the voxel (z,y,x) whose slices are shown of objects without prompts.
+        names: what objects are called, by object id; "object N" stands for those without a name.
 
     Returns:
         An RGB `PIL.Image`.
@@ -101,8 +105,8 @@ def draw_overlay(
         there, centre = _turned(said, turn), turn(crossings[object_id])
         rows.append([_panel(volume, mask, spacing_mm, there, centre, axis, low, high, ruler) for _, axis in _VIEWS])
     captions = [
-        [f"object {object_id}   {name} {'zyx'[axes[k]]} = {crossings[object_id][axes[k]]}" for name, k in _VIEWS]
-        for object_id, _ in shown
+        [f"{called}   {view} {'zyx'[axes[k]]} = {crossings[object_id][axes[k]]}" for view, k in _VIEWS]
+        for object_id, called in ((k, _caption(k, names)) for k, _ in shown)
     ]
     if left_out:
         captions[-1][-1] += f"   ({left_out} more not shown)"
@@ -122,6 +126,12 @@ def draw_overlay(
             left += width + GAP_PIXELS
         top += height + GAP_PIXELS
     return picture
+
+
+def _caption(object_id: int, names: Mapping[int, str] | None) -> str:
+    """The name in one line, shortened to what fits above a panel."""
+    called = clean_name((names or {}).get(object_id, ""), object_id)
+    return called if len(called) <= _MOST_LETTERS else f"{called[: _MOST_LETTERS - 3]}..."
 
 
 def middle_voxel(mask: NDArray[np.bool_]) -> Voxel:

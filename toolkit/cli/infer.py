@@ -15,7 +15,9 @@ from gstk.cli.options import (
     DeviceOption,
     EngineOption,
     LimitOption,
+    LpsOption,
     PhaseOption,
+    PointMmOption,
     PointOption,
     PrecisionOption,
     RayOption,
@@ -55,19 +57,22 @@ def infer_command(
             show_default=False,
         ),
     ] = None,
-    point_mm: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A click on the object, [ID:]x,y,z in mm, RAS as 3D Slicer shows it. May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    point_mm: PointMmOption = None,
     background_mm: Annotated[
         list[str] | None,
         typer.Option(help="A click beside the object, [ID:]x,y,z in mm, RAS. May be repeated.", show_default=False),
     ] = None,
-    lps: Annotated[bool, typer.Option("--lps", help="Places in mm are LPS, as ITK and DICOM have them.")] = False,
+    lps: LpsOption = False,
     box: BoxOption = None,
+    called: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--object",
+            metavar="[ID:]NAME",
+            help="What an object is called, in the mask and the picture: liver, or 2:spleen. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     novel: Annotated[
         bool,
         typer.Option(
@@ -159,7 +164,7 @@ def infer_command(
     import gstk
     from gstk.batch.infer import infer
     from gstk.cli.progress import LongWork
-    from gstk.cli.prompt_options import read_places, read_prompts
+    from gstk.cli.prompt_options import read_names, read_places, read_prompts
     from gstk.engines.options import parse_assignments
     from gstk.session.deadline import Budget, process_age_s
 
@@ -192,6 +197,7 @@ def infer_command(
             prompts=prompts,
             points_mm=read_places(point_mm or [], background_mm or [], lps),
             novel=novel,
+            object_names=read_names(called or []),
             start_mask=start,
             overlay=overlay,
             overwrite=overwrite,

@@ -23,7 +23,9 @@ __all__ = [
     "DeviceOption",
     "EngineOption",
     "LimitOption",
+    "LpsOption",
     "PhaseOption",
+    "PointMmOption",
     "PointOption",
     "PrecisionOption",
     "RayOption",
@@ -100,6 +102,14 @@ PointOption = Annotated[
         show_default=False,
     ),
 ]
+PointMmOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A click on the object, [ID:]x,y,z in mm, RAS as 3D Slicer shows it. May be repeated.",
+        show_default=False,
+    ),
+]
+LpsOption = Annotated[bool, typer.Option("--lps", help="Places in mm are LPS, as ITK and DICOM have them.")]
 BoxOption = Annotated[
     list[str] | None,
     typer.Option(

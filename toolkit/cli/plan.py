@@ -14,6 +14,8 @@ from gstk.cli.options import (
     DeviceOption,
     EngineOption,
     LimitOption,
+    LpsOption,
+    PointMmOption,
     PointOption,
     PrecisionOption,
     SpacingOrderOption,
@@ -53,6 +55,8 @@ def plan_command(
     threads: ThreadsOption = None,
     engine: EngineOption = None,
     point: PointOption = None,
+    point_mm: PointMmOption = None,
+    lps: LpsOption = False,
     box: BoxOption = None,
     spacing_order: Annotated[
         SpacingOrderOption, typer.Option(help="Axis order of the spacing in .npz cases.")
@@ -60,19 +64,21 @@ def plan_command(
 ) -> None:
     """Show the windows, time and memory that `gstk infer` would choose for a case, without running the network."""
     import gstk
+    from gstk.batch.placed_points import add_placed_points
     from gstk.cases.reading import read_case
     from gstk.cli.budget_words import call_line
     from gstk.cli.infer import say_probe
-    from gstk.cli.prompt_options import read_prompts
+    from gstk.cli.prompt_options import read_places, read_prompts
     from gstk.engines.options import parse_assignments
     from gstk.session.deadline import Budget
     from gstk.session.planner import can_start
 
     found = read_case(case, "auto", spacing_order.order)
     prompts = {**found.prompts, **read_prompts(point or [], [], box or [])}
+    prompts = add_placed_points(prompts, read_places(point_mm or [], [], lps), found)
     prompts = {k: own for k, own in prompts.items() if can_start(own)}
     if not prompts:
-        raise gstk.GstkError(f"{case} has no click on an object and no box; give --point z,y,x or --box")
+        raise gstk.GstkError(f"{case} has no click on an object and no box; give --point, --point-mm or --box")
     options = parse_assignments(engine or [])
     budget_s = None if click_within is not None else read_limit(budget)
     if click_within is not None and (budget is not None or calls is not None):

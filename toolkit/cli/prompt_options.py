@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gstk.batch.placed_points import PlacedPoint
     from gstk.core.prompts import ObjectPrompts
 
-__all__ = ["parse_point_option", "read_places", "read_prompts"]
+__all__ = ["parse_point_option", "read_names", "read_places", "read_prompts"]
 
 
 def parse_point_option(text: str, numbers: int = 3, form: str = "z,y,x") -> tuple[int, tuple[float, ...]]:
@@ -39,6 +39,27 @@ def parse_point_option(text: str, numbers: int = 3, form: str = "z,y,x") -> tupl
         form, example = (form, "40,128,96") if numbers == 3 else ("z0,y0,x0,z1,y1,x1", "30,100,80,50,150,120")
         raise PromptError(f"got {text!r}, expected {form} or ID:{form}, as in {example} or 2:{example}")
     return object_id, values
+
+
+def read_names(texts: list[str]) -> dict[int, str]:
+    """The objects' names from the command line's options, `[ID:]NAME`, by object id (1 where none is given)."""
+    from gstk.core.prompts import whole_object_id
+
+    found: dict[int, str] = {}
+    for text in texts:
+        head, colon, tail = text.partition(":")
+        is_numbered = bool(colon) and head.strip().isdecimal()
+        object_id = whole_object_id(int(head)) if is_numbered else 1
+        name = (tail if is_numbered else text).strip()
+        if not name:
+            raise PromptError(f"got {text!r}, expected NAME or ID:NAME, as in liver or 2:spleen")
+        if object_id in found:
+            raise PromptError(
+                f"got two names for object {object_id}, {found[object_id]} and {name}, expected one; write ID: in "
+                "front for another object"
+            )
+        found[object_id] = name
+    return found
 
 
 def read_places(points: list[str], background: list[str], lps: bool) -> "dict[int, list[PlacedPoint]]":

@@ -59,7 +59,8 @@ def serve(
     settings = settings or Settings()
     is_local = host in LOOPBACK_NAMES
     if not is_local:
-        settings = replace(settings, key=settings.key or secrets.token_urlsafe(24), hosts=(*settings.hosts, host))
+        reached = (f"[{name}]" if ":" in name else name for name in _names(host))
+        settings = replace(settings, key=settings.key or secrets.token_urlsafe(24), hosts=(*settings.hosts, *reached))
     listening = _listen(host, port)
     with listening:
         first = None if volume is None else _read(volume, on_progress)
@@ -67,14 +68,17 @@ def serve(
         on_progress(f"loading  {path.name}")
         licence = Bundle.open(path).manifest.licence
         service = Service(factory.open(path, **engine), replace(settings, licence=licence), first)
-        shown = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
-        page = f"{shown}/#token={settings.page_token}"
+        port = listening.getsockname()[1]
+        addresses = [f"http://{f'[{name}]' if ':' in name else name}:{port}" for name in _names(host)]
+        pages = [f"{address}/#token={settings.page_token}" for address in addresses]
 
         def started() -> None:
-            on_progress(f"page     {page}")
-            on_progress(f"viewers  {shown}" + (f" with the key {settings.key}" if settings.key else ""))
+            for page in pages:
+                on_progress(f"page     {page}")
+            for address in addresses:
+                on_progress(f"viewers  {address}" + (f" with the key {settings.key}" if settings.key else ""))
             if open_browser:
-                webbrowser.open(page)
+                webbrowser.open(pages[0])
 
         config = uvicorn.Config(
             build_app(service),
@@ -118,6 +122,23 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _names(host: str) -> list[str]:
+    """Addresses under which a server that listens at `host` is reached: all of this machine's for 0.0.0.0 and ::."""
+    if host not in ("0.0.0.0", "::"):
+        return [host]
+    import psutil
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    names = [
+        address.address
+        for interface in psutil.net_if_addrs().values()
+        for address in interface
+        # A link-local address needs the name of an interface behind it, which a browser does not take.
+        if address.family == family and not address.address.startswith(("fe80:", "169.254."))
+    ]
+    return sorted(names, key=lambda name: name not in ("127.0.0.1", "::1")) or [host]
 
 
 def _listen(host: str, port: int) -> socket.socket:
