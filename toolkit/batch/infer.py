@@ -307,7 +307,7 @@ def _infer_one(
         if unknown := sorted(set(options.object_names) - {one.object_id for one in objects}):
             called = options.object_names[unknown[0]]
             raise CaseError(f"got the name {called!r} for object {unknown[0]}, which has no click, box or class")
-        objects = [replace(one, name=options.object_names.get(one.object_id, one.name)) for one in objects]
+        objects = tuple(replace(one, name=options.object_names.get(one.object_id, one.name)) for one in objects)
         if names or any(one.name for one in objects):
             own = {one.object_id: LabelName(one.name, object_colour(one.object_id)) for one in objects if one.voxels}
             # A name that is given now renames an object of an earlier mask, which keeps its colour.
