@@ -172,6 +172,7 @@ def test_a_class_is_found_by_name_segmented_and_corrected(browser: Any, tmp_path
         assert dice(page.labels() == 3, inside | bar) > 0.9
         assert page.js("gstk.objects.entries.get(3).name") == "spleen"
         assert page.js("gstk.state.active") == 3
+        assert page.js("[...gstk.objects.entries.keys()]") == [3]  # nothing was said of the first one
         page.picture("page_class")
         page.press("#undo")
         page.rest()

@@ -22,8 +22,12 @@ export class Objects {
   // Objects that the server named; the last of them is what clicks are for.
   take(names) {
     for (const [id, { name, colour }] of Object.entries(names)) if (!this.entries.has(+id)) this.add(+id, name, colour);
-    const ids = Object.keys(names).map(Number);
-    if (ids.length && !this.state.volume?.counts[this.state.active]) this.state.active = ids.at(-1);
+    const ids = Object.keys(names).map(Number), { active, clicks, volume } = this.state;
+    if (ids.length && !volume?.counts[active]) {
+      const isUntouched = this.active?.name === `object ${active}` && !clicks.some((click) => click.object === active);
+      if (isUntouched && !ids.includes(active)) this.entries.delete(active); // it would stand there empty
+      this.state.active = ids.at(-1);
+    }
     this.show();
   }
 
