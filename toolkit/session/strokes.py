@@ -14,7 +14,7 @@ from gstk.core.prompts import Point, Voxel
 from gstk.core.regions import bounds
 from gstk.errors import PromptError
 
-# Drawings reach the image guidance as these points alone. Given to it whole, as seeds on their slice, they were tried on
+# Drawings reach the image guidance as these points alone. Given to it whole, as seeds on the slice, they were tried on
 # four volumes that no training saw (two CT, a cine MR, a PET, up to two objects of each). Mean Dice without and with:
 # a first scribble 0.556 and 0.462, a first lasso 0.467 and 0.530; as a correction 0.628 and 0.614, 0.597 and 0.610.
 
