@@ -252,8 +252,10 @@ def test_a_slow_call_shows_what_runs_and_can_be_cancelled(browser: Any, tmp_path
         engine.ended.clear()
         page.look_at(CENTRE)
         x, y = page.offset("axial", CENTRE)
+        height = page.js("gstk.views.axial.canvas.clientHeight")
         ActionChains(browser).move_to_element_with_offset(page.canvas("axial"), x, y).click().perform()
         page.until("/point \\d/.test(document.getElementById('doing').textContent)")
+        assert page.js("gstk.views.axial.canvas.clientHeight") == height  # nothing moves under the mouse
         page.picture("page_busy")
         page.press("#cancel")
         page.rest()
