@@ -84,7 +84,7 @@ def plan_command(
     if click_within is not None and (budget is not None or calls is not None):
         raise gstk.GstkError("got --click-within and --budget or --calls, expected one of the two")
     if calls is None:
-        own = budget is None and case.suffix.lower() == ".npz" and not (point or box)
+        own = budget is None and case.suffix.lower() == ".npz" and not (point or point_mm or box)
         calls = CHALLENGE_CALLS if own else 1
     # The plan shows times even if there is no budget.
     shown = Budget(CHALLENGE_S if budget_s is None else budget_s, calls)
