@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,6 +23,9 @@ from gstk.errors import EvaluationError
 from gstk.evaluation.runner import load_evaluation
 
 ray = pytest.importorskip("ray", reason="a cluster needs ray")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "campaigns"))
+
+import cohort_on_ray  # noqa: E402
 
 pytestmark = pytest.mark.slow
 TWO = Workers("local", count=2, cpus=1)
@@ -55,7 +59,9 @@ def cluster() -> Iterator[Workers]:
 
     with pytest.MonkeyPatch.context() as patch:
         # Workers import this module to unpickle its functions.
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", os.pathsep.join(cohort_on_ray.MODULES), prepend=os.pathsep)
+        for name, value in cohort_on_ray.SETTINGS.items():
+            patch.setenv(name, value)
         started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
         yield Workers(started.address, count=2, cpus=1)
         started.shutdown()
@@ -80,6 +86,28 @@ def test_a_task_that_kills_every_worker_is_given_up_and_one_that_raises_is_said(
     assert done[2].startswith("1 was lost: it ended 3 workers")
     assert (done[1], done[3]) == ("0 done", "2 done")
     assert len(list(tmp_path.glob("1-*"))) == 3
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_cohort_survives_its_workers_and_its_driver(cluster: Workers, tmp_path: Path) -> None:
+    cohort = cohort_on_ray.Cohort(tmp_path, cluster.address, volumes=12, workers=2, window_s=0.05)
+    cohort.run(worker_deaths=2, driver_deaths=1)
+    log = (tmp_path / "driver.log").read_text()
+    assert cohort.failures == [], log
+    cohort.check(sample=12)
+    assert cohort.failures == [], log
+    assert sorted(death["of"] for death in cohort.deaths) == ["driver", "worker", "worker"]
+    counts = cohort.counts()
+    assert counts["results"] == 12
+    assert counts["windows_answered"] >= 12 * cohort_on_ray.WINDOWS
+    # It is no check that cannot fail: a result that is lost, and one that is written again, are seen.
+    mask = tmp_path / "out" / "00003" / "ct_mask.nii.gz"
+    content = mask.read_bytes()
+    mask.unlink()
+    mask.write_bytes(content[:-1])
+    cohort._look()
+    cohort.check(sample=12)
+    assert ["written again" in failure for failure in cohort.failures] == [True, False]
 
 
 def test_what_cannot_be(cluster: Workers) -> None:
