@@ -176,3 +176,77 @@ def test_a_reversed_series_is_the_same_image(tmp_path: Path) -> None:
         cases.append(quietly(tmp_path / name))
     assert cases[0].geometry == cases[1].geometry
     np.testing.assert_array_equal(cases[0].image, cases[1].image)
+
+
+def test_bits_beside_the_stored_ones_are_no_values(tmp_path: Path) -> None:
+    """pydicom 2066 and 2260, dicom2nifti 13: overlays in high bits, a sign in bit 11, values that begin at bit 4."""
+    low = STORED % 200
+    ink = np.random.default_rng(5).integers(0, 16, SHAPE).astype(np.uint16)
+    twelve = {"BitsStored": 12, "HighBit": 11}
+    np.testing.assert_array_equal(quietly(write_stack(tmp_path / "ink", low | ink << 12, **twelve)).image, low)
+    signed = low.astype(np.int16) - 100
+    cut = signed.astype(np.uint16) & 0x0FFF
+    folder = write_stack(tmp_path / "sign", cut, **twelve, PixelRepresentation=1)
+    np.testing.assert_array_equal(quietly(folder).image, signed)
+    for name, stored, tags in (("high", low, {}), ("high-signed", cut, {"PixelRepresentation": 1})):
+        folder = write_stack(tmp_path / name, stored << 4 | ink, BitsStored=12, HighBit=15, **tags)
+        np.testing.assert_array_equal(quietly(folder).image, signed if tags else low)
+
+
+def test_eight_bits_stored_in_sixteen(tmp_path: Path) -> None:
+    """ITK 851: readers that take the type from the bits stored read past the pixels."""
+    folder = write_stack(tmp_path / "a", STORED % 200, BitsStored=8, HighBit=7)
+    np.testing.assert_array_equal(quietly(folder).image, STORED % 200)
+
+
+def test_slices_of_one_number_and_time_are_no_copies(tmp_path: Path) -> None:
+    """dcm2niix 168: positions decide."""
+    folder = write_stack(tmp_path / "a", STORED, InstanceNumber=1, AcquisitionTime="100000", AcquisitionNumber=1)
+    np.testing.assert_array_equal(quietly(folder).image, STORED)
+
+
+def test_a_negative_spacing_between_frames_stacks_them_the_other_way(tmp_path: Path) -> None:
+    """dcm2niix 885: SPECT was upside down."""
+    detector = sequence(ImagePositionPatient=[0, 0, 100], ImageOrientationPatient=list(AXIAL))
+    file = write_slice(
+        tmp_path / "nm" / "a.dcm", STORED, Modality="NM", ImageOrientationPatient=None, SpacingBetweenSlices=-4,
+        DetectorInformationSequence=detector,
+    )  # fmt: skip
+    case = quietly(file)
+    np.testing.assert_array_equal(case.image, STORED[::-1])
+    assert case.geometry.origin_mm == (0, 0, 80)
+
+
+def test_a_decimal_comma_is_a_number(tmp_path: Path) -> None:
+    """Programs that wrote numbers under their user's locale: the rescale was passed over without a word."""
+    folder = write_stack(tmp_path / "a", STORED, RescaleSlope="0.5", RescaleIntercept="-3.5", PixelSpacing=[0.5, 0.5])
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        for stated in (b"-3.5", b"0.5\\0.5", b"0.5 "):
+            content = content.replace(stated, stated.replace(b".", b","))
+        assert content.count(b",5") == 4
+        file.write_bytes(content)
+    case = quietly(folder)
+    np.testing.assert_allclose(case.image, STORED * 0.5 - 3.5)
+    assert case.geometry.spacing_mm == (2.5, 0.5, 0.5)
+
+
+def test_a_mosaic_whose_image_type_lost_the_word_is_no_slice(tmp_path: Path) -> None:
+    """dcm2niix 40 and others: anonymised mosaics, which Siemens' private count of slices still tells."""
+    file = write_slice(tmp_path / "a.dcm", np.tile(STORED[0], (3, 3)), ImagePositionPatient=[0, 0, 0])
+    data = pydicom.dcmread(file)
+    data.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 9)
+    data.save_as(file)
+    with pytest.raises(CaseError, match="mosaic"):
+        read_volume(file)
+
+
+def test_a_slice_that_says_it_lies_kilometres_away_is_another_image(tmp_path: Path) -> None:
+    """dcm2niix 539: a damaged position stretched the whole image."""
+    places = [(0.0, 0.0, 1.2 * k) for k in range(5)]
+    for name, wrong in (("far", [(0.0, 0.0, 3.4e9)]), ("twice", [(0.0, 0.0, 3.4e9), (0.0, 0.0, 1e-39)])):
+        volume = np.concatenate([STORED, STORED[:1] + 1])[: 5 + len(wrong)]
+        case, words = said(write_stack(tmp_path / name, volume, [*places, *wrong]))
+        np.testing.assert_array_equal(case.image, STORED[:5])
+        assert case.geometry.spacing_mm[0] == pytest.approx(1.2)
+        assert "images" in words

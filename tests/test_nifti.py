@@ -158,6 +158,16 @@ def test_voxels_that_are_no_numbers_become_0_with_a_word(tmp_path: Path) -> None
     assert image[0, 0, 0] == image[1, 1, 1] == 0
 
 
+def test_a_gzip_checksum_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
+    """The voxels are all there when the checksum comes, so a reader that stops behind them never sees it."""
+    write_mask(tmp_path / "a.nii.gz", MASK, Geometry(MASK.shape, (1.0, 1.0, 1.0)))
+    data = bytearray((tmp_path / "a.nii.gz").read_bytes())
+    data[-6] ^= 255
+    (tmp_path / "a.nii.gz").write_bytes(data)
+    with pytest.raises(CaseError, match=r"CRC|damaged"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
 def test_headers_that_lie(tmp_path: Path) -> None:
     file = tmp_path / "a.nii.gz"
     image = nibabel.Nifti1Image(VOXELS, turned())

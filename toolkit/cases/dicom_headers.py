@@ -223,7 +223,7 @@ def _frame(file: Path, header: Any, per_frame: Sequence[Any], index: int, rows: 
         units=units,
         is_grey=(_whole(header, "SamplesPerPixel") or 1) == 1 and photometric.startswith("MONOCHROME"),
         is_localizer="LOCALIZER" in types,
-        is_mosaic="MOSAIC" in types,
+        is_mosaic="MOSAIC" in types or _is_siemens_mosaic(header),
         has_lut=has_lut,
         table=mapping if mapping is not None and mapping.table is not None else None,
         note=note,
@@ -259,6 +259,14 @@ def _chosen_mapping(
             f"taken, and {first.slope:g} and {first.intercept:g} as real world values"
         )
     return None, ""
+
+
+def _is_siemens_mosaic(header: Any) -> bool:
+    """Whether Siemens' own header counts several slices in the picture: the image type may have lost the word."""
+    try:
+        return int(header.private_block(0x0019, "SIEMENS MR HEADER")[0x0A].value) > 1
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _stepped(
@@ -319,8 +327,21 @@ def _numbers(place: Any, keyword: str, count: int) -> tuple[float, ...] | None:
     try:
         values = tuple(float(v) for v in _list(place.get(keyword)))
     except (TypeError, ValueError):
-        return None
+        values = _comma_numbers(place, keyword)
     return values if len(values) == count and all(math.isfinite(v) for v in values) else None
+
+
+def _comma_numbers(place: Any, keyword: str) -> tuple[float, ...]:
+    """Numbers with a decimal comma, which programs under some locales write against the standard; none for others."""
+    from pydicom.datadict import tag_for_keyword
+
+    element = place.get_item(tag_for_keyword(keyword))
+    stored = getattr(element, "value", None)
+    text = stored.decode("ascii", "replace") if isinstance(stored, bytes) else str(stored)
+    try:
+        return tuple(float(part.replace(",", ".")) for part in text.strip(" \0").split("\\"))
+    except ValueError:
+        return ()
 
 
 def _number(place: Any, keyword: str) -> float | None:

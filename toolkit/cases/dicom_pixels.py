@@ -138,7 +138,7 @@ def _decode(file: Path) -> npt.NDArray[Any]:
             ):
                 pixels = _decode_with_gdcm(data, file)
             else:
-                pixels = pixel_array(data, raw=True)
+                pixels = pixel_array(_with_low_bits(data), raw=True)
     except MemoryError:
         raise
     except Exception as error:  # libraries raise errors of any kind for damaged files
@@ -152,6 +152,24 @@ def _decode(file: Path) -> npt.NDArray[Any]:
         raise CaseError(f"cannot decode the pixels of {file}, transfer syntax {name}: {reason}; {remedy}") from None
     frames = int(data.get("NumberOfFrames") or 1)
     return np.asarray(pixels if frames > 1 and pixels.ndim == 3 else pixels[None])
+
+
+def _with_low_bits(data: Any) -> Any:
+    """The same pixels with their bits from bit 0 on: pydicom takes them to lie there, whatever the high bit is."""
+    allocated, stored, high = (int(data.get(key) or 0) for key in ("BitsAllocated", "BitsStored", "HighBit"))
+    shift = high + 1 - stored
+    if allocated not in (8, 16, 32) or stored < 1 or not 0 < shift <= allocated - stored:
+        return data
+    import pydicom
+
+    syntax = data.file_meta.TransferSyntaxUID
+    if _is_compressed(syntax) and syntax != pydicom.uid.DeflatedExplicitVRLittleEndian:
+        return data
+    order = ">" if syntax == pydicom.uid.ExplicitVRBigEndian else "<"
+    values = np.frombuffer(data.PixelData, f"{order}u{allocated // 8}")
+    data.PixelData = (values >> shift).astype(values.dtype).tobytes()
+    data.HighBit = stored - 1
+    return data
 
 
 def _transfer_syntax(data: Any) -> Any:

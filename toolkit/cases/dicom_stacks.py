@@ -18,6 +18,8 @@ EVEN_SHARE = 0.01
 """Slices count as evenly spaced where none is further from its even place than this share of the spacing."""
 _SAME_DIRECTION = 1e-3
 _SAME_PLACE_MM = 1e-3
+_FAR_MM, _FAR_GAPS = 1000.0, 20
+"""A gap between slices that is larger than both, the second as a multiple of the median gap, parts two images."""
 _VIEWS = ("sagittal", "coronal", "axial")
 
 _Frames: TypeAlias = list[Frame]
@@ -136,7 +138,7 @@ def _split(group: _Frames, pixels_of: _PixelsOf) -> list[Stack]:
     if len(places) == len(group):
         if _unevenness(group) < EVEN_SHARE:
             return [_stack(group)]
-        return _interleaved(group) or [_stack(group)]
+        return _interleaved(group) or [_stack(part) for part in _apart(group)]
     for keys in _key_choices(group):
         parts = _parts(group, keys)
         fits = len(parts) < len(group) and all(len(_by_place(part)) == len(part) for part in parts.values())
@@ -158,9 +160,20 @@ def _split(group: _Frames, pixels_of: _PixelsOf) -> list[Stack]:
                 phases.append([])
             phases[number].append(frame)
     stacks = [
-        _stack(phase, f"number {n} at each place" if len(phases) > 1 else "") for n, phase in enumerate(phases, 1)
+        _stack(part, f"number {n} at each place" if len(phases) > 1 else "")
+        for n, phase in enumerate(phases, 1)
+        for part in _apart(phase)
     ]
     return [Stack(stacks[0].frames, stacks[0].words, copies), *stacks[1:]]
+
+
+def _apart(group: _Frames) -> list[_Frames]:
+    """Parts of a group with gaps between them that no patient fills, as where a position is damaged."""
+    order = np.argsort(_heights(group), kind="stable")
+    gaps = np.diff(_heights(group)[order])
+    limit_mm = max(_FAR_MM, _FAR_GAPS * float(np.median(gaps)))
+    ends = [0, *(int(i) + 1 for i in np.flatnonzero(gaps > limit_mm)), len(group)]
+    return [[group[i] for i in order[start:end]] for start, end in pairwise(ends)]
 
 
 def _interleaved(group: _Frames) -> list[Stack]:

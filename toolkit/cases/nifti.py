@@ -130,6 +130,7 @@ def read_nifti(file: Path) -> tuple[npt.NDArray[Any], Geometry, bytes]:
             x, y, z = sides[:3]
             array = np.empty((z, y, x), dtype)
             got = _fill(stream, array)
+            stream.read(1)  # at the end of a gzip stream, where its checksum is compared
     except (EOFError, zlib.error, OSError) as error:
         raise CaseError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
     if got < array.nbytes:

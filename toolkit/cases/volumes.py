@@ -24,6 +24,7 @@ from gstk.cases.npz import Case, CaseWarning, LabelMap, SpacingOrder, check_imag
 from gstk.cases.segmentation import SEGMENTATION_SUFFIX, is_segmentation, segment_fields
 from gstk.cases.slice_grid import SliceGrid
 from gstk.cases.stated_orientation import states_orientation
+from gstk.cases.text_headers import check_voxels, read_text_header
 from gstk.core.files import StrPath, atomic_path, explain_lost_bytes, is_lfs_pointer
 from gstk.core.geometry import Geometry
 from gstk.errors import CaseError, GeometryError, OutputError
@@ -323,12 +324,30 @@ def _straighten(
 def _read_with_itk(file: Path) -> tuple[npt.NDArray[Any], Geometry]:
     import SimpleITK
 
+    header = read_text_header(file)
+    unit, mm = ("", 1.0) if header is None else header.unit
+    if header is not None:
+        check_voxels(file, header)
     try:
         with quiet_itk():
             image = _read_file(file)
     except RuntimeError as error:
         raise CaseError(f"cannot read {file}: {one_line(error)}") from error
-    return SimpleITK.GetArrayFromImage(image), Geometry.from_sitk(image)
+    voxels, geometry = SimpleITK.GetArrayFromImage(image), Geometry.from_sitk(image)
+    slope, intercept = (1.0, 0.0) if header is None else header.scale
+    if (slope, intercept) != (1.0, 0.0):
+        wide = voxels.dtype.itemsize >= 4 and voxels.dtype != np.float32
+        voxels = (voxels.astype(np.float64) * slope + intercept).astype(np.float64 if wide else np.float32)
+    if mm != 1.0:
+        lengths = {name: tuple(v * mm for v in getattr(geometry, name)) for name in ("spacing_mm", "origin_mm")}
+        geometry = replace(geometry, **lengths)
+        warnings.warn(
+            f"{file.name} states its place in {unit}; its mask is written in mm, and readers that pass units over show "
+            "the two apart",
+            CaseWarning,
+            stacklevel=4,
+        )
+    return voxels, geometry
 
 
 def _read_file(file: Path) -> Any:
