@@ -69,3 +69,11 @@ def test_make_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot create the folder"):
         make_folder(tmp_path / "file")
+
+
+def test_a_name_that_is_too_long_says_so(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match="give a shorter name"),
+        atomic_path(tmp_path / ("x" * 300 + ".nii")) as partial,
+    ):
+        partial.write_text("x")

@@ -26,6 +26,7 @@ from gstk.cli.phantom import phantom_command
 from gstk.cli.plan import plan_command
 from gstk.cli.prepare import prepare_command
 from gstk.cli.serve import serve_command
+from gstk.cli.streams import FAILED_WRITES, give_up_stdout, open_standard_streams
 from gstk.cli.train import train_command
 from gstk.errors import GstkError
 
@@ -86,6 +87,7 @@ def _options(
 
 def main() -> None:
     """Entry point. A gstk error is printed in one line, with exit code 1; an interrupt has exit code 130."""
+    open_standard_streams()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
     from gstk.engines.failures import memory_errors
@@ -95,6 +97,12 @@ def main() -> None:
             app()
     except GstkError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is not None or error.errno not in FAILED_WRITES:
+            raise
+        give_up_stdout()  # or Python would try once more to write what is left, and complain
+        typer.echo(f"error: cannot print to stdout: {error.strerror}; files are as they were said to be", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

@@ -267,15 +267,17 @@ class _Report:
 
     def add(self, result: "InferResult", total: int) -> None:
         """Prints one result and updates the bar."""
+        from gstk.cli.streams import printable
+
         if self._shows_cases and total > 1 and self._task is None:
             self._bar.start()
             self._task = self._bar.add_task("cases", total=total)
         for warning in result.warnings:
-            typer.echo(f"{result.source}: warning: {warning}", err=True)
+            typer.echo(printable(f"{result.source}: warning: {warning}"), err=True)
         if result.error is not None:
-            typer.echo(f"{result.source}: {result.error}", err=True)
+            typer.echo(printable(f"{result.source}: {result.error}"), err=True)
         elif result.finished_before:
-            typer.echo(f"{result.output} is finished already")
+            typer.echo(printable(f"{result.output} is finished already"))
         else:
             self._show(result)
         if self._task is not None:
@@ -285,9 +287,10 @@ class _Report:
         from rich.table import Table
 
         from gstk.cli.budget_words import call_line, compromise_lines
+        from gstk.cli.streams import printable
         from gstk.cli.tables import print_table
 
-        table = Table(title=result.source.name, title_justify="left")
+        table = Table(title=printable(result.source.name), title_justify="left")
         for heading in ("object", "voxels", "millilitres", "seconds"):
             table.add_column(heading, justify="right")
         for entry in result.objects:
@@ -312,6 +315,6 @@ class _Report:
             if report.compromises and not self._shows_budget:
                 typer.echo("           --budget none takes the time that it needs")
         typer.echo(f"image      {result.intensities}")
-        typer.echo(f"mask       {result.output}")
+        typer.echo(printable(f"mask       {result.output}"))
         if result.overlay:
-            typer.echo(f"overlay    {result.overlay}")
+            typer.echo(printable(f"overlay    {result.overlay}"))

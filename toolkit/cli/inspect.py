@@ -36,6 +36,7 @@ def inspect_command(
 ) -> None:
     """Describe a bundle (model, licence, input, graphs, parity), or a scan, with slices to read clicks off."""
     from gstk.cases.segmentation import is_segmentation
+    from gstk.cases.volumes import VOLUME_SUFFIXES
     from gstk.cli.inspect_scan import inspect_scan, is_scan
 
     if is_segmentation(Path(path)):
@@ -51,6 +52,10 @@ def inspect_command(
     from gstk.core.bundle import Bundle, find_bundle
     from gstk.errors import CaseError
 
+    if not Path(path).exists() and (
+        path.lower().endswith((*VOLUME_SUFFIXES, ".npz", ".dcm")) or len(Path(path).parts) > 1
+    ):
+        raise CaseError(f"{path} does not exist; check the path")
     found = find_bundle(path)
     if not (found / "manifest.json").is_file():
         what = "a file" if found.is_file() else "a folder"

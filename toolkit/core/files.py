@@ -196,4 +196,5 @@ def _reason(error: OSError) -> str:
 
 
 def _unwritable(target: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write {target}: {_reason(error)}; check that its folder can be written to")
+    remedy = "give a shorter name" if error.errno == errno.ENAMETOOLONG else "check that its folder can be written to"
+    return OutputError(f"cannot write {target}: {_reason(error)}; {remedy}")
