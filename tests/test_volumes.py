@@ -13,7 +13,9 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from dicom_files import write_stack
 
+from gstk.cases import dicom
 from gstk.cases.npz import CaseWarning
 from gstk.cases.volumes import (
     VOLUME_SUFFIXES,
@@ -324,6 +326,35 @@ def test_finding_cases(tmp_path: Path) -> None:
         with pytest.raises(CaseError) as caught:
             find_cases([tmp_path / path])
         assert message in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "locked").mkdir()
+    np.savez(tmp_path / "a.npz", imgs=np.zeros((2, 2, 2)))
+    assert find_cases(tmp_path) == [tmp_path / "a.npz"]
+    looked = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return looked(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # the administrator, as whom tests may run, may look into all folders
+    with pytest.raises(CaseError, match=r"cannot look into .*locked: Permission denied"):
+        find_cases(tmp_path)
+
+
+def test_a_slice_that_may_not_be_read_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_stack(tmp_path / "series", np.arange(60, dtype=np.uint16).reshape(5, 3, 4), names="im{:03}")
+    access, read_frames, is_dicom_file = os.access, dicom.read_frames, dicom.is_dicom_file
+    locked = folder / "im004"
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked and access(path, mode))
+    monkeypatch.setattr(dicom, "is_dicom_file", lambda file: file != locked and is_dicom_file(file))
+    monkeypatch.setattr(dicom, "read_frames", lambda file: [] if file == locked else read_frames(file))
+    with pytest.warns(CaseWarning, match="cannot be read as images and are left out, im004 first"):
+        assert read_volume(folder).image.shape[0] == 4
 
 
 def test_read_any(tmp_path: Path) -> None:

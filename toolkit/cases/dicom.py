@@ -6,6 +6,7 @@ pydicom reads the headers, and the pixels that are not compressed; GDCM, by way 
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,9 +52,9 @@ class DicomImage:
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """The files of a folder that look like DICOM, by name; hidden ones are passed over."""
+    """The files of a folder that look like DICOM, or may not be read, by name; hidden ones are passed over."""
     files = (child for child in folder.iterdir() if child.is_file() and not child.name.startswith("."))
-    return sorted(file for file in files if is_dicom_file(file))
+    return sorted(file for file in files if is_dicom_file(file) or not os.access(file, os.R_OK))
 
 
 def read_dicom(

@@ -77,8 +77,8 @@ def find_cases(
         The cases, without repetition.
 
     Raises:
-        CaseError: a path does not exist, is of no known format, is a segmentation where none is wanted, or is a folder
-            without any case.
+        CaseError: a path does not exist, is of no known format, is a segmentation where none is wanted, is a folder
+            without any case, or cannot be looked into.
     """
     found: dict[Path, None] = {}
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
@@ -376,13 +376,20 @@ def _check_scalar_3d(file: Path, reader: Any) -> None:
 
 
 def _cases_below(folder: Path, besides: Path | None) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder, onerror=_refuse_to_pass_over):
         below = (name for name in folders if not name.startswith("."))
         folders[:] = sorted(name for name in below if besides is None or Path(root, name).resolve() != besides)
         files = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
         if any(_is_dicom(file) for file in files):
             yield Path(root)
         yield from (file for file in files if _suffix(file))
+
+
+def _refuse_to_pass_over(error: OSError) -> None:
+    """Cases in a folder that cannot be looked into would be missing without a word."""
+    raise CaseError(
+        f"cannot look into {error.filename}: {error.strerror}; change its rights, or give the other folders by name"
+    ) from error
 
 
 def _files(folder: Path) -> list[Path]:
