@@ -42,6 +42,16 @@ def test_a_full_disk_behind_stdout_is_one_line() -> None:
     ]
 
 
+def test_signs_that_an_encoding_lacks_are_spelled_out() -> None:
+    code = (
+        "from gstk.cli.streams import open_standard_streams\n"
+        "open_standard_streams()\n"
+        "print('20 s \\u00d7 2, \\u5f71\\udcff')\n"
+    )
+    done = run(code, stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "latin-1:strict"})
+    assert done.stdout.decode("latin-1").strip() == r"20 s × 2, \u5f71\udcff"
+
+
 def test_names_do_not_give_orders_to_a_terminal() -> None:
     assert printable("a\x1b[31mred\n.nii") == "a?[31mred?.nii"
     assert printable(Path("ünïcödé 影像.nii")) == "ünïcödé 影像.nii"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from contextlib import suppress
@@ -14,9 +15,10 @@ FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 
 
 def open_standard_streams() -> None:
-    """Opens those of the three standard streams that are closed, on nothing.
+    """Opens those of the three standard streams that are closed, on nothing, and lets the others take any text.
 
-    Otherwise the next file that is opened takes the number of the closed one, and what a library prints goes into it.
+    Otherwise the next file that is opened takes the number of the closed one, and what a library prints goes into it;
+    and a name or sign that a terminal's or a pipe's encoding lacks ends the command.
     """
     for number in range(3):
         try:
@@ -26,6 +28,9 @@ def open_standard_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the process's life
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def give_up_stdout() -> None:
