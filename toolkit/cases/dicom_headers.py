@@ -335,11 +335,10 @@ def _comma_numbers(place: Any, keyword: str) -> tuple[float, ...]:
     """Numbers with a decimal comma, which programs under some locales write against the standard; none for others."""
     from pydicom.datadict import tag_for_keyword
 
-    element = place.get_item(tag_for_keyword(keyword))
-    stored = getattr(element, "value", None)
-    text = stored.decode("ascii", "replace") if isinstance(stored, bytes) else str(stored)
+    stored = getattr(place.get_item(tag_for_keyword(keyword)), "value", None)
+    texts = stored.decode("ascii", "replace").split("\\") if isinstance(stored, bytes) else map(str, _list(stored))
     try:
-        return tuple(float(part.replace(",", ".")) for part in text.strip(" \0").split("\\"))
+        return tuple(float(text.strip(" \0").replace(",", ".")) for text in texts)
     except ValueError:
         return ()
 
