@@ -156,7 +156,8 @@ def test_masks_of_workers_are_those_of_one_process(
     alone = infer(opener, folder, tmp_path / "alone")
     (folder / "CT_9.npz").write_bytes(b"no case")
     outcome = run(
-        *("infer", folder, "-o", tmp_path / "shared", "--backend", "onnxruntime"), *("--ray", "local", "--workers", "2")
+        *("infer", folder, "-o", tmp_path / "shared", "--backend", "onnxruntime", "--budget", "none"),
+        *("--ray", "local", "--workers", "2"),
     )
     assert not usage_stats_enabled()  # nothing is reported of a cluster that gstk starts
     assert outcome.code == 1

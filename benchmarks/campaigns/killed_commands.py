@@ -86,7 +86,7 @@ def write_inputs(folder: Path, names: set[str]) -> dict[str, Command]:
     if names & {"infer", "evaluate"} and not bundle.exists():
         subprocess.run([sys.executable, "-m", "gstk", "export", str(network), "-o", str(bundle)], check=True)
     common = ["--bundle", str(bundle), "--backend", "onnxruntime", "--threads", "1"]
-    infer = ["infer", "scans", "--point", "8,8,8", "-o", "out", *common]
+    infer = ["infer", "scans", "--point", "8,8,8", "-o", "out", "--budget", "none", *common]
     commands = {
         "infer": Command(infer, r"\.(nii\.gz|nrrd)$", lambda folder: [*infer, "--resume"], keeps=True),
         "prepare": Command(["prepare", "scans", "-o", "out", "--overwrite"], r"\.npz$"),

@@ -133,6 +133,8 @@ class Pipeline:
             options += ["--assume-window", self.assume_window]
         if self.budget_s is not None:
             options += ["--budget", str(self.budget_s), "--calls", str(STEPS)]
+        else:
+            options += ["--budget", "none"]
         return [sys.executable, "-m", "gstk", "infer", "{inputs}", "-o", "{outputs}", "--name", "{stem}", *options]
 
     def opener(self, cold: bool = False) -> "Callable[[], Segmenter]":
