@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import threading
 import time
@@ -43,6 +44,7 @@ class Refinement:
         """
         self._on_refined, self._makes_way, self._error = on_refined, False, None
         self._expected_end_s = math.inf
+        atexit.register(self.drop)  # a process that ends would tear the engine down under a thread that computes
         self._thread = threading.Thread(target=self._run, args=(on_refined,), name="gstk-refine", daemon=True)
         self._thread.start()
 
@@ -109,6 +111,13 @@ class Refinement:
         return self._on_refined is None
 
     def _run(self, on_refined: Callable[[Region], None]) -> None:
+        try:
+            self._run_once(on_refined)
+        finally:
+            if self._thread is threading.current_thread():  # else the callback began it anew
+                atexit.unregister(self.drop)
+
+    def _run_once(self, on_refined: Callable[[Region], None]) -> None:
         try:
             changed = self._refine()
         except Interrupted:
