@@ -1,13 +1,16 @@
 """Memory of long use: many clicks, many images, many objects, and all at random; a plot and JSON.
 
-    python benchmarks/soak.py [--bundle tiny] [--backend openvino onnxruntime] [--scale 1] [--side 24]
-        [--out benchmarks/results/soak.json] [--plot benchmarks/results/soak.png]
+    python benchmarks/soak.py [--bundle tiny] [--backend openvino onnxruntime torch cpp] [--scale 1] [--side 24]
+        [--replay BUILD/tests/replay] [--out benchmarks/results/soak.json] [--plot benchmarks/results/soak.png]
 
 Phases, each in a process of its own for each backend: 1,000 clicks on one object; 1,000 images of different shapes with
-a click each; 200 objects in one image, with their clicks; 1,000 random calls (points, boxes, undo, redo, reset, other
+a click each; 200 objects in one image, with their clicks; 3,000 random calls (points, boxes, undo, redo, reset, other
 images). `--scale 0.1` does a tenth of that. Resident memory is read after every call. It counts as flat where its
 largest value in the last half of a phase is at most a tenth above its largest in the second quarter, when warming up is
 over. The exit code is 1 where it is not.
+
+`cpp` is the C++ session with OpenVINO: the same calls as a script for `replay`, which a build of `cpp/` has among its
+tests. What ran is added to an older result of the same settings, so that one backend can be run after the other.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,10 +32,11 @@ from rich.table import Table
 
 import gstk
 from gstk.calibration import memory
+from gstk.core.bundle import find_bundle
 from gstk.errors import GstkError
 
 FLAT = 1.1
-PHASES = {"clicks": 1000, "images": 1000, "objects": 200, "random": 1000}
+PHASES = {"clicks": 1000, "images": 1000, "objects": 200, "random": 3000}
 
 
 def phantom(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +44,7 @@ def phantom(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarra
     axes = np.indices(shape)
     centre, radius = (rng.uniform(a, b, 3) * shape for a, b in ((0.35, 0.65), (0.15, 0.3)))
     organ = sum(((axis - c) / r) ** 2 for axis, c, r in zip(axes, centre, radius, strict=True)) < 1
-    return (np.where(organ, 160, 40) + rng.normal(0, 8, shape)).astype(np.float32), organ
+    return np.clip(np.where(organ, 160, 40) + rng.normal(0, 8, shape), 0, 255).astype(np.uint8), organ
 
 
 def voxel(rng: np.random.Generator, mask: np.ndarray) -> tuple[int, int, int]:
@@ -48,7 +53,39 @@ def voxel(rng: np.random.Generator, mask: np.ndarray) -> tuple[int, int, int]:
     return int(z), int(y), int(x)
 
 
-def clicks(session: gstk.Session, rng: np.random.Generator, side: int, count: int) -> Iterator[None]:
+class Script:
+    """Takes the calls of a session, and writes them down as `replay` reads them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.lines: list[str] = []
+        self._folder = folder
+
+    def set_image(self, image: np.ndarray, spacing_mm: tuple[float, ...] = (1, 1, 1)) -> None:
+        file = self._folder / f"{len(self.lines)}.npz"
+        np.savez(file, imgs=image, spacing=np.array(spacing_mm, np.float64))
+        self.lines.append(f"volume {file}")
+
+    def add_point(self, zyx: tuple[int, int, int], foreground: bool = True, object_id: int = 1) -> None:
+        self.lines.append(f"point {object_id} {zyx[0]} {zyx[1]} {zyx[2]} {int(foreground)}")
+
+    def add_box(self, box: gstk.Box, object_id: int = 1) -> None:
+        low, high = box.corners()
+        self.lines.append(f"box {object_id} {' '.join(map(str, (*low, *high, box.z_mid)))}")
+
+    def undo(self) -> None:
+        self.lines.append("undo")
+
+    def redo(self) -> None:
+        self.lines.append("redo")
+
+    def reset(self, object_id: int) -> None:
+        self.lines.append(f"reset {object_id}")
+
+
+Door = gstk.Session | Script
+
+
+def clicks(session: Door, rng: np.random.Generator, side: int, count: int) -> Iterator[None]:
     image, organ = phantom(rng, (side, 2 * side, 2 * side))
     session.set_image(image, (2.5, 0.9, 0.9))
     for k in range(count):
@@ -57,7 +94,7 @@ def clicks(session: gstk.Session, rng: np.random.Generator, side: int, count: in
         yield
 
 
-def images(session: gstk.Session, rng: np.random.Generator, side: int, count: int) -> Iterator[None]:
+def images(session: Door, rng: np.random.Generator, side: int, count: int) -> Iterator[None]:
     for _ in range(count):
         image, organ = phantom(rng, tuple(int(n) for n in rng.integers(side // 2, 2 * side, 3)))
         session.set_image(image, tuple(rng.uniform(0.7, 3, 3)))
@@ -65,7 +102,7 @@ def images(session: gstk.Session, rng: np.random.Generator, side: int, count: in
         yield
 
 
-def objects(session: gstk.Session, rng: np.random.Generator, side: int, count: int) -> Iterator[None]:
+def objects(session: Door, rng: np.random.Generator, side: int, count: int) -> Iterator[None]:
     image, _ = phantom(rng, (side, 2 * side, 2 * side))
     session.set_image(image)
     for k in range(count):
@@ -73,7 +110,7 @@ def objects(session: gstk.Session, rng: np.random.Generator, side: int, count: i
         yield
 
 
-def random(session: gstk.Session, rng: np.random.Generator, side: int, count: int) -> Iterator[None]:
+def random(session: Door, rng: np.random.Generator, side: int, count: int) -> Iterator[None]:
     image, organ = phantom(rng, (side, 2 * side, 2 * side))
     session.set_image(image)
     for _ in range(count):
@@ -101,10 +138,27 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """One phase with one backend: resident memory after each call."""
     rng = np.random.default_rng(0)
     count = max(8, round(arguments.scale * PHASES[arguments.phase]))
+    phase = globals()[arguments.phase]
     began = time.perf_counter()
-    with gstk.open(arguments.bundle, arguments.backend[0]) as session:
-        used = [memory.resident_bytes() for _ in globals()[arguments.phase](session, rng, arguments.side, count)]
+    if arguments.backend[0] == "cpp":
+        with tempfile.TemporaryDirectory() as folder:
+            script = Script(Path(folder))
+            for _ in phase(script, rng, arguments.side, count):
+                pass
+            used = run_cpp(arguments.replay, arguments.bundle, script.lines, Path(folder))
+    else:
+        with gstk.open(arguments.bundle, arguments.backend[0], threads=1) as session:
+            used = [memory.resident_bytes() for _ in phase(session, rng, arguments.side, count)]
     return {"seconds": time.perf_counter() - began, "megabytes": [round(n / 1e6, 1) for n in used]}
+
+
+def run_cpp(replay: Path, bundle: str, lines: list[str], folder: Path) -> list[int]:
+    """Resident memory of the C++ session after each call of a script, in bytes."""
+    (folder / "script.txt").write_text("\n".join(lines) + "\n")
+    command = [replay, find_bundle(bundle), folder / "script.txt", "/dev/null", "backend=openvino", "threads=1"]
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
+    told = [line.split() for line in done.stdout.splitlines()[1:]]
+    return [int(words[words.index("resident_bytes") + 1]) for words in told]
 
 
 def judge(megabytes: list[float]) -> dict[str, float | bool]:
@@ -114,13 +168,19 @@ def judge(megabytes: list[float]) -> dict[str, float | bool]:
     return {"warm_mb": warm, "late_mb": late, "ratio": late / warm, "flat": late <= FLAT * warm}
 
 
+def known(arguments: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an older result of the same settings has."""
+    older = json.loads(arguments.out.read_text()) if arguments.out and arguments.out.exists() else {}
+    return dict(older["backends"]) if all(older.get(key) == value for key, value in settings.items()) else {}
+
+
 def plot(report: dict[str, Any], file: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(PHASES), figsize=(4 * len(PHASES), 3.4), sharey=True, layout="constrained")
     for axis, phase in zip(axes, PHASES, strict=True):
         for backend, phases in report["backends"].items():
-            used = phases[phase]["megabytes"]
+            used = phases.get(phase, {}).get("megabytes", [])
             axis.plot(np.arange(1, len(used) + 1), used, label=backend, linewidth=1.2)
         axis.set(title={"random": "random calls"}.get(phase, phase), xlabel="calls")
         axis.grid(alpha=0.3)
@@ -134,7 +194,8 @@ def plot(report: dict[str, Any], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="tiny")
-    parser.add_argument("--backend", nargs="+", default=["openvino", "onnxruntime"])
+    parser.add_argument("--backend", nargs="+", default=["openvino", "onnxruntime"], help="of Python's, or cpp")
+    parser.add_argument("--replay", type=Path, help="C++: the program `replay`")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--side", type=int, default=24)
     parser.add_argument("--out", type=Path)
@@ -144,22 +205,27 @@ def main() -> None:
     if arguments.phase:
         print(json.dumps(run(arguments)))
         return
-    report: dict[str, Any] = {
-        "machine": describe("openvino", "onnxruntime"),
-        "bundle": arguments.bundle,
+    if "cpp" in arguments.backend and arguments.replay is None:
+        parser.error("cpp needs --replay: the program of that name in tests/ of a build of cpp/")
+    settings = {
+        "machine": describe("openvino", "onnxruntime", "torch"),
+        "bundle": Path(arguments.bundle).name,
         "scale": arguments.scale,
         "side": arguments.side,
-        "backends": {},
     }
+    report: dict[str, Any] = {**settings, "backends": known(arguments, settings)}
     table = Table("backend", "phase", "calls", "warm MB", "late MB", "ratio", "flat", "s")
     for backend in arguments.backend:
         phases = report["backends"][backend] = {}
         for phase in PHASES:
             command = [sys.executable, __file__, "--phase", phase, "--backend", backend, "--bundle", arguments.bundle]
             command += ["--scale", str(arguments.scale), "--side", str(arguments.side)]
+            command += ["--replay", str(arguments.replay)] if arguments.replay else []
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found = phases[phase] = json.loads(done.stdout.splitlines()[-1])
             found |= judge(found["megabytes"])
+            if arguments.out:
+                arguments.out.write_text(json.dumps(report, indent=1) + "\n")
             table.add_row(
                 backend,
                 phase,
@@ -170,8 +236,6 @@ def main() -> None:
                 f"{found['seconds']:.0f}",
             )
     Console(width=100).print(table)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     if arguments.plot:
         plot(report, arguments.plot)
     if not all(found["flat"] for phases in report["backends"].values() for found in phases.values()):

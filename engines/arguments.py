@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gstk.engines.point_padding import IGNORED
 from gstk.errors import EngineError
 
 __all__ = [
@@ -28,7 +29,7 @@ __all__ = [
 Shape = tuple[int, int, int]
 
 PADDING_LABEL = -1
-LABELS = range(-1, 6)
+LABELS = range(IGNORED, 6)
 NOVEL_LABELS = range(4, 6)
 """Of points beside and on an object that is of no class which the network was trained on: it gets another token."""
 
@@ -100,7 +101,7 @@ def checked_points(
         raise EngineError(f"got labels {labels.shape}, expected {coords.shape[:2]} as coords {coords.shape} have it")
     if labels.min() < LABELS[0] or labels.max() > LABELS[-1]:
         raise EngineError(f"got labels {np.unique(labels).tolist()}, expected values in {LABELS[0]}..{LABELS[-1]}")
-    real = labels != PADDING_LABEL
+    real = labels > PADDING_LABEL
     if not real.any(axis=1).all():
         empty = np.flatnonzero(~real.any(axis=1)).tolist()
         raise EngineError(f"got objects {empty} with padding points only, expected a prompt for each; leave them out")

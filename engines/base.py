@@ -33,6 +33,7 @@ from gstk.engines.arguments import (
 from gstk.engines.devices import Device, find_device
 from gstk.engines.failures import failure, refuse_lost_device
 from gstk.engines.options import NoOptions, read_options
+from gstk.engines.point_padding import IGNORED
 from gstk.errors import EngineError, GstkError, Interrupted
 
 __all__ = ["BundleEngine", "Device", "Embedding", "Engine", "Sample"]
@@ -83,6 +84,8 @@ class Engine(ABC):
         version: version of the backend's package.
         device: what it runs on.
         zero_shot: whether its decoder takes the labels of objects that are of no trained class.
+        ignored_points: whether its decoder takes the label of points that it ignores.
+        most_points: largest number of points of an object.
         decode_voxels: voxels that one run of the decoder takes; more objects than fit run in groups, since memory grows
             with their number (1 GB for one at 128³ and 16 channels) and on a CPU speed does not.
     """
@@ -93,6 +96,8 @@ class Engine(ABC):
     version: str = ""
     device: Device = Device("cpu")
     zero_shot: bool = True
+    ignored_points: bool = False
+    most_points: int = 2**31 - 1
 
     def __init__(self, multiple: int, minimum: int, max_voxels: int = 2**31 - 1) -> None:
         """Begins an engine.
@@ -136,7 +141,9 @@ class Engine(ABC):
             embedding: from `encode` of this engine.
             coords: float32 [B,N,3], voxel indices (z,y,x) of the region, integers at voxel centres.
             labels: int64 [B,N]: -1 padding (its coordinates are ignored), 0/1 background/foreground, 2/3 the same for
-                special classes, 4/5 for an object of no trained class. Every object has a point that is not padding.
+                special classes, 4/5 for an object of no trained class; -2, where `ignored_points` is true, for a point
+                that is ignored, as if it were not there. Padding (-1) is MONAI's, a token of the network that the
+                logits depend on. Every object has a point that is neither.
 
         Returns:
             logits, float32 [B,1,H,W,D], a fresh array: above 0 is the object.
@@ -249,6 +256,11 @@ class Engine(ABC):
         if not isinstance(embedding, Embedding) or embedding.engine_id != self._id:
             raise EngineError("got an embedding of another engine, expected one that this engine's encode returned")
         coords, labels = checked_points(coords, labels, embedding.roi_shape)
+        if not self.ignored_points and labels.min() == IGNORED:
+            raise EngineError(
+                f"got points with the label {IGNORED} for a bundle of an older gstk, whose graph ignores none; leave "
+                "them out, or export it again"
+            )
         if not self.zero_shot and labels.max() >= NOVEL_LABELS[0]:
             raise EngineError(
                 "got points of a novel object for a bundle of an older gstk, whose graph has no token for them; export "
@@ -316,7 +328,7 @@ class BundleEngine(Engine):
         if threads is not None and threads < 1:
             raise EngineError(f"got {threads} threads, expected 1 or more, or None for the backend's choice")
         self.bundle = bundle
-        self.zero_shot = bundle.manifest.zero_shot
+        self.zero_shot, self.ignored_points = bundle.manifest.zero_shot, bundle.manifest.ignored_points
         self.precision = precision
         self.threads = threads
         self.options = read_options(self.options_type, options or {}, self.name)

@@ -23,10 +23,11 @@ from gstk.engines.openvino_fold import convolve_last_product
 from gstk.engines.openvino_int8 import fuse_residual_sums, is_quantised, widen_unsigned
 from gstk.engines.openvino_layout import give_channels_last, take_channels_last
 from gstk.engines.openvino_norm import NORM_BLOCK, split_instance_norms
-from gstk.engines.openvino_padding import ignore_padding, ignores_padding, pad_points
+from gstk.engines.openvino_padding import ignore_padding, ignores_padding
 from gstk.engines.openvino_saturation import narrow_weights, products_saturate
 from gstk.engines.options import option
 from gstk.engines.processor import this_processor
+from gstk.engines.point_padding import pad_points
 from gstk.errors import BackendMissing
 
 __all__ = ["OpenVINOEngine", "OpenVINOOptions"]
@@ -191,7 +192,8 @@ class OpenVINOEngine(BundleEngine):
             encoder_config = self._config | {"INFERENCE_PRECISION_HINT": "bf16"}
 
         def model(index: int) -> Any:
-            return _read_model(self._core, self._files[index], index == 1, roi, self._multiple)
+            ignores = self.bundle.manifest.ignored_points
+            return _read_model(self._core, self._files[index], index == 1, roi, self._multiple, ignores)
 
         def compiled(index: int) -> Any:
             graph = identity | {"graph": index}
@@ -215,7 +217,7 @@ class OpenVINOEngine(BundleEngine):
         z, y, x = (2 * side for side in handle.shape[1:4])
         graphs = self._graphs_for((z, y, x))
         self._free_idle(graphs, 0, self._encoding, z * y * x)
-        if ignores_padding(graphs.compiled[1]):
+        if self.ignored_points or ignores_padding(graphs.compiled[1]):
             coords, labels = pad_points(coords, labels)
         self._free_points(graphs, labels.shape[1])
         logits = np.empty((len(labels), 1, z, y, x), np.float32)
@@ -330,11 +332,12 @@ class OpenVINOEngine(BundleEngine):
         self._class_request = None
 
 
-def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, multiple: int) -> Any:
+def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, multiple: int, ignores: bool) -> Any:
     """Reads the encoder or decoder and rewrites it for the plugin, for a single region if `roi` is given.
 
     Args:
         multiple: every side of a region is a multiple of this number.
+        ignores: whether the decoder ignores points by itself.
     """
     model = core.read_model(file)
     if is_decoder:
@@ -344,7 +347,8 @@ def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, mult
             shapes["embedding"] = [1, *(side // 2 for side in roi), -1]
         model.reshape(shapes)
         convolve_last_product(model)
-        ignore_padding(model)
+        if not ignores:
+            ignore_padding(model)
     else:
         give_channels_last(model)
         if roi is not None:

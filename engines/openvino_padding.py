@@ -1,9 +1,8 @@
-"""Padding with ignored points, so that OpenVINO's CPU plugin sees only a few different numbers of points.
+"""Rewrites prompt decoders of an older gstk so that they ignore points, as newer ones do (`point_padding`).
 
-The plugin makes and keeps new kernels for each number of points, which takes 20 to 40 ms a click and 2.7 GB after a
-hundred clicks. MONAI's own padding (label -1) is a token that the other tokens attend to, so it would change the
-result. No token attends to a point with the label `IGNORED`: before each softmax over prompt tokens, the scores of its
-token are lowered so far that its weight is exactly 0.
+OpenVINO's CPU plugin makes and keeps new kernels for each number of points, which takes 20 to 40 ms a click and 2.7 GB
+after a hundred clicks. The rewrite is that of the export: before each softmax over prompt tokens, the scores of an
+ignored point are lowered so far that its weight is exactly 0.
 """
 
 from __future__ import annotations
@@ -12,36 +11,16 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-__all__ = ["IGNORED", "ignore_padding", "ignores_padding", "pad_points", "padded_count"]
+from gstk.engines.point_padding import IGNORED
 
-IGNORED = -2
-"""Label of a point that the rewritten decoder ignores."""
+__all__ = ["ignore_padding", "ignores_padding"]
+
 _NAME = "labels_with_ignored"
 _LOWERED = -6e4
 """The number added to a score; it is within the range of float16, and its exponential is 0."""
 _POINTS, _SIDE = 7, 8
 """Number of points and side of an embedding for shape inference; the side gives more image tokens than prompts."""
-
-
-def padded_count(points: int) -> int:
-    """Number of points that `points` are padded to: 4, 6, 8, 12, 16, 24, ...
-
-    Up to 16 points cost as much as one; beyond that at most a third of the points is padding.
-    """
-    power = 4
-    while True:
-        for count in (power, power + power // 2):
-            if points <= count:
-                return count
-        power *= 2
-
-
-def pad_points(coords: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Pads points [B,N,3] and labels [B,N] with ignored points at the end, to `padded_count` of each."""
-    more = ((0, 0), (0, padded_count(labels.shape[1]) - labels.shape[1]))
-    return np.pad(coords, (*more, (0, 0))), np.pad(labels, more, constant_values=IGNORED)
 
 
 def ignores_padding(compiled: Any) -> bool:

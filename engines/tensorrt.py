@@ -14,6 +14,7 @@ from gstk.engines.base import BundleEngine, Embedding
 from gstk.engines.device_arrays import DeviceArray, ExternalDeviceArray, read_device_array
 from gstk.engines.devices import Device
 from gstk.engines.options import option
+from gstk.engines.point_padding import pad_points
 from gstk.engines.tensorrt_package import require_gpu, require_tensorrt
 from gstk.engines.tensorrt_plans import find_plans, read_plan, search_folders
 from gstk.engines.tensorrt_record import BuildTarget, PlanFile
@@ -61,6 +62,7 @@ class TensorRTEngine(BundleEngine):
         self.plans = plans
         record = plans["encoder"].record
         self._profiles = record.profiles
+        self.most_points = self._profiles.points
         self._channels = int(self.bundle.manifest.architecture["width"])
 
         from gstk.engines.tensorrt_execution import Execution, LoadedPlan
@@ -161,6 +163,8 @@ class TensorRTEngine(BundleEngine):
                 f"got {labels.shape[1]} points for an object, expected at most {self._profiles.points} as the plans "
                 f"were built; build them with gstk build --points {labels.shape[1]}"
             )
+        if self.ignored_points:  # a few numbers of points, so that each has a CUDA graph soon
+            coords, labels = pad_points(coords, labels, self._profiles.points)
         profile = self._profile(encoded.roi_shape)
         return DecodeRequest(encoded, coords, labels, profile, self._profiles.ranges[profile].objects)
 

@@ -179,6 +179,7 @@ def export_bundle(
         profile=profile,
         refine=options.refine,
         zero_shot=True,
+        ignored_points=True,
         vectors=VECTORS_NAME,
         training=training,
     )

@@ -79,18 +79,20 @@ def class_encoder_graph(network: VISTA3D, spec: VISTA3DSpec) -> GraphSpec:
     )
 
 
-def prompt_decoder_graph(network: VISTA3D, spec: VISTA3DSpec, zero_shot: bool = True) -> GraphSpec:
+def prompt_decoder_graph(
+    network: VISTA3D, spec: VISTA3DSpec, zero_shot: bool = True, ignored_points: bool = True
+) -> GraphSpec:
     """`embedding`, `point_coords` float32 [B,N,3], `point_labels` int64 [B,N] → `logits` [B,1,H,W,D].
 
     Args:
         network, spec: what is traced.
-        zero_shot: see `PromptDecoder`.
+        zero_shot, ignored_points: see `PromptDecoder`.
     """
     half = {axis: Dim(f"half_{name}", min=2, max=_MOST_SIDE) for axis, name in ((2, "h"), (3, "w"), (4, "d"))}
     objects, points = Dim("objects", min=1, max=_MOST_OBJECTS), Dim("points", min=1, max=_MOST_POINTS)
     return GraphSpec(
         kind="prompt_decoder",
-        module=PromptDecoder(network, zero_shot).eval(),
+        module=PromptDecoder(network, zero_shot, ignored_points).eval(),
         example=(torch.rand(1, spec.width, 4, 6, 8), torch.rand(2, 3, 3) * 8, torch.ones(2, 3, dtype=torch.int64)),
         dynamic=(half, {0: objects, 1: points}, {0: objects, 1: points}),
         inputs={

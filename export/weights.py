@@ -54,7 +54,9 @@ def network_of_bundle(bundle: Bundle) -> VISTA3D:
                 tensor.copy_(order.reshape(tensor.shape))
     known = {name: value.numpy() for name, value in random.state_dict().items() if value.is_floating_point()}
     found: dict[str, Array] = {}
-    graphs = (encoder_graph(random, spec), prompt_decoder_graph(random, spec, bundle.manifest.zero_shot))
+    manifest = bundle.manifest
+    decoder = prompt_decoder_graph(random, spec, manifest.zero_shot, manifest.ignored_points)
+    graphs = (encoder_graph(random, spec), decoder)
     for kind, graph in zip(GRAPH_KINDS, graphs, strict=True):
         traced = dict(_weights(trace_graph(graph)))
         exported = dict(_weights(ir.load(bundle.graph(kind))))

@@ -132,8 +132,8 @@ def _replay_line(session: Session, line: str) -> None:
     numbers = [int(word) for word in words]
     if what == "reset":
         session.reset(numbers[0] or None)
-    elif what == "point":
-        session.add_point(numbers[1:4], bool(numbers[4]), numbers[0])
+    elif what in ("point", "novel"):
+        session.add_point(numbers[1:4], bool(numbers[4]), numbers[0], novel=what == "novel")
     elif what == "box":
         session.add_box(_box(numbers[1:]), numbers[0])
     elif what == "prompts":

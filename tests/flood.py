@@ -22,6 +22,7 @@ class FloodEngine:
     """Stands in for a network: the component of `image > 0.5` under the foreground points, less background balls."""
 
     name, precision, device = "flood", "fp32", Device("cpu")
+    most_points = 2**31 - 1
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []

@@ -57,8 +57,8 @@ def engine_run(
     """An encode and a decode of three objects; the region is 32 x 48 x 32."""
     rng = np.random.default_rng(8)
     image = rng.random((32, 48, 32)).astype(np.float32)
-    coords = rng.integers(0, 32, (3, 4, 3)).astype(np.float32)
-    labels = np.array([[1, 0, -1, -1], [2, 3, 1, 0], [1, 1, 1, -1]])
+    coords = rng.integers(0, 32, (3, 3, 3)).astype(np.float32)
+    labels = np.array([[1, -1, -1], [2, 3, 0], [1, 1, -1]])
     np.savez(folder / "in.npz", image=image, coords=coords, labels=labels)
     given = [checked / "engine_run", "tensorrt", bundle, precision, folder / "in.npz", folder / "out.raw"]
     settings = {f"FAKE_{name}": str(value) for name, value in {"GPUS": 1, **fake}.items()}
@@ -84,7 +84,7 @@ def test_engines_compute_what_others_do(
     encode, decode = (json.loads(line) for line in (tmp_path / "log").read_text().splitlines())
     assert encode["profile"] == decode["profile"] == 1  # of that region alone, though the wide one admits it too
     assert encode["shapes"] == {"image": [1, 1, 32, 48, 32]}
-    # Three objects in a group of four; points are never filled up.
+    # Three objects in a group of four, their three points padded with an ignored one.
     assert decode["shapes"]["point_coords"] == [4, 4, 3]
     assert decode["shapes"]["embedding"][2:] == [16, 24, 16]
 

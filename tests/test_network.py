@@ -69,6 +69,27 @@ def test_novel_objects_get_the_zero_shot_token(network: VISTA3D) -> None:
     assert (changed[[0, 3]] == 0).all()
 
 
+@pytest.mark.parametrize(("objects", "points"), [(1, 1), (3, 1), (2, 5)])
+def test_ignored_points_are_as_if_they_were_not_there(network: VISTA3D, objects: int, points: int) -> None:
+    shape = (32, 48, 64)
+    coords, labels = prompts(objects, points, shape)
+    more = torch.nn.functional.pad(coords, (0, 0, 3, 4), value=7.0), torch.nn.functional.pad(labels, (3, 4), value=-2)
+    with torch.no_grad():
+        image = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0))
+        expected = network(image, point_coords=coords.clone(), point_labels=labels.clone())
+        embedding, decoder = Encoder(network)(image), PromptDecoder(network)
+        found = decoder(embedding, *more)
+        without = PromptDecoder(network, ignored_points=False)(embedding, coords, labels)
+        assert torch.equal(decoder(embedding, coords, labels), without)
+        # Where they lie is of no account either, to the last bit: their weight is 0, not small.
+        elsewhere = decoder(embedding, torch.where(more[1][..., None] == -2, 20.0, more[0]), more[1])
+        seen = decoder(embedding, more[0], torch.where(more[1] == -2, -1, more[1]))
+    assert torch.equal(elsewhere, found)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(found, without, atol=5e-6, rtol=0)
+    assert (seen - expected).abs().max() > 1e-3  # MONAI's padding is a token that counts
+
+
 CHECKED = (
     "image_encoder.encoder.conv_init.weight",
     "image_encoder.up_layers.0.head.weight",

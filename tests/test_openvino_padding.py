@@ -1,4 +1,4 @@
-"""Ignored points: a handful of numbers of points for OpenVINO, the same answer."""
+"""Decoders of an older gstk on OpenVINO: rewritten so that they ignore points, and run with few numbers of points."""
 
 from __future__ import annotations
 
@@ -9,40 +9,30 @@ import pytest
 
 pytest.importorskip("openvino")
 
-from gstk.core.bundle import Bundle, builtin
 from gstk.engines import open_engine
 from gstk.engines import openvino as module
-from gstk.engines.openvino_padding import IGNORED, ignore_padding, ignores_padding, pad_points, padded_count
+from gstk.engines.openvino_padding import ignore_padding, ignores_padding
+from gstk.engines.point_padding import IGNORED
 
 COUNTS = (1, 2, 3, 4, 5, 7, 13, 40)
 
 
-def test_few_numbers_of_points() -> None:
-    counts = [padded_count(n) for n in range(1, 301)]
-    assert all(count >= n for n, count in enumerate(counts, start=1))
-    assert all(count <= max(4, 1.5 * n) for n, count in enumerate(counts, start=1))
-    assert sorted(set(counts)) == [4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384]
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def decoders(
+    request: pytest.FixtureRequest, small_export: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, Any]:
+    """A decoder of an older gstk as it is, and one that ignores points."""
+    import onnx_ir as ir
 
+    from gstk.export.graphs import prompt_decoder_graph
+    from gstk.export.half import to_fp16_graph
+    from gstk.export.onnx_writer import trace_graph
 
-def test_points_are_kept_in_front() -> None:
-    coords, labels = np.arange(30, dtype=np.float32).reshape(2, 5, 3), np.arange(10).reshape(2, 5) % 4
-    more_coords, more_labels = pad_points(coords, labels)
-    assert more_coords.shape == (2, 6, 3)
-    assert more_coords.dtype == np.float32
-    np.testing.assert_array_equal(more_coords[:, :5], coords)
-    np.testing.assert_array_equal(more_labels, np.pad(labels, ((0, 0), (0, 1)), constant_values=IGNORED))
-
-
-@pytest.fixture(
-    scope="module", params=["tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in ("small", "small fp16"))]
-)
-def decoders(request: pytest.FixtureRequest) -> tuple[Any, Any]:
-    """A decoder as it is, and one that ignores points."""
-    if request.param == "tiny":
-        file = Bundle.open(builtin("tiny")).graph("prompt_decoder")
-    else:
-        precision = "fp16" if "fp16" in request.param else "fp32"
-        file = request.getfixturevalue("every_precision").graph("prompt_decoder", precision)
+    traced = trace_graph(prompt_decoder_graph(small_export.network, small_export.spec, ignored_points=False))
+    if request.param == "fp16":
+        to_fp16_graph(traced)
+    file = tmp_path_factory.mktemp("old") / "prompt_decoder.onnx"
+    ir.save(traced, file)
     core, found = module.shared_core(), []
     for rewrite in (False, True):
         model = core.read_model(file)

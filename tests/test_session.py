@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from gstk.errors import GstkError, PromptError
 from gstk.evaluation.metrics import dice
 from gstk.session.extras.image_guidance import ImageGuidance
 from gstk.session.session import Session
+from gstk.session.window_selection import latest_points
 
 
 @pytest.fixture
@@ -58,6 +60,44 @@ def test_a_second_click_in_the_window_costs_no_encode(session: Session, engine: 
     assert len(engine.shapes) == encodes
     assert session.mask[20, 20, 26] == 0
     assert (session.mask == 1)[first].mean() > 0.7
+
+
+@pytest.mark.parametrize("box", [None, Box.from_corners(((12, 12, 12), (28, 28, 28)))])
+def test_the_network_is_given_the_first_click_and_the_latest(
+    session: Session, engine: FloodEngine, monkeypatch: pytest.MonkeyPatch, box: Box | None
+) -> None:
+    given: list[list[list[float]]] = []
+    decode = engine.decode
+
+    def record(embedding: Any, coords: Any, labels: Any) -> Any:
+        given.append([*coords[0].tolist(), labels[0].tolist()])
+        return decode(embedding, coords, labels)
+
+    monkeypatch.setattr(engine, "decode", record)
+    engine.most_points = 4
+    image, _, _ = two_balls()
+    session.set_image(image, (1, 1, 1))
+    clicks = [(20, 20, 20), (20, 20, 26), (20, 20, 14), (20, 21, 20), (20, 44, 40)]
+    session.set_prompts(ObjectPrompts(tuple(Point(zyx, zyx[1] < 40) for zyx in clicks), box))
+    *coords, labels = given[-1]
+    assert labels == [1, 1, 1, 0]
+    window = session.window()
+    assert window is not None
+    kept = [clicks[0] if box is None else box.centre(), *clicks[2:]]
+    inside = np.clip([window.to_window(np.array(zyx, float)) for zyx in kept], 0, np.array(window.shape) - 1)
+    np.testing.assert_allclose(coords, inside)
+    assert session.mask[20, 44, 40] == 0
+
+
+def test_the_latest_points() -> None:
+    labels = np.array([0, 1, 1, 0, 1])
+    coords = np.arange(15, dtype=float).reshape(5, 3)
+    for most, kept in ((5, [0, 1, 2, 3, 4]), (4, [1, 2, 3, 4]), (3, [1, 3, 4]), (2, [1, 4])):
+        found = latest_points(coords, labels, most)
+        np.testing.assert_array_equal(found[0], coords[kept])
+        np.testing.assert_array_equal(found[1], labels[kept])
+    late = np.array([0, 0, 0, 0, 1])
+    np.testing.assert_array_equal(latest_points(coords, late, 2)[1], [0, 1])  # not twice
 
 
 def test_undo_and_reset_bring_back_what_was(session: Session) -> None:

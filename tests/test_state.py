@@ -61,7 +61,7 @@ def test_undo_and_redo_walk_through_what_was_committed(seed: int, steps: list[st
             region = image.take_back(image.history[-1][1])
             future.append(before)
         elif step == "redo" and future:
-            region = image.do_again()
+            region = image.do_again(image.undone[-1][1])
             past.append(before)
         elif step == "forget":
             image.forget(None)
@@ -98,6 +98,21 @@ def test_masks_beyond_the_memory_for_them_are_dropped_the_oldest_first(monkeypat
         image.commit({1: state})
     assert [before.logits is not None for _, before in image.history] == [False, False, False, True, True]
     assert image.history[2][1].given is states[1].given  # what it began with stays, to compute it again
+
+
+def test_masks_and_steps_of_the_history_are_limited() -> None:
+    image = an_image()
+    mask = np.zeros(SHAPE, bool)
+    mask[2, 3, 4] = True
+    small = given_mask(mask, image)
+    for step in range(1100):
+        image.commit({1: replace(small, prompts=ObjectPrompts((Point((0, 0, step % 2)),)))})
+    assert len(image.history) == 1000
+    assert [before.logits is not None for _, before in image.history] == 900 * [False] + 100 * [True]
+    for _ in range(300):
+        image.take_back(image.history[-1][1])
+    assert sum(after.logits is not None for _, after in image.undone) == 100
+    assert len(image.history) == 700
 
 
 def test_an_object_goes_on_from_another_sessions_mask() -> None:

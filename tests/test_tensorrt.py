@@ -97,23 +97,27 @@ def test_objects_are_decoded_in_powers_of_two(fresh: BundleEngine, fake: Fake, s
             assert (sum(sizes) - n) <= sizes[-1] / 4
     logits = fresh.decode(fresh.encode(region((16, 16, 16))), *prompts((16, 16, 16), 5, 2))
     np.testing.assert_allclose(logits, expected(small_export, (16, 16, 16), 0, 5, 2), atol=1e-5)
-    assert [shapes["point_coords"] for shapes, _ in fake.runs[1:]] == [(4, 2, 3), (1, 2, 3)]
+    assert [shapes["point_coords"] for shapes, _ in fake.runs[1:]] == [(4, 4, 3), (1, 4, 3)]
     logits = fresh.decode(fresh.encode(region((16, 16, 16))), *prompts((16, 16, 16), 3, 2))
     np.testing.assert_allclose(logits, expected(small_export, (16, 16, 16), 0, 3, 2), atol=1e-5)
-    assert fake.runs[-1][0]["point_coords"] == (4, 2, 3)
+    assert fake.runs[-1][0]["point_coords"] == (4, 4, 3)
 
 
-def test_points_are_never_padded(fresh: BundleEngine, fake: Fake) -> None:
-    """A padding point is a token that the others attend to: one more of them is another answer."""
-    embedding = fresh.encode(region((8, 8, 8)))
-    coords, labels = prompts((8, 8, 8), 1, 3)
+def test_a_click_more_needs_no_graph_more(fresh: BundleEngine, fake: Fake, small_export: Any) -> None:
+    """Points are padded with ignored ones to a few numbers, up to what the plan takes; each has one CUDA graph."""
+    shape = (8, 8, 8)
+    embedding = fresh.encode(region(shape))
+    for points in (1, 2, 3, 4, 5, 6):
+        logits = fresh.decode(embedding, *prompts(shape, 1, points))
+        np.testing.assert_allclose(logits, expected(small_export, shape, 0, 1, points), atol=1e-5)
+    assert [shapes["point_coords"][1] for shapes, _ in fake.runs[1:]] == [4, 4, 4, 6, 6]  # the fourth ran as a graph
+    assert (fake.cuda.captures, fake.cuda.launches) == (1, 2)
+    # Padding of MONAI's kind is a token that the others attend to: one more of them is another answer.
+    coords, labels = prompts(shape, 1, 3)
     labels[:] = 1
-    one = fresh.decode(embedding, coords, labels)
-    more = fresh.decode(
-        embedding, np.concatenate([coords, coords[:, :1]], 1), np.concatenate([labels, np.full((1, 1), -1)], 1)
-    )
+    one, padded = fresh.decode(embedding, coords, labels), np.concatenate([labels, np.full((1, 1), -1)], 1)
+    more = fresh.decode(embedding, np.concatenate([coords, coords[:, :1]], 1), padded)
     assert np.abs(one - more).max() > 1e-4
-    assert [shapes["point_coords"][1] for shapes, _ in fake.runs[1:]] == [3, 4]
     with pytest.raises(EngineError, match=r"got 7 points for an object, expected at most 6 .*gstk build --points 7"):
         fresh.decode(embedding, *prompts((8, 8, 8), 1, 7))
 
@@ -185,9 +189,9 @@ def test_few_graphs_are_kept(fresh: BundleEngine, fake: Fake, monkeypatch: pytes
     before = set(fake.cuda.graphs)
     monkeypatch.setattr(fresh._execution._decoder, "_limit", 2)
     embedding = fresh.encode(region((8, 8, 8)))
-    for points in (1, 2, 3, 4):
+    for objects, points in ((1, 4), (2, 4), (1, 6), (2, 6)):
         for _ in range(4):
-            fresh.decode(embedding, *prompts((8, 8, 8), 1, points))
+            fresh.decode(embedding, *prompts((8, 8, 8), objects, points))
     assert fake.cuda.captures == 4
     assert len(set(fake.cuda.graphs) - before) == 2
 

@@ -117,7 +117,7 @@ class Trainer:
         self.seconds = 0.0
         self.network = network.to(self.device).train()
         self._encoder = Encoder(self.network)
-        self._decoder = PromptDecoder(self.network, zero_shot=False).to(self.device)
+        self._decoder = PromptDecoder(self.network, zero_shot=False, ignored_points=False).to(self.device)
         self.parameters = trained_parameters(self.network, self._loop)
         self._reader: ObjectReader | None = None
         if self._loop.object_weight:
@@ -311,7 +311,7 @@ class Trainer:
 
 def trained_parameters(network: VISTA3D, recipe: LoopRecipe) -> list[nn.Parameter]:
     """The parameters of the interactive branch; those of the automatic one stay as they are."""
-    modules = (Encoder(network), PromptDecoder(network, zero_shot=False))
+    modules = (Encoder(network), PromptDecoder(network, zero_shot=False, ignored_points=False))
     automatic = {id(p) for p in network.image_encoder.up_layers_auto.parameters()}
     parameters = {id(p): p for module in modules for p in module.parameters() if id(p) not in automatic}
     if recipe.train_frequencies:

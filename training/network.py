@@ -30,6 +30,10 @@ from gstk.training.spec import VISTA3DSpec
 
 __all__ = ["TAPS", "ClassEncoder", "Encoder", "PromptDecoder", "build_network", "class_vectors"]
 
+_IGNORED = -2
+_LOWERED = -6e4
+"""Added to the attention scores of an ignored point: float16 holds it, and its softmax weight is exactly 0."""
+
 TAPS = 27
 """Of the last convolution's kernel, 3³: so many maps the prompt decoder has at full resolution."""
 
@@ -100,16 +104,17 @@ class PromptDecoder(nn.Module):
     shifts_3: Tensor
     shifts_1: Tensor
 
-    def __init__(self, network: VISTA3D, zero_shot: bool = True) -> None:
+    def __init__(self, network: VISTA3D, zero_shot: bool = True, ignored_points: bool = True) -> None:
         """Takes the head of a network.
 
         Args:
             network: its weights are shared.
             zero_shot: whether there are the labels 4 and 5. Training leaves their token as it is, and bundles of an
                 older gstk have a graph without them.
+            ignored_points: whether there is the label -2. Training does without it, and so do bundles of an older gstk.
         """
         super().__init__()
-        self.zero_shot = zero_shot
+        self.zero_shot, self.ignored_points = zero_shot, ignored_points
         head = cast(PointMappingSAM, network.point_head)
         self.pe_layer = head.pe_layer
         self.point_embeddings = head.point_embeddings
@@ -133,7 +138,9 @@ class PromptDecoder(nn.Module):
             embedding: float [1,C,H/2,W/2,D/2], from `Encoder`.
             point_coords: float [B,N,3], voxel indices of the region (z,y,x).
             point_labels: int64 [B,N]: -1 padding, 0/1 background/foreground, 2/3 the same for special classes, 4/5 the
-                same for an object that is of no class which the network was trained on: it gets the zero-shot token.
+                same for an object that is of no class which the network was trained on: it gets the zero-shot token;
+                -2 for a point that is ignored, as if it were not there. Padding (-1) is MONAI's: a token that the
+                others attend to, so the logits depend on it.
 
         Returns:
             logits, float [B,1,H,W,D]: above 0 is the object.
@@ -148,7 +155,9 @@ class PromptDecoder(nn.Module):
             class_token = self.supported_embed.weight.unsqueeze(0).expand(objects, -1, -1)
         tokens_BQC = torch.cat((mask_token, prompt, class_token), dim=1)
         image_TC = embedding.flatten(2).transpose(1, 2)
-        tokens_BQC, image_BTC = _two_way(self.transformer, image_TC, self._grid_encoding(h, w, d), tokens_BQC)
+        lowered_BQ = self._lowered_scores(point_labels, prompt.dtype) if self.ignored_points else None
+        grid_1TC = self._grid_encoding(h, w, d)
+        tokens_BQC, image_BTC = _two_way(self.transformer, image_TC, grid_1TC, tokens_BQC, lowered_BQ)
         hyper_B1C = self.hyper(tokens_BQC[:, :1, :])
         features = image_BTC.transpose(1, 2).reshape(objects, -1, h, w, d)
         return self._fold(self.upsample(features), hyper_B1C)
@@ -181,6 +190,12 @@ class PromptDecoder(nn.Module):
         supported_B11 = (novel_BN1.transpose(1, 2) @ novel_BN1 == 0).to(dtype)
         token: Tensor = supported_B11 * self.supported_embed.weight + (1 - supported_B11) * self.zeroshot_embed.weight
         return token
+
+    def _lowered_scores(self, labels_BN: Tensor, dtype: torch.dtype) -> Tensor:
+        """What is added to the scores [B,Q] of the prompt tokens wherever others attend to them."""
+        points_BN = (labels_BN == _IGNORED).to(dtype) * _LOWERED
+        other_B1 = points_BN[:, :1] * 0  # the mask token in front, and the class token behind
+        return torch.cat((other_B1, points_BN, other_B1), dim=1)
 
     def _grid_encoding(self, h: int, w: int, d: int) -> Tensor:
         """Positional encoding of the image tokens [1,T,C].
@@ -259,35 +274,52 @@ def _shifts(count: int) -> Tensor:
     return torch.einsum("ij,tu->ijtu", torch.eye(count), torch.eye(3)).reshape(count, 3 * count, 3)
 
 
-def _two_way(transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """`TwoWayTransformer.forward` on tokens; a batch of one image broadcasts over B objects for as long as it can."""
+def _two_way(
+    transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, points: Tensor, lowered_BQ: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`TwoWayTransformer.forward` on tokens; a batch of one image broadcasts over B objects for as long as it can.
+
+    Args:
+        transformer: the weights.
+        image, image_pe: image tokens and their positional encoding.
+        points: prompt tokens.
+        lowered_BQ: what is added to the scores of the prompt tokens; None adds nothing.
+    """
     queries, keys = points, image
     for layer in transformer.layers:
-        queries, keys = _block(layer, queries, keys, points, image_pe)
+        queries, keys = _block(layer, queries, keys, points, image_pe, lowered_BQ)
     attended = _read_image(transformer.final_attn_token_to_image, queries + points, keys + image_pe, keys)
     return transformer.norm_final_attn(queries + attended), keys
 
 
 def _block(
-    block: TwoWayAttentionBlock, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
+    block: TwoWayAttentionBlock,
+    queries: Tensor,
+    keys: Tensor,
+    query_pe: Tensor,
+    key_pe: Tensor,
+    lowered_BQ: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     if block.skip_first_layer_pe:
-        queries = _attend(block.self_attn, queries, queries, queries)
+        queries = _attend(block.self_attn, queries, queries, queries, lowered_BQ)
     else:
         q = queries + query_pe
-        queries = queries + _attend(block.self_attn, q, q, queries)
+        queries = queries + _attend(block.self_attn, q, q, queries, lowered_BQ)
     queries = block.norm1(queries)
     positioned = keys + key_pe
     queries = block.norm2(queries + _read_image(block.cross_attn_token_to_image, queries + query_pe, positioned, keys))
     queries = block.norm3(queries + block.mlp(queries))
-    update = _write_image(block.cross_attn_image_to_token, positioned, queries + query_pe, queries)
+    update = _write_image(block.cross_attn_image_to_token, positioned, queries + query_pe, queries, lowered_BQ)
     return queries, block.norm4(keys + update)
 
 
-def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, lowered_BQ: Tensor | None) -> Tensor:
     """`Attention.forward` among prompt tokens."""
     q, k, v = (_heads(attention, x) for x in (attention.q_proj(q), attention.k_proj(k), attention.v_proj(v)))
-    return _merge(attention, torch.softmax(_scale(q) @ k.transpose(2, 3), dim=-1) @ v)
+    scores_BhQQ = _scale(q) @ k.transpose(2, 3)
+    if lowered_BQ is not None:
+        scores_BhQQ = scores_BhQQ + lowered_BQ[:, None, None, :]
+    return _merge(attention, torch.softmax(scores_BhQQ, dim=-1) @ v)
 
 
 def _read_image(attention: Attention, q_BQC: Tensor, k_BTC: Tensor, v_BTC: Tensor) -> Tensor:
@@ -305,12 +337,17 @@ def _read_image(attention: Attention, q_BQC: Tensor, k_BTC: Tensor, v_BTC: Tenso
     return _merge(attention, read_BhQC @ _per_head(attention, attention.v_proj).transpose(1, 2) + bias_h1d)
 
 
-def _write_image(attention: Attention, q_BTC: Tensor, k_BQC: Tensor, v_BQC: Tensor) -> Tensor:
+def _write_image(
+    attention: Attention, q_BTC: Tensor, k_BQC: Tensor, v_BQC: Tensor, lowered_BQ: Tensor | None
+) -> Tensor:
     """`Attention.forward` from many image tokens to few keys: as `_read_image`, the keys and values are projected."""
     k_BhQd = _scale(_heads(attention, attention.k_proj(k_BQC)))
     rows_BRC = (k_BhQd @ _per_head(attention, attention.q_proj)).flatten(1, 2)
     bias_hd1 = attention.q_proj.bias.reshape(attention.num_heads, -1, 1)
-    offset_B1R = (k_BhQd @ bias_hd1).flatten(1).unsqueeze(1)
+    offset_BhQ1 = k_BhQd @ bias_hd1
+    if lowered_BQ is not None:  # here, where there is one number for each prompt token and not for each image token
+        offset_BhQ1 = offset_BhQ1 + lowered_BQ[:, None, :, None]
+    offset_B1R = offset_BhQ1.flatten(1).unsqueeze(1)
     scores_BTR = q_BTC @ rows_BRC.transpose(1, 2) + offset_B1R
     scores_BThQ = scores_BTR.reshape(*scores_BTR.shape[:2], attention.num_heads, -1)
     weights_BTR = torch.softmax(scores_BThQ, dim=-1).flatten(2)

@@ -77,6 +77,13 @@ gstk_status gstk_session_add_point(gstk_session* session, const double zyx[3], i
     });
 }
 
+gstk_status gstk_session_add_novel_point(gstk_session* session, const double zyx[3], int foreground, uint32_t object_id,
+                                         gstk_region* changed) {
+    return guarded([&] {
+        put_region(sessions().get(session)->add_point(triple(zyx, "zyx"), foreground != 0, object_id, true), changed);
+    });
+}
+
 gstk_status gstk_session_add_box(gstk_session* session, const gstk_box* box, uint32_t object_id, gstk_region* changed) {
     return guarded(
         [&] { put_region(sessions().get(session)->add_box(as_box(required(box, "box")), object_id), changed); });
@@ -89,8 +96,10 @@ gstk_status gstk_session_set_prompts(gstk_session* session, const gstk_box* box,
         ObjectPrompts prompts;
         if (box) prompts.box = as_box(*box);
         if (count) required(points, "points");
-        for (std::size_t i = 0; i < count; ++i)
+        for (std::size_t i = 0; i < count; ++i) {
             prompts.points.push_back({triple(points[i].zyx, "zyx"), points[i].foreground != 0});
+            prompts.is_novel = prompts.is_novel || points[i].novel != 0;
+        }
         put_region(found->set_prompts(prompts, object_id), changed);
     });
 }

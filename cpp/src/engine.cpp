@@ -6,12 +6,13 @@
 
 #include "error.hpp"
 #include "failures.hpp"
+#include "point_padding.hpp"
 
 namespace gstk::impl {
 namespace {
 
 constexpr std::int64_t kPaddingLabel = -1;
-constexpr std::int64_t kLastLabel = 3;
+constexpr std::int64_t kLastLabel = 5;
 constexpr double kPollS = 0.05;  // how often a call that waits for its turn looks whether it was cancelled
 
 std::uint64_t next_id() {
@@ -20,21 +21,29 @@ std::uint64_t next_id() {
 }
 
 void check_points(const float* coords, const std::int64_t* labels, std::int64_t objects, std::int64_t points,
-                  const Shape& roi) {
+                  const Shape& roi, const Manifest& manifest) {
     if (objects < 1 || points < 1)
         throw error(GSTK_ERROR_ENGINE, "got coords (", objects, ", ", points,
                     ", 3), expected (B, N, 3) with one object and one point or more");
     for (std::int64_t b = 0; b < objects; ++b) {
         bool any = false;
         for (std::int64_t i = b * points; i < (b + 1) * points; ++i) {
-            if (labels[i] < kPaddingLabel || labels[i] > kLastLabel)
-                throw error(GSTK_ERROR_ENGINE, "got the label ", labels[i], ", expected values in ", kPaddingLabel,
-                            "..", kLastLabel);
+            if (labels[i] < kIgnored || labels[i] > kLastLabel)
+                throw error(GSTK_ERROR_ENGINE, "got the label ", labels[i], ", expected values in ", kIgnored, "..",
+                            kLastLabel);
+            if (labels[i] >= kFirstNovelLabel && !manifest.zero_shot)
+                throw error(GSTK_ERROR_ENGINE,
+                            "got points of a novel object for a bundle of an older gstk, whose graph has no token for "
+                            "them; export it again");
+            if (labels[i] == kIgnored && !manifest.ignored_points)
+                throw error(GSTK_ERROR_ENGINE, "got points with the label ", kIgnored,
+                            " for a bundle of an older gstk, whose graph ignores none; leave them out, or export it "
+                            "again");
             const Triple at{coords[3 * i], coords[3 * i + 1], coords[3 * i + 2]};
             if (!std::all_of(at.begin(), at.end(), [](double v) { return std::isfinite(v); }))
                 throw error(GSTK_ERROR_ENGINE,
                             "got coords with NaN or infinity, expected voxel indices; padding points may be 0");
-            if (labels[i] == kPaddingLabel) continue;
+            if (labels[i] <= kPaddingLabel) continue;
             any = true;
             for (int a = 0; a < 3; ++a)
                 if (at[a] < -0.5 || at[a] > static_cast<double>(roi[a]) - 0.5)
@@ -76,7 +85,7 @@ void Engine::decode(const Embedding& embedding, const float* coords, const std::
         throw error(GSTK_ERROR_ENGINE,
                     "got an embedding of another engine, expected one that this engine's encode returned");
     const Shape& shape = embedding.roi_shape;
-    check_points(coords, labels, objects, points, shape);
+    check_points(coords, labels, objects, points, shape, manifest());
     const std::int64_t voxels = count_of(shape), group = std::max<std::int64_t>(1, decode_voxels_ / voxels);
     const auto lock = turn(decoding_, wait);
     if (is_gpu_) refuse_lost_device();

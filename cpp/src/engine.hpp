@@ -15,6 +15,9 @@
 
 namespace gstk::impl {
 
+// Labels of points beside and on an object that is of no trained class: this and the next.
+constexpr std::int64_t kFirstNovelLabel = 4;
+
 // An encoded region. It stays where the engine put it and is of use to that engine only.
 struct Embedding {
     std::uint64_t engine_id;
@@ -41,6 +44,8 @@ class Engine {
     const std::string& version() const { return version_; }
     const std::string& device() const { return device_; }
     const Manifest& manifest() const { return bundle_.manifest; }
+    // Largest number of points of an object.
+    std::int64_t most_points() const { return most_points_; }
     std::string bundle_sha256() const { return bundle_.sha256(); }
     // Processor threads that it was told to keep to, and so should what comes before and after it; 0 for any number.
     int threads() const { return threads_; }
@@ -62,6 +67,7 @@ class Engine {
     std::timed_mutex encoding_, decoding_;
     std::string version_, device_;
     bool is_gpu_ = false;
+    std::int64_t most_points_ = INT64_MAX;
     // Voxels that one run of the decoder takes; more objects than fit run in groups, since memory grows with their
     // number and on a processor speed does not.
     std::int64_t decode_voxels_ = 128 * 128 * 128;

@@ -73,7 +73,9 @@ Manifest from_json(const Json& values) {
         if (manifest.profile.patch != manifest.roi.default_shape)
             throw top.sub("roi").wrong("default", "the profile's patch");
     }
-    manifest.refine = values.contains("refine") && top.flag("refine");
+    for (const auto& [key, flag] : {std::pair("refine", &manifest.refine), std::pair("zero_shot", &manifest.zero_shot),
+                                    std::pair("ignored_points", &manifest.ignored_points)})
+        *flag = values.contains(key) && top.flag(key);
     const Json& vectors = top.value("vectors", "a name listed under `files`, or an empty one");
     if (!vectors.is_string() ||
         (!vectors.get_ref<const std::string&>().empty() && !manifest.files.count(vectors.get<std::string>())))

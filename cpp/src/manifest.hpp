@@ -29,6 +29,8 @@ struct Manifest {
     RoiRules roi;
     Profile profile;
     bool refine = false;  // sessions let the image correct the network's logits
+    bool zero_shot = false;       // the decoder takes the labels 4 and 5, of objects that are of no trained class
+    bool ignored_points = false;  // the decoder takes the label -2, of points that it ignores
 
     // Throws GSTK_ERROR_BUNDLE where the text is not JSON, the schema is unknown, or a field is missing, of the wrong
     // type or out of its range. `place` is named in the message.

@@ -14,6 +14,7 @@
 #include "error.hpp"
 #include "openvino_cache.hpp"
 #include "openvino_rewrites.hpp"
+#include "point_padding.hpp"
 
 namespace gstk::impl {
 namespace {
@@ -124,19 +125,12 @@ class OpenVINOEngine final : public Engine {
                      std::int64_t points, float* logits, const Wait& wait) override {
         const auto& features = *static_cast<const ov::Tensor*>(embedding.handle.get());
         const Shape& shape = embedding.roi_shape;
-        std::vector<float> more_coords;
-        std::vector<std::int64_t> more_labels;
+        PaddedPoints padded;
         if (ignores_padding_) {
-            const std::int64_t padded = padded_count(points);
-            more_coords.assign(static_cast<std::size_t>(3 * objects * padded), 0);
-            more_labels.assign(static_cast<std::size_t>(objects * padded), kIgnored);
-            for (std::int64_t b = 0; b < objects; ++b) {
-                std::copy_n(coords + 3 * b * points, 3 * points, more_coords.begin() + 3 * b * padded);
-                std::copy_n(labels + b * points, points, more_labels.begin() + b * padded);
-            }
-            coords = more_coords.data();
-            labels = more_labels.data();
-            points = padded;
+            padded = pad_points(coords, labels, objects, points);
+            coords = padded.coords.data();
+            labels = padded.labels.data();
+            points = padded.points;
         }
         const auto count = static_cast<std::size_t>(points);
         free_idle(graphs_[0], encoding_, count_of(shape));
@@ -161,7 +155,7 @@ class OpenVINOEngine final : public Engine {
         const auto compile = [&](std::size_t index) {
             Json identity{{"bundle", bundle_sha256()}, {"precision", options.precision}, {"graph", index}};
             if (options.precision == "int8") identity["saturates"] = saturates_int8();
-            const auto make = [&] { return read(files[index], index == 1, manifest().roi.multiple); };
+            const auto make = [&] { return read(files[index], index == 1, manifest()); };
             return compile_cached(shared_core(), make, config_of(options, index == 0), options.cache, identity);
         };
         auto compiled = std::async(std::launch::async, compile, 0);
@@ -169,7 +163,7 @@ class OpenVINOEngine final : public Engine {
         graphs_[0].compiled = compiled.get();
         for (auto& graph : graphs_) graph.request = graph.compiled.create_infer_request();
         width_ = static_cast<std::size_t>(graphs_[0].compiled.output(0).get_partial_shape()[4].get_length());
-        ignores_padding_ = ignores_padding(graphs_[1].compiled);
+        ignores_padding_ = manifest().ignored_points || ignores_padding(graphs_[1].compiled);
         image_type_ = graphs_[0].compiled.input(0).get_element_type();
         embedding_type_ = graphs_[0].compiled.output(0).get_element_type();
     }
@@ -189,14 +183,15 @@ class OpenVINOEngine final : public Engine {
         return config;
     }
 
-    static std::shared_ptr<ov::Model> read(const std::filesystem::path& file, bool is_decoder, std::int64_t multiple) {
+    static std::shared_ptr<ov::Model> read(const std::filesystem::path& file, bool is_decoder,
+                                           const Manifest& manifest) {
         const auto model = shared_core().read_model(file.string());
         if (is_decoder) {
             take_channels_last(model);
             model->reshape(
                 std::map<std::string, ov::PartialShape>{{"point_coords", {1, -1, 3}}, {"point_labels", {1, -1}}});
             convolve_last_product(model);
-            ignore_padding(model);
+            if (!manifest.ignored_points) ignore_padding(model);
         } else {
             give_channels_last(model);
         }
@@ -207,7 +202,7 @@ class OpenVINOEngine final : public Engine {
             widen_unsigned(model);
             fuse_residual_sums(model);
         } else {
-            split_instance_norms(model, multiple);
+            split_instance_norms(model, manifest.roi.multiple);
         }
         return model;
     }
@@ -344,7 +339,7 @@ class OpenVINOEngine final : public Engine {
     std::array<Graph, 2> graphs_;  // encoder and decoder
     std::int64_t most_points_ = 0;  // of a decode since the decoder's memory was freed
     std::size_t width_ = 0;
-    bool ignores_padding_ = false;  // the decoder takes points that stand for nothing
+    bool ignores_padding_ = false;  // the decoder takes ignored points
     ov::element::Type image_type_, embedding_type_;
 };
 

@@ -1,5 +1,4 @@
-// Points that stand for nothing, so that the plugin meets few different numbers of points; why and how,
-// gstk.engines.openvino_padding says.
+// Decoders of an older gstk, rewritten so that they ignore points; why and how, gstk.engines.openvino_padding says.
 #include <algorithm>
 #include <map>
 #include <numeric>
@@ -15,6 +14,7 @@
 #include <optional>
 
 #include "openvino_rewrites.hpp"
+#include "point_padding.hpp"
 
 namespace gstk::impl {
 namespace {
@@ -81,12 +81,6 @@ std::pair<std::string, Place> cheapest_place(const ov::Node& softmax) {
 bool ignores_padding(const ov::CompiledModel& compiled) {
     const auto inputs = compiled.inputs();
     return std::any_of(inputs.begin(), inputs.end(), [](const auto& port) { return port.get_names().count(kName) > 0; });
-}
-
-std::int64_t padded_count(std::int64_t points) {
-    for (std::int64_t power = 4;; power *= 2)
-        for (const auto count : {power, power + power / 2})
-            if (points <= count) return count;
 }
 
 int ignore_padding(const std::shared_ptr<ov::Model>& model) {

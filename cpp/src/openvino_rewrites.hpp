@@ -16,14 +16,11 @@ void take_channels_last(const std::shared_ptr<ov::Model>& decoder);
 // The last product of the prompt decoder, with B fixed to 1, as a convolution (openvino_fold).
 int convolve_last_product(const std::shared_ptr<ov::Model>& model);
 
-// Label of a point that a rewritten decoder ignores.
-constexpr std::int64_t kIgnored = -2;
-// A prompt decoder, with B fixed to 1, that ignores points of kIgnored; 0 for a graph of another make (openvino_padding).
+// A prompt decoder of an older gstk, with B fixed to 1, that ignores points of kIgnored; 0 for a graph of another make
+// (openvino_padding).
 int ignore_padding(const std::shared_ptr<ov::Model>& model);
 // Whether a compiled decoder is one of those.
 bool ignores_padding(const ov::CompiledModel& compiled);
-// How many points a decode of so many is given: 4, 6, 8, 12, 16, 24, ...
-std::int64_t padded_count(std::int64_t points);
 
 // Whether a model has INT8 activations (openvino_int8).
 bool is_quantised(const ov::Model& model);

@@ -40,4 +40,20 @@ NetworkPoints network_points(const ObjectPrompts& prompts) {
     return result;
 }
 
+NetworkPoints latest_points(NetworkPoints points, std::size_t most) {
+    const std::size_t count = points.labels.size();
+    if (count <= most) return points;
+    const auto found = std::find(points.labels.begin(), points.labels.end(), 1);
+    const auto first = found == points.labels.end() ? 0 : static_cast<std::size_t>(found - points.labels.begin());
+    NetworkPoints kept;
+    const auto keep = [&](std::size_t i) {
+        kept.coords.push_back(points.coords[i]);
+        kept.labels.push_back(points.labels[i]);
+    };
+    const std::size_t latest = count - most + 1;
+    if (first < latest) keep(first);
+    for (std::size_t i = first < latest ? latest : latest - 1; i < count; ++i) keep(i);
+    return kept;
+}
+
 }  // namespace gstk::impl

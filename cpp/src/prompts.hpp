@@ -33,10 +33,13 @@ struct Box {
 struct ObjectPrompts {
     std::vector<Point> points;  // in the order of the clicks
     std::optional<Box> box;
+    bool is_novel = false;  // of no class that the network was trained on, which the network is told
 
     // Whether something says where the object is.
     bool can_start() const;
-    bool operator==(const ObjectPrompts& other) const { return points == other.points && box == other.box; }
+    bool operator==(const ObjectPrompts& other) const {
+        return points == other.points && box == other.box && is_novel == other.is_novel;
+    }
 };
 
 // The prompts as the network takes them, float64 voxels of the volume and labels 0 or 1.
@@ -47,6 +50,11 @@ struct NetworkPoints {
 
 // Clicks; a box says where the object is, so its centre is a click before the others.
 NetworkPoints network_points(const ObjectPrompts& prompts);
+
+// Points of an object that the network is given at once.
+constexpr std::size_t kMostPoints = 128;
+// Of more points than `most`, which is 2 or more, the first one on the object, and the latest.
+NetworkPoints latest_points(NetworkPoints points, std::size_t most = kMostPoints);
 
 inline Triple as_triple(const Voxel& v) {
     return {static_cast<double>(v[0]), static_cast<double>(v[1]), static_cast<double>(v[2])};

@@ -26,12 +26,14 @@ bool runs_out_of_patch(const Call& call, const Window& window) {
 
 // The prompts with the first so many of their points.
 ObjectPrompts first_of(const ObjectPrompts& prompts, std::size_t points) {
-    return {{prompts.points.begin(), prompts.points.begin() + static_cast<std::ptrdiff_t>(points)}, prompts.box};
+    const auto end = prompts.points.begin() + static_cast<std::ptrdiff_t>(points);
+    return {{prompts.points.begin(), end}, prompts.box, prompts.is_novel};
 }
 
 // The points from that one on.
 ObjectPrompts rest_of(const ObjectPrompts& prompts, std::size_t from) {
-    return {{prompts.points.begin() + static_cast<std::ptrdiff_t>(from), prompts.points.end()}, prompts.box};
+    const auto begin = prompts.points.begin() + static_cast<std::ptrdiff_t>(from);
+    return {{begin, prompts.points.end()}, prompts.box, prompts.is_novel};
 }
 
 // Prompts in voxel coordinates of a window.
@@ -65,6 +67,7 @@ ObjectState ObjectSegmenter::update(const Call& call, const ObjectState& before,
     const std::size_t count = prompts.points.size();
     ObjectState state;
     state.prompts.box = prompts.box;
+    state.prompts.is_novel = prompts.is_novel;
     if (before.is_extended_by(prompts)) state = before;
     try {
         if (prompts.box && !state.logits) state = update_once(call.keeping(clicks_s(call, state, count)), state, nullptr);
@@ -169,7 +172,10 @@ Grid<float> ObjectSegmenter::decode_window(const Call& call, const Window& windo
         embeddings_.put(window, embedding);
         ++encodes;
     }
-    const NetworkPoints points = network_points(prompts);
+    const auto most = std::min<std::int64_t>(kMostPoints, engine.most_points());
+    NetworkPoints points = latest_points(network_points(prompts), static_cast<std::size_t>(most));
+    if (prompts.is_novel)
+        for (auto& label : points.labels) label += kFirstNovelLabel;
     std::vector<float> coords;
     for (const auto& zyx : points.coords) {
         const auto local = source.point(window, zyx);

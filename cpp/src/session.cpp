@@ -39,7 +39,7 @@ void Session::set_image(std::shared_ptr<const Volume> volume, const ImageOptions
     segmenter_.forget();
 }
 
-Region Session::add_point(const Triple& zyx, bool foreground, std::int64_t object_id) {
+Region Session::add_point(const Triple& zyx, bool foreground, std::int64_t object_id, bool is_novel) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const Geometry& geometry = current().geometry();
     const auto voxel = geometry.nearest_voxel(zyx);
@@ -48,6 +48,7 @@ Region Session::add_point(const Triple& zyx, bool foreground, std::int64_t objec
                     text(geometry.shape()));
     ObjectPrompts prompts = object(object_id).prompts;
     prompts.points.push_back({*voxel, foreground});
+    prompts.is_novel = prompts.is_novel || is_novel;
     return replace_prompts(object_id, prompts);
 }
 
@@ -85,11 +86,10 @@ Region Session::undo() {
     if (image.history.empty())
         throw error(GSTK_ERROR_PROMPT, "nothing to undo: expected a click or box before it");
     const auto [object_id, kept] = image.history.back();
-    const bool was_dropped = !kept.logits && kept.prompts.can_start();  // for want of memory
-    const ObjectState before = was_dropped ? updated({}, kept.prompts, 0) : kept;
+    const ObjectState before = restored(kept);
     const ObjectState after = object(object_id);
     image.history.pop_back();
-    image.undone.emplace_back(object_id, after);
+    image.take_back(object_id, after, options_.history_bytes);
     image.put(object_id, before);
     return image.changed_by(before, after);
 }
@@ -98,8 +98,9 @@ Region Session::redo() {
     const std::lock_guard<std::mutex> lock(mutex_);
     ImageState& image = current();
     if (image.undone.empty()) throw error(GSTK_ERROR_PROMPT, "nothing to redo: expected an undo right before it");
+    const auto [object_id, kept] = image.undone.back();
+    const ObjectState after = restored(kept);
     auto undone = std::move(image.undone);
-    const auto [object_id, after] = std::move(undone.back());
     undone.pop_back();
     const ObjectState before = object(object_id);
     image.remember(object_id, before, options_.history_bytes);
@@ -191,6 +192,12 @@ Region Session::replace_prompts(std::int64_t object_id, const ObjectPrompts& pro
     image.remember(object_id, before, options_.history_bytes);
     image.put(object_id, after);
     return image.changed_by(before, after);
+}
+
+// A state of the history with its mask, which is computed again where it was dropped.
+ObjectState Session::restored(const ObjectState& kept) {
+    const bool was_dropped = !kept.logits && kept.prompts.can_start();
+    return was_dropped ? updated({}, kept.prompts, 0) : kept;
 }
 
 // An object after its prompts, and the report on that.

@@ -16,7 +16,7 @@ struct SessionOptions {
     WindowPolicy policy;  // how windows are chosen where there is time
     bool refine = false;  // whether the image corrects the network's logits; see image_refiner.hpp
     std::size_t cache_bytes = kDefaultCacheBytes;         // memory for embeddings
-    std::size_t history_bytes = std::size_t{1} << 29;  // memory for masks to go back to; `undo` recomputes older ones
+    std::size_t history_bytes = std::size_t{1} << 29;     // memory for masks to go back to; older ones are recomputed
 };
 
 // What the latest call that made a mask took, and what it skipped to stay in time.
@@ -42,7 +42,8 @@ class Session {
         : options_(options), segmenter_(std::move(engine), options.cache_bytes, options.refine) {}
 
     void set_image(std::shared_ptr<const Volume> volume, const ImageOptions& options = {});
-    Region add_point(const Triple& zyx, bool foreground, std::int64_t object_id);
+    // is_novel: the object is of no class that the network was trained on; it stays so until `reset`.
+    Region add_point(const Triple& zyx, bool foreground, std::int64_t object_id, bool is_novel = false);
     Region add_box(const Box& box, std::int64_t object_id);
     // Replaces all prompts of an object. The same prompts again change nothing.
     Region set_prompts(const ObjectPrompts& prompts, std::int64_t object_id);
@@ -73,6 +74,7 @@ class Session {
     ImageState& current();
     ObjectState object(std::int64_t object_id);
     Region replace_prompts(std::int64_t object_id, const ObjectPrompts& prompts);
+    ObjectState restored(const ObjectState& kept);
     ObjectState updated(const ObjectState& before, const ObjectPrompts& prompts, double limit_s);
 
     const SessionOptions options_;

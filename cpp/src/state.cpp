@@ -7,10 +7,30 @@
 #include "label_fusion.hpp"
 
 namespace gstk::impl {
+namespace {
+
+constexpr std::size_t kHistorySteps = 1000, kHistoryMasks = 100;
+
+// Keeps the masks of the latest states, and only the prompts of the others.
+void drop_old_masks(std::vector<std::pair<std::int64_t, ObjectState>>& states, std::size_t limit_bytes) {
+    std::size_t bytes = 0, masks = 0;
+    for (auto entry = states.rbegin(); entry != states.rend(); ++entry) {
+        ObjectState& state = entry->second;
+        if (!state.logits) continue;
+        if (bytes + state.size_bytes() > limit_bytes || masks == kHistoryMasks) {
+            state = ObjectState{state.prompts, {}, nullptr, false};
+        } else {
+            bytes += state.size_bytes();
+            ++masks;
+        }
+    }
+}
+
+}  // namespace
 
 bool ObjectState::is_extended_by(const ObjectPrompts& longer) const {
     const auto& before = prompts.points;
-    return logits && !is_fallback && longer.box == prompts.box && longer.points.size() >= before.size() &&
+    return logits && !is_fallback && longer.box == prompts.box && longer.is_novel == prompts.is_novel && longer.points.size() >= before.size() &&
            std::equal(before.begin(), before.end(), longer.points.begin());
 }
 
@@ -35,14 +55,13 @@ void ImageState::put(std::int64_t object_id, ObjectState state) {
 void ImageState::remember(std::int64_t object_id, ObjectState state, std::size_t limit_bytes) {
     undone.clear();
     history.emplace_back(object_id, std::move(state));
-    std::size_t bytes = 0;
-    for (auto entry = history.rbegin(); entry != history.rend(); ++entry) {
-        const std::size_t more = entry->second.size_bytes();
-        if (more > 0 && bytes + more > limit_bytes)
-            entry->second = ObjectState{entry->second.prompts, {}, nullptr, false};
-        else
-            bytes += more;
-    }
+    if (history.size() > kHistorySteps) history.erase(history.begin());
+    drop_old_masks(history, limit_bytes);
+}
+
+void ImageState::take_back(std::int64_t object_id, ObjectState state, std::size_t limit_bytes) {
+    undone.emplace_back(object_id, std::move(state));
+    drop_old_masks(undone, limit_bytes);
 }
 
 Region ImageState::changed_by(const ObjectState& before, const ObjectState& after) const {

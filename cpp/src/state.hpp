@@ -45,9 +45,11 @@ struct ImageState {
     ObjectState object(std::int64_t object_id) const;
     // Replaces an object.
     void put(std::int64_t object_id, ObjectState state);
-    // Adds what `undo` goes back to, and forgets what was undone; masks beyond `limit_bytes` are dropped, the oldest
-    // first.
+    // Adds what `undo` goes back to, and forgets what was undone. Of more than 1,000 changes the oldest are forgotten;
+    // of their masks, those beyond `limit_bytes` or 100.
     void remember(std::int64_t object_id, ObjectState state, std::size_t limit_bytes);
+    // Adds what `redo` does again, with the same limits of masks.
+    void take_back(std::int64_t object_id, ObjectState state, std::size_t limit_bytes);
     // The region outside which the label map stays as it was when an object's mask became another: where masks overlap, the
     // change of one may decide about all of another; see `label_map` on clicks.
     Region changed_by(const ObjectState& before, const ObjectState& after) const;

@@ -11,6 +11,7 @@
 #include "error.hpp"
 #include "failures.hpp"
 #include "half.hpp"
+#include "point_padding.hpp"
 #include "tensorrt_plans.hpp"
 #include "tensorrt_runs.hpp"
 
@@ -106,9 +107,16 @@ class TensorRTEngine final : public Engine {
                      std::int64_t points, float* logits, const Wait& wait) override {
         const Shape& shape = embedding.roi_shape;
         const int profile = profile_of(shape);
-        if (points > points_)
-            throw error(GSTK_ERROR_ENGINE, "got ", points, " points for an object, expected at most ", points_,
+        if (points > most_points_)
+            throw error(GSTK_ERROR_ENGINE, "got ", points, " points for an object, expected at most ", most_points_,
                         " as the plans were built; build them with gstk build --points ", points);
+        PaddedPoints padded;
+        if (manifest().ignored_points) {  // a context that is asked for other shapes works them out anew
+            padded = pad_points(coords, labels, objects, points, most_points_);
+            coords = padded.coords.data();
+            labels = padded.labels.data();
+            points = padded.points;
+        }
         const cuda::OnDevice on(device_index_);
         std::int64_t first = 0, most = profiles_[static_cast<std::size_t>(profile)].objects;
         while (first < objects) {
@@ -145,7 +153,7 @@ class TensorRTEngine final : public Engine {
                         kFloorMinor, " or newer; install it");
         const PlanPair found = find_plans(bundle_, options.precision, host_of(device, version_), options.plans);
         profiles_ = found.encoder.profiles;
-        points_ = found.encoder.points;
+        most_points_ = found.encoder.points;
         const cuda::OnDevice on(device_index_);
         stream_ = cuda::make_stream();
         for (auto& half : halves_) half.done = cuda::make_event();
@@ -288,7 +296,7 @@ class TensorRTEngine final : public Engine {
 
     int device_index_ = 0;
     std::vector<PlanProfile> profiles_;
-    std::int64_t points_ = 0, channels_ = 0;
+    std::int64_t channels_ = 0;
     bool image_is_half_ = false, embedding_is_half_ = false, coords_are_half_ = false, logits_are_half_ = false;
 
     // All work is queued on one stream, in the order of the queue's lock, so that both plans may use the same memory. A

@@ -30,6 +30,7 @@ class TimedEngine {
 
     int threads() const { return engine_->threads(); }
     const Manifest& manifest() const { return engine_->manifest(); }
+    std::int64_t most_points() const { return engine_->most_points(); }
 
     // Whether anything ran yet, so that the next two say something.
     bool is_measured() const { return !encodes_.empty() && !decodes_.empty(); }

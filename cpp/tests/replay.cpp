@@ -5,13 +5,16 @@
 // SCRIPT: a line each,
 //     volume PATH                      begins with another volume
 //     point OBJECT Z Y X FOREGROUND
+//     novel OBJECT Z Y X FOREGROUND    a click on an object of no trained class
 //     box OBJECT Z0 Y0 X0 Z1 Y1 X1 ZMID
 //     prompts OBJECT HAS_BOX [the box's numbers] COUNT [Z Y X FOREGROUND]...
 //     undo, redo, cancel
 //     reset OBJECT                     or all of them, OBJECT being 0
 // MASKS: uint16 (z,y,x) after each line but `volume`, raw. To standard output, a line each: whether the line was refused,
-// seconds that it took, and encodes and decodes so far.
+// seconds that it took, encodes and decodes so far, and the process's resident memory.
 // Names: backend, precision, cache, threads, refine and adapts (0 or 1), window_voxels, limit_s; locale, of the whole process.
+#include <unistd.h>
+
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
@@ -28,6 +31,12 @@ using Clock = std::chrono::steady_clock;
 
 double since(Clock::time_point began) {
     return std::chrono::duration<double>(Clock::now() - began).count();
+}
+
+std::int64_t resident_bytes() {
+    std::int64_t pages = 0, resident_pages = 0;
+    std::ifstream("/proc/self/statm") >> pages >> resident_pages;
+    return resident_pages * sysconf(_SC_PAGESIZE);
 }
 
 gstk::Index read_index(std::istream& in) {
@@ -55,10 +64,11 @@ gstk::Region replay(gstk::Session& session, const std::string& what, std::istrea
     }
     std::uint32_t object_id = 1;
     in >> object_id;
-    if (what == "point") {
+    if (what == "point" || what == "novel") {
         gstk::Triple zyx{};
         bool foreground = true;
         in >> zyx[0] >> zyx[1] >> zyx[2] >> foreground;
+        if (what == "novel") return session.add_novel_point(zyx, foreground, object_id);
         return session.add_point(zyx, foreground, object_id);
     }
     if (what == "box") return session.add_box(read_box(in), object_id);
@@ -147,7 +157,7 @@ int run(char** arguments, std::map<std::string, std::string> named) {
         std::int64_t encodes = 0, decodes = 0;
         gstk::check(gstk_session_get_counts(session.get(), &encodes, &decodes));
         std::cout << "refused " << refused << " said " << said << " fetched " << fetched << " since " << since(began)
-                  << " encodes " << encodes << " decodes " << decodes << '\n';
+                  << " encodes " << encodes << " decodes " << decodes << " resident_bytes " << resident_bytes() << '\n';
     }
     return masks.good() && script.eof() ? 0 : 1;
 }

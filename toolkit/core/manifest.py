@@ -78,6 +78,8 @@ class Manifest:
             network that is weak by itself. Absent in the JSON where it is false.
         zero_shot: whether the prompt decoder takes the point labels 4 and 5, of objects that are of no class which the
             network was trained on. Absent in the JSON where it does not.
+        ignored_points: whether the prompt decoder takes the point label -2, of a point that it ignores. Absent in the
+            JSON where it does not.
         vectors: name of the file of test vectors (`gstk.export.vectors`), listed under `files`; empty where there is
             none.
         class_vectors: name of the file with a vector for each class (`gstk.core.class_vectors`), listed under `files`;
@@ -97,6 +99,7 @@ class Manifest:
     profile: InputProfile = field(default_factory=lambda: profile_of_schema_1((1, 99), (128, 128, 128), ()))
     refine: bool = False
     zero_shot: bool = False
+    ignored_points: bool = False
     vectors: str = ""
     class_vectors: str = ""
     parity: Mapping[str, Any] = field(default_factory=dict)
@@ -114,6 +117,7 @@ class Manifest:
             "profile": self.profile.to_json(),
             **({"refine": True} if self.refine else {}),
             **({"zero_shot": True} if self.zero_shot else {}),
+            **({"ignored_points": True} if self.ignored_points else {}),
             "roi": {
                 "multiple": self.roi.multiple,
                 "minimum": self.roi.minimum,
@@ -155,6 +159,7 @@ class Manifest:
             profile=_schema_1_profile(top, roi) if schema == 1 else _profile(top, roi),
             refine=top.flag("refine", absent=False),
             zero_shot=top.flag("zero_shot", absent=False),
+            ignored_points=top.flag("ignored_points", absent=False),
             vectors=_vectors(top, files),
             class_vectors=_listed(top, "class_vectors", files) if "class_vectors" in top.values else "",
             parity=top.sub("parity").values,

@@ -35,8 +35,10 @@ from gstk.session.tiled_objects import click_on_tiles, segment_in_tiles, wants_t
 from gstk.session.timed_classes import TimedClasses
 from gstk.session.timed_engine import TimedEngine
 from gstk.session.window_selection import (
+    MOST_POINTS,
     adapt_window,
     initial_window,
+    latest_points,
     lie_well_inside,
     network_labels,
     network_points,
@@ -323,8 +325,8 @@ class ObjectSegmenter:
             points: voxels of the volume, and labels: 1 on the object, 0 beside it.
             special, novel: see `network_labels`.
         """
-        coords = points[0]
-        labels = network_labels(points[1], special=special, novel=novel)
+        coords, labels = latest_points(*points, min(MOST_POINTS, self.engine.engine.most_points))
+        labels = network_labels(labels, special=special, novel=novel)
         embedding = self._embedding(image, window, deadline)
         local = image.source.points(window, coords)
         self.decodes += 1

@@ -266,7 +266,7 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
 
     @memory_errors("undo")
     def undo(self) -> Region:
-        """Takes back the latest prompt of any object.
+        """Takes back the latest prompt of any object, up to 1,000 of them; the masks of the latest 100 are kept.
 
         Raises:
             PromptError: there is nothing to undo.
@@ -282,9 +282,11 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
 
         Raises:
             PromptError: there is nothing to redo.
+            Interrupted: by `cancel`; nothing has changed.
         """
         with self._lock:
-            return self._current().do_again()
+            image = self._current()
+            return image.do_again(self._segmenter.restore(image, image.latest_undone()))
 
     def cancel(self) -> None:
         """Ends a call that runs in another thread, which raises `Interrupted` and changes nothing."""

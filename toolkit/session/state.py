@@ -22,8 +22,10 @@ from gstk.session.timed_classes import TimedClasses
 
 __all__ = ["ImageState", "ObjectState", "class_mask", "given_mask", "resume_from_mask"]
 
-_HISTORY_BYTES = 2**29
-"""Memory for the masks of the history; `undo` computes older ones again."""
+_HISTORY_BYTES, _HISTORY_MASKS = 2**29, 100
+"""Memory for the masks of the history, and their number; `undo` computes older ones again."""
+_HISTORY_STEPS = 1000
+"""Changes that `undo` takes back."""
 
 
 @dataclass
@@ -160,18 +162,24 @@ class ImageState:
         object_id, _ = self.history.pop()
         after = self.objects.get(object_id, ObjectState())
         self.undone.append((object_id, after))
+        _drop_old_masks(self.undone)
         self.objects[object_id] = before
         return self._masks_changed(before.region, after.region)
 
-    def do_again(self) -> Region:
-        """Puts the object that `take_back` changed last into its state before that; returns as `commit`.
+    def latest_undone(self) -> ObjectState:
+        """The state, before that, of the object that `take_back` changed last.
 
         Raises:
             PromptError: `take_back` was not called since the latest change.
         """
         if not self.undone:
             raise PromptError("nothing to redo")
-        return self._replace(*self.undone.pop())
+        return self.undone[-1][1]
+
+    def do_again(self, after: ObjectState) -> Region:
+        """Puts the object that `take_back` changed last into the state before that; returns as `commit`."""
+        object_id, _ = self.undone.pop()
+        return self._replace(object_id, after)
 
     def forget(self, object_id: int | None) -> None:
         """Drops an object, or all of them, with their history."""
@@ -245,14 +253,23 @@ class ImageState:
         before = self.objects.get(object_id, ObjectState())
         self.objects[object_id] = state
         self.history.append((object_id, before))
-        size_bytes = 0
-        for index in reversed(range(len(self.history))):
-            key, entry = self.history[index]
-            size_bytes += entry.size_bytes
-            if size_bytes > _HISTORY_BYTES and entry.logits is not None:
-                self.history[index] = key, ObjectState(entry.prompts, given=entry.given)
-                size_bytes -= entry.size_bytes
+        del self.history[:-_HISTORY_STEPS]
+        _drop_old_masks(self.history)
         return self._masks_changed(before.region, state.region)
+
+
+def _drop_old_masks(states: list[tuple[int, ObjectState]]) -> None:
+    """Keeps the masks of the latest states, as many as there is memory for, and only the prompts of the others."""
+    size_bytes = masks = 0
+    for index in reversed(range(len(states))):
+        object_id, state = states[index]
+        if state.logits is None:
+            continue
+        if size_bytes + state.size_bytes > _HISTORY_BYTES or masks == _HISTORY_MASKS:
+            states[index] = object_id, ObjectState(state.prompts, given=state.given)
+        else:
+            size_bytes += state.size_bytes
+            masks += 1
 
 
 def _around(regions: Sequence[Region | None]) -> Region:

@@ -12,7 +12,20 @@ from gstk.core.window import Faces, Window, WindowPolicy, bounding_faces, frame
 from gstk.engines.arguments import NOVEL_LABELS
 from gstk.session.click_update import clicked_components
 
-__all__ = ["adapt_window", "initial_extent", "initial_window", "lie_well_inside", "network_labels", "network_points"]
+__all__ = [
+    "MOST_POINTS",
+    "adapt_window",
+    "initial_extent",
+    "initial_window",
+    "latest_points",
+    "lie_well_inside",
+    "network_labels",
+    "network_points",
+]
+
+MOST_POINTS = 128
+"""Points of an object that the network is given at once. Its attention has a number for each point, image token and
+head: 0.5 GB for these in a region of 128³, and a network is trained with a few dozen."""
 
 FIRST_FIELD = 2.0
 """How many times wider the first window around a lone click is than one at the volume's finest spacing."""
@@ -28,6 +41,22 @@ def network_points(prompts: ObjectPrompts) -> tuple[NDArray[np.float64], NDArray
     if prompts.box is not None:
         points.insert(0, (prompts.box.centre(), 1))
     return np.array([zyx for zyx, _ in points], np.float64), np.array([label for _, label in points], np.int64)
+
+
+def latest_points(
+    coords: NDArray[np.float64], labels: NDArray[np.int64], most: int = MOST_POINTS
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Of more than `most` points, the first one on the object, and the latest; the mask keeps what older ones did.
+
+    Args:
+        coords, labels: as from `network_points`.
+        most: 2 or more.
+    """
+    if len(labels) <= most:
+        return coords, labels
+    first, latest = int(np.argmax(labels == 1)), len(labels) - most + 1
+    kept = [first, *range(latest, len(labels))] if first < latest else list(range(latest - 1, len(labels)))
+    return coords[kept], labels[kept]
 
 
 def network_labels(labels: NDArray[np.int64], *, special: bool = False, novel: bool = False) -> NDArray[np.int64]:

@@ -28,6 +28,11 @@
  * that is never used twice, so a closed one, and one of another type, is recognised and refused with
  * GSTK_ERROR_CLOSED. Closing NULL does nothing.
  *
+ * Scope. Points, boxes, several objects, undo and redo, with the masks that Python gives without extras. Not here, but in
+ * Python: segmenting classes, tiles along an object that runs out of the training's patch (it is seen in one coarser
+ * window, and the call's report says so), objects that begin with a mask, scribbles, lassos, DICOM. An object takes any
+ * number of clicks; the network is given the first one on the object and the latest 127.
+ *
  * Extension. Structures that may grow begin with `struct_size`; set it with their _INIT macro. Later versions add
  * fields at the end and treat those that an older caller did not have as their defaults.
  */
@@ -166,7 +171,9 @@ GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_engine_encode(gstk_engine* engine, 
 /* Decodes the prompts of objects in one region.
  * embedding: from gstk_engine_encode of this engine.
  * coords: float32 [objects, points, 3], voxel indices (z, y, x) of the region.
- * labels: int64 [objects, points]: -1 padding, 0 and 1 background and foreground, 2 and 3 the same for special classes.
+ * labels: int64 [objects, points]: -1 padding, 0 and 1 background and foreground, 2 and 3 the same for special classes,
+ * 4 and 5 for an object of no trained class; -2 for a point that is ignored, as if it were not there. Bundles of an older
+ * gstk lack 4 and 5, or -2, and refuse them. Every object has a point that is neither -1 nor -2.
  * logits: float32 [objects, z, y, x], written; above 0 is the object. logits_count: its length in floats. */
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_engine_decode(gstk_engine* engine, gstk_embedding* embedding,
                                                            const float* coords, const int64_t* labels, size_t objects,
@@ -256,7 +263,7 @@ typedef struct gstk_session_options {
 typedef struct gstk_point {
     int64_t zyx[3];     /* voxel */
     int32_t foreground; /* not 0: the object is there */
-    int32_t reserved;   /* 0 */
+    int32_t novel;      /* not 0, at any of an object's points: it is of no class that the network was trained on */
 } gstk_point;
 
 /* A box in voxels: its first and last, both inside it, and the slice between them on which it was drawn. */
@@ -336,6 +343,12 @@ GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_add_point(gstk_session* ses
                                                                int foreground, uint32_t object_id,
                                                                gstk_region* changed);
 
+/* The same for an object that is of no class which the network was trained on (zero-shot): the network is told so at this
+ * and all later prompts of the object, until it is reset. GSTK_ERROR_ENGINE for bundles of an older gstk, which lack it. */
+GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_add_novel_point(gstk_session* session, const double zyx[3],
+                                                                     int foreground, uint32_t object_id,
+                                                                     gstk_region* changed);
+
 /* Sets an object's box and updates its mask. A box alone stands for a click at its middle. */
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_add_box(gstk_session* session, const gstk_box* box,
                                                              uint32_t object_id, gstk_region* changed);
@@ -346,8 +359,9 @@ GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_set_prompts(gstk_session* s
                                                                  const gstk_point* points, size_t count,
                                                                  uint32_t object_id, gstk_region* changed);
 
-/* Takes back the latest change of any object's prompts; GSTK_ERROR_PROMPT where there is none. A mask that was dropped
- * for want of memory is computed again, which no time limit binds and gstk_session_cancel ends. */
+/* Takes back the latest change of any object's prompts, up to 1,000 of them; GSTK_ERROR_PROMPT where there is none. The
+ * masks of the latest 100, or 512 MiB, are kept; an older one is computed again, which no time limit binds and
+ * gstk_session_cancel ends. */
 GSTK_EXPORT GSTK_MUST_CHECK gstk_status gstk_session_undo(gstk_session* session, gstk_region* changed);
 
 /* Does again what gstk_session_undo took back last; GSTK_ERROR_PROMPT where nothing was, or where a new prompt or a reset

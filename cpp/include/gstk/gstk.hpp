@@ -230,6 +230,7 @@ class Engine {
 struct Point {
     Index zyx;
     bool foreground = true;
+    bool novel = false;  // at any of an object's points: it is of no class that the network was trained on
 };
 
 // First and last voxel, both inside; z_mid is the slice on which the box was drawn, the middle one if not said.
@@ -310,6 +311,13 @@ class Session {
         return changed;
     }
 
+    // A click on an object that is of no class which the network was trained on; it stays so until it is reset.
+    Region add_novel_point(const Triple& zyx, bool foreground = true, std::uint32_t object_id = 1) {
+        Region changed{};
+        check(gstk_session_add_novel_point(handle_.get(), zyx.data(), foreground, object_id, &changed));
+        return changed;
+    }
+
     Region add_box(const Box& box, std::uint32_t object_id = 1) {
         Region changed{};
         const gstk_box given = box.c_box();
@@ -321,7 +329,7 @@ class Session {
     Region set_prompts(const std::vector<Point>& points, const std::optional<Box>& box = std::nullopt,
                        std::uint32_t object_id = 1) {
         std::vector<gstk_point> given;
-        for (const auto& p : points) given.push_back({{p.zyx[0], p.zyx[1], p.zyx[2]}, p.foreground, 0});
+        for (const auto& p : points) given.push_back({{p.zyx[0], p.zyx[1], p.zyx[2]}, p.foreground, p.novel});
         const gstk_box c_box = box ? box->c_box() : gstk_box{};
         Region changed{};
         check(gstk_session_set_prompts(handle_.get(), box ? &c_box : nullptr, given.data(), given.size(), object_id,
