@@ -26,8 +26,8 @@ from gstk.engines.openvino_norm import NORM_BLOCK, split_instance_norms
 from gstk.engines.openvino_padding import ignore_padding, ignores_padding
 from gstk.engines.openvino_saturation import narrow_weights, products_saturate
 from gstk.engines.options import option
-from gstk.engines.processor import this_processor
 from gstk.engines.point_padding import pad_points
+from gstk.engines.processor import this_processor
 from gstk.errors import BackendMissing
 
 __all__ = ["OpenVINOEngine", "OpenVINOOptions"]
