@@ -81,7 +81,7 @@ def written(image: np.ndarray, spacing_mm: tuple[float, float, float], file: Pat
 
 @pytest.mark.parametrize("refine", [0, 1])
 def test_flat_and_small_boxes_hold_their_objects(checked: Path, tmp_path: Path, refine: int) -> None:
-    """Against the objects themselves: on one slice of a long one, on a slice that is all there is, of 1 to 4 voxels."""
+    """Against the objects themselves: on one slice of a long one, on a slice that is all there is, of 1 to 3 voxels."""
     z, y, x = np.indices((24, 64, 64))
     disc, rng = ((y - 32) / 15) ** 2 + ((x - 30) / 18) ** 2 < 1, np.random.default_rng(0)
     scripts, truths = [], []
@@ -97,13 +97,13 @@ def test_flat_and_small_boxes_hold_their_objects(checked: Path, tmp_path: Path, 
     for (k, truth), replayed in zip(truths, found, strict=True):
         assert dice(replayed.masks[0, k] > 0, truth) > 0.9
     small = []
-    for n in (1, 2, 3, 4):
+    for n in (1, 2, 3):
         image = rng.normal(40, 6, (24, 36, 36))
         image[12 : 12 + n, 18 : 18 + n, 18 : 18 + n] = 160
         end = f"{11 + n} {17 + n} {17 + n}"
         small.append((written(image, (1, 1, 1), tmp_path / f"{n}.npz"), [f"box 1 12 18 18 {end} {12 + (n - 1) // 2}"]))
     found = replay_many_cpp(checked / "replay", builtin("tiny"), small, tmp_path, threads=1, refine=refine)
-    for n, replayed in zip((1, 2, 3, 4), found, strict=True):
+    for n, replayed in zip((1, 2, 3), found, strict=True):
         mask = replayed.masks[0] > 0
         assert mask[12 : 12 + n, 18 : 18 + n, 18 : 18 + n].mean() >= 0.5  # the ellipsoid in the box: 0.52
         assert mask.sum() <= 2 * n**3
