@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
-from flood import POLICY, FloodEngine
+from flood import POLICY, FloodEngine, SlowEngine
+from latency import a_model
 from numpy.typing import NDArray
 
 from gstk.batch.infer import infer
@@ -21,6 +23,7 @@ from gstk.cases.volumes import read_volume
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import Box, ObjectPrompts, Point
 from gstk.errors import CaseError, OutputError
+from gstk.session.deadline import Budget
 from gstk.session.session import Session
 
 
@@ -366,3 +369,54 @@ def test_clicks_that_changed_nothing_are_named(session: Session, tmp_path: Path)
     np.testing.assert_array_equal(*masks)
     assert result.report is not None
     assert set(result.report.object_s) == {1, 2}
+
+
+def slow_session(factor: float) -> Session:
+    """On an engine whose runs take `factor` times what its latency model says."""
+    model = a_model(encode=1.0, decode=0.2)
+    return Session(SlowEngine(model, itertools.repeat(factor)), POLICY, model=model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("is_firm", [True, False])
+def test_a_limit_that_nobody_asked_for_waits_for_the_network(tmp_path: Path, is_firm: bool) -> None:
+    """Its runs take far longer than there is; the start of the process took all of the time."""
+    case = write_case(tmp_path / "a.npz", {1: ObjectPrompts((FIRST,))})
+    with slow_session(30.0) as slow:
+        result = only(
+            infer(slow, case, tmp_path / "out", budget=Budget(0.2), is_firm=is_firm, started_s=100.0, overwrite=True)
+        )
+    assert result.error is None
+    assert result.report is not None
+    alone = any("prompts alone" in said for said in result.report.compromises)
+    assert alone == is_firm
+    assert result.output is not None
+    found, truth = segs(result.output) == 1, volume() == 200
+    score = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+    assert (score > 0.6) != is_firm
+
+
+@pytest.mark.parametrize(("asked", "calls"), [(None, 2), (6, 6)])
+def test_calls_of_an_npz_case_with_its_own_prompts(tmp_path: Path, asked: int | None, calls: int) -> None:
+    case = write_case(tmp_path / "a.npz", {1: ObjectPrompts((FIRST,))})
+    with slow_session(0.001) as quick:
+        options = {"budget": Budget(6000.0, 2), "npz_calls": asked, "overwrite": True}
+        own = only(infer(quick, case, tmp_path / "own", **options))  # type: ignore[arg-type]
+        given = only(infer(quick, case, tmp_path / "given", prompts={1: ObjectPrompts((FIRST,))}, **options))  # type: ignore[arg-type]
+    assert own.budget == Budget(6000.0, calls)
+    assert given.budget == Budget(6000.0, 2)
+    for result in (own, given):
+        assert result.report is not None
+        assert result.report.compromises == ()
+
+
+def test_clicks_are_asked_about_as_far_as_the_time_goes(tmp_path: Path) -> None:
+    case = write_case(tmp_path / "a.npz", {})
+    idle = {1: ObjectPrompts((FIRST, Point((17, 20, 25), False)))}
+    with slow_session(0.001) as quick:
+        long = only(infer(quick, case, tmp_path / "long", prompts=idle, budget=Budget(6000.0)))
+        assert any("changed nothing" in note for note in long.warnings)
+        assert quick.prompts(1) == idle[1]
+    with slow_session(3.0) as slow:
+        short = only(infer(slow, case, tmp_path / "short", prompts=idle, budget=Budget(0.3), is_firm=False))
+        assert short.error is None
+        assert not any("changed nothing" in note for note in short.warnings)
