@@ -152,7 +152,7 @@ class Cohort:
         write_cohort(self.state / "cohort", self.volumes)
         whose = ["worker"] * worker_deaths + ["driver"] * driver_deaths
         rng.shuffle(whose)
-        moments = sorted(rng.sample(range(1, self.volumes), len(whose)))
+        moments = sorted(rng.sample(range(1, self.volumes * 2 // 3), len(whose)))  # while work is left
         due = list(zip(moments, whose, strict=True))
         began = changed = time.perf_counter()
         driver = self._start()
