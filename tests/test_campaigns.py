@@ -113,6 +113,16 @@ def test_a_click_that_no_memory_holds_is_refused_with_a_remedy(tmp_path: Path) -
     assert not memory_limits.is_failure("space", found)
 
 
+@on_linux
+@pytest.mark.slow
+def test_a_click_with_little_memory_ends(tmp_path: Path) -> None:
+    """SciPy's OpenBLAS, loaded by the first click, once asked for memory without end."""
+    pytest.importorskip("onnxruntime")
+    command = [sys.executable, memory_limits.__file__, "--click", "space", "onnxruntime", "73136416"]
+    found = memory_limits.run(command, {"GSTK_CACHE": str(tmp_path), "OPENBLAS_NUM_THREADS": "1"})
+    assert not memory_limits.is_failure("space", found)
+
+
 @pytest.mark.parametrize("outcome", ["SIGKILL", "other", "hung", "SIGSEGV"])
 def test_ends_for_want_of_memory_that_nobody_announced_are_failures(outcome: str) -> None:
     assert all(memory_limits.is_failure(mode, {"outcome": outcome, "words": ""}) for mode in memory_limits.MODES)

@@ -98,6 +98,7 @@ def open(
             model = _latency_model(engine, load_s, call_s, on_progress)
         wants_extra = opened.manifest.refine if refine is None else refine
         extra = _image_guidance() if wants_extra else None
+        _load_blas()
         return Session(
             engine,
             policy,
@@ -110,6 +111,11 @@ def open(
     except BaseException:
         engine.close()
         raise
+
+
+def _load_blas() -> None:
+    """Loads SciPy's OpenBLAS now: where it is loaded when memory is short, it asks for some without end."""
+    import scipy.ndimage  # noqa: F401
 
 
 def _image_guidance() -> Extra:
