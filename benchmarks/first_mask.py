@@ -1,8 +1,9 @@
 """Seconds until the first, coarse mask and until the final one after a click, beside a click without `on_refined`.
 
-    python benchmarks/first_mask.py [--bundle tiny] [--precision fp32] [--side 128] [--phantoms 3] [--out FILE.json]
+    python benchmarks/first_mask.py [--bundle tiny] [--precision fp32] [--side 128] [--phantoms 3]
+        [--objects 2] [--assume-window soft] [--out FILE.json]
 
-Generated phantoms, one click in each of two objects. For each, in turn: a click that waits for the final mask
+Generated phantoms, one click in each of some objects. For each, in turn: a click that waits for the final mask
 (`plain`); the same with `on_refined` (`first` until it returns, `final` until the finer mask is there); and once
 more with a second click right after the first (`second`). The final masks of the first two have to be the same. Dice is
 that of the coarse and of the final mask against the phantom's truth, and of one against the other: with random weights
@@ -37,19 +38,19 @@ def now() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def clicks(session: gstk.Session, case: Case, object_id: int) -> dict[str, Any]:
+def clicks(session: gstk.Session, case: Case, object_id: int, assume_window: str | None) -> dict[str, Any]:
     assert case.labels is not None
     truth: NDArray[np.bool_] = case.labels == object_id
     point = case.prompts[object_id].points[0].zyx
     found: dict[str, Any] = {"case": case.name, "object": object_id}
 
-    session.set_image(case.volume)
+    session.set_image(case.volume, assume_window=assume_window)
     began = now()
     session.add_point(point)
     found["plain"] = seconds_since(began)
     plain = session.mask > 0
 
-    session.set_image(case.volume)
+    session.set_image(case.volume, assume_window=assume_window)
     began = now()
     session.add_point(point, on_refined=lambda region: None)
     found["first"] = seconds_since(began)
@@ -59,7 +60,7 @@ def clicks(session: gstk.Session, case: Case, object_id: int) -> dict[str, Any]:
     final = session.mask > 0
     assert np.array_equal(final, plain)
 
-    session.set_image(case.volume)
+    session.set_image(case.volume, assume_window=assume_window)
     session.add_point(point, on_refined=lambda region: None)
     began = now()
     z, y, x = point
@@ -76,18 +77,21 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--phantoms", type=int, default=3)
+    parser.add_argument("--objects", type=int, default=2)
+    parser.add_argument("--assume-window", help="for networks that take HU: soft")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     results = []
     with gstk.open(arguments.bundle, precision=arguments.precision) as session:
         warm = phantom_case(seed=99, side=arguments.side)
-        session.set_image(warm.volume)
+        session.set_image(warm.volume, assume_window=arguments.assume_window)
         session.add_point(warm.prompts[1].points[0].zyx, on_refined=lambda region: None)
         session.refined()
         for seed in range(arguments.phantoms):
             case = phantom_case(seed=seed, side=arguments.side)
-            results += [clicks(session, case, object_id) for object_id in sorted(case.prompts)[:2]]
-            print(json.dumps(results[-1]))
+            for object_id in sorted(case.prompts)[: arguments.objects]:
+                results.append(clicks(session, case, object_id, arguments.assume_window))
+                print(json.dumps(results[-1]))
     coarse = [r for r in results if r["is_coarse"]]
     medians = {
         kind: {unit: median(r[kind][unit] for r in coarse) for unit in ("wall_s", "processor_s")}
