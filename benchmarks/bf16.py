@@ -2,7 +2,7 @@
 
     python benchmarks/bf16.py [--bundle tiny] [--side 96] [--rounds 7] [--out benchmarks/results/bf16.json]
 
-Both engines are open in one process and take turns, so that busy minutes meet both; medians, wall and processor seconds.
+Both engines are open in one process and take turns, so that busy minutes meet both alike. Numbers are medians.
 Errors are mean absolute differences over the spread (standard deviation) of the float32 values. The processor needs
 AVX512_BF16 or AMX.
 """
