@@ -10,7 +10,7 @@ import numpy as np
 
 from gstk.errors import EngineError
 from gstk.export.tolerances import Tolerance, compare
-from gstk.export.vectors import load_vectors
+from gstk.export.vectors import ClassVector, Vector, load_vectors
 
 __all__ = ["conformance"]
 
@@ -32,21 +32,33 @@ def conformance(engine: Any, side: int, tolerance: Tolerance) -> dict[str, str]:
         if not error <= allowed:
             raise AssertionError(f"{what}: {error:.2e} apart, allowed {allowed:.1e}")
 
+    def class_logits(vector: ClassVector) -> np.ndarray:
+        features = engine.class_features(vector.image)
+        return engine.class_vectors()[vector.ids] @ features.reshape(len(features), -1)
+
+    def compare_vector(vector: Vector | ClassVector, run: Callable[[], np.ndarray]) -> None:
+        try:
+            logits = run()
+        except EngineError as error:
+            if "as the plans were built" in str(error):
+                return
+            raise
+        limit = tolerance.error(float(np.abs(vector.logits).max()))
+        found = compare(logits.reshape(len(logits), -1)[:, vector.voxels], vector.logits, limit)
+        if found["max_abs_error"] > limit or found["mask_agreement"] < tolerance.agreement:
+            raise AssertionError(f"a region of {vector.image.shape[2:]}: {found}, allowed {limit:.1e}")
+
     def vectors() -> None:
         bundle = engine.bundle
         if not bundle.manifest.vectors:
             raise AssertionError("the bundle has none; export it again")
-        for vector in load_vectors(bundle.path / bundle.manifest.vectors):
-            try:
-                logits = engine.decode(engine.encode(vector.image), vector.coords, vector.labels)
-            except EngineError as error:
-                if "as the plans were built" in str(error):
-                    continue
-                raise
-            limit = tolerance.error(float(np.abs(vector.logits).max()))
-            found = compare(logits.reshape(len(logits), -1)[:, vector.voxels], vector.logits, limit)
-            if found["max_abs_error"] > limit or found["mask_agreement"] < tolerance.agreement:
-                raise AssertionError(f"a region of {vector.image.shape[2:]}: {found}, allowed {limit:.1e}")
+        vectors, of_classes = load_vectors(bundle.path / bundle.manifest.vectors)
+        for vector in vectors:
+            compare_vector(vector, lambda v=vector: engine.decode(engine.encode(v.image), v.coords, v.labels))
+        if "class_encoder" in bundle.manifest.graphs and not of_classes:
+            raise AssertionError("the bundle has none for classes; export it again")
+        for vector in of_classes:
+            compare_vector(vector, lambda v=vector: class_logits(v))
 
     def objects() -> None:
         together = engine.decode(embedding, coords, labels)

@@ -90,14 +90,17 @@ def inputs_of(raw: Path, cases: Path, network: str, profile: str, folder: Path) 
     paths = sorted(path for path in raw.iterdir() if path.is_dir() or ".nii" in path.name or path.suffix == ".nrrd")
     volumes = {path.name: gstk.read_volume(path) for path in paths}
     takes_ct = profile == "nv-segment-ct"
+    if network == "full" and not takes_ct:  # one CT, and one MR
+        of_kind = {is_ct(volume): name for name, volume in reversed(volumes.items())}
+        yield from (Input(name, volumes[name]) for name in of_kind.values())
+        return
     for name, volume in volumes.items():
-        if is_ct(volume) or not (takes_ct or network == "full"):
+        if is_ct(volume) or not takes_ct:
             yield Input(name, volume)
     first_ct = next(volume for volume in volumes.values() if is_ct(volume))
     variants = list(headers_and_shapes(first_ct))
     if network == "full":
-        if takes_ct:
-            yield from as_written(iter([variants[5]]), folder)
+        yield from as_written(iter([variants[5]]), folder)
         return
     yield from as_written(iter(variants), folder)
     for name in sorted(path.name for path in cases.glob("CT_*.npz" if takes_ct else "*.npz")):
@@ -121,12 +124,16 @@ def candidates(shape: Sequence[int], rng: np.random.Generator) -> dict[str, list
 
 
 def class_inputs(raw: Path, network: str) -> Iterator[Input]:
-    """Two CT volumes; for the full-size network a part of the larger one."""
+    """Two CT volumes; for the full-size network parts of them, of two windows and of one."""
     for path in sorted(raw.iterdir()):
         volume = gstk.read_volume(path)
         if not is_ct(volume):
             continue
-        if network == "full" and max(volume.image.shape) > 400:
-            yield part_of(volume, path.name, (slice(None), slice(150, 350), slice(150, 350)))
+        if network == "full":
+            sides_mm = (150.0, 225.0, 180.0) if max(volume.image.shape) > 400 else (90.0, 180.0, 180.0)
+            size = [round(mm / step) for mm, step in zip(sides_mm, volume.geometry.spacing_mm, strict=True)]
+            first = [max(0, (n - own) // 2) for n, own in zip(volume.image.shape, size, strict=True)]
+            z, y, x = (slice(a, a + own) for a, own in zip(first, size, strict=True))
+            yield part_of(volume, path.name, (z, y, x))
         else:
             yield Input(path.name, volume)

@@ -8,19 +8,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 
 from gstk.calibration import memory
 from gstk.calibration.host import Host
-from gstk.calibration.model import KINDS, LatencyModel, Measurement, fit_calls, fit_memory
+from gstk.calibration.model import CLASS_KINDS, KINDS, LatencyModel, Measurement, fit_calls, fit_memory
 from gstk.core.bundle import Bundle
 from gstk.core.foreign_text import reason_of
+from gstk.core.manifest import CLASS_GRAPH
 from gstk.engines import BundleEngine, Embedding, open_engine
 from gstk.errors import CalibrationError, OutOfMemory
 
-__all__ = ["FULL_S", "QUICK_S", "fit_model", "measure", "measure_region", "regions"]
+__all__ = ["FULL_S", "QUICK_S", "fit_model", "measure", "measure_classes", "measure_region", "regions"]
 
 QUICK_S = 16.0
 """Time limit of a quick calibration, seconds; including the start it takes at most 20."""
@@ -101,8 +103,13 @@ def measure(
             raise CalibrationError(
                 "got no region that fits into memory, expected two; free memory or take a smaller bundle"
             )
+        class_load_s, of_classes = 0.0, list[Measurement]()
+        if CLASS_GRAPH in bundle.manifest.graphs:
+            on_progress(0.99, "class prompts")
+            class_load_s, of_classes = measure_classes(engine, [m.shape for m in found])
         on_progress(1.0, "fitting")
-        return fit_model(engine, found, load_s, startup_s, base_bytes), found
+        model = fit_model(engine, found, load_s, startup_s, base_bytes)
+        return with_classes(model, of_classes, class_load_s), [*found, *of_classes]
 
 
 def fit_model(
@@ -125,6 +132,52 @@ def fit_model(
         largest_voxels=max(math.prod(m.shape) for m in found),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def with_classes(model: LatencyModel, found: Sequence[Measurement], class_load_s: float) -> LatencyModel:
+    """The model with fits of class prompts, where two sizes of region or more were measured.
+
+    Args:
+        model: without them.
+        found, class_load_s: from `measure_classes`.
+    """
+    if len({m.shape for m in found}) < 2:
+        return model
+    fits = {**model.fits, **{kind: fit_calls(found, kind) for kind in CLASS_KINDS}}
+    per_voxel = fit_memory(found, model.base_bytes)
+    return replace(model, fits=fits, class_load_s=class_load_s, class_bytes_per_voxel=per_voxel)
+
+
+def measure_classes(engine: BundleEngine, shapes: Sequence[Shape]) -> tuple[float, list[Measurement]]:
+    """Measures encodes for class prompts in two regions: the network's patch, or the largest that fits, and a smaller.
+
+    Windows of class prompts always are the patch, so other sizes matter little.
+
+    Args:
+        engine: of a bundle with class prompts.
+        shapes: regions that fit into memory.
+
+    Returns:
+        Seconds to load the graph, and the measurements; none where the memory suffices for no region.
+    """
+    patch = math.prod(engine.bundle.manifest.roi.default)
+    by_size = sorted({*shapes}, key=math.prod)
+    largest = max((s for s in by_size if math.prod(s) <= patch), key=math.prod, default=by_size[0])
+    if math.prod(by_size[-1]) >= patch:
+        largest = engine.bundle.manifest.roi.default
+    found: list[Measurement] = []
+    load_s = 0.0
+    try:
+        for shape in dict.fromkeys((by_size[0], largest)):
+            image = np.random.default_rng(math.prod(shape)).random((1, 1, *shape), dtype=np.float32)
+            if not found:
+                load_s = _timed(lambda i=image: engine.class_features(i))[0]  # type: ignore[misc]
+            for index in range(3):
+                seconds, peak = _timed(lambda i=image: engine.class_features(i))  # type: ignore[misc]
+                found.append(Measurement("classes" if index else "first_classes", shape, 1, 1, seconds, peak))
+    except OutOfMemory:
+        return load_s, [m for m in found if m.shape != shape]
+    return max(0.0, load_s - found[0].seconds), found
 
 
 def regions(engine: BundleEngine, dense: bool) -> Iterator[Shape]:

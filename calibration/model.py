@@ -1,10 +1,11 @@
 """A model of the time and memory of encodes and decodes: a few non-negative numbers fitted to measurements.
 
-An encode of v voxels takes `a + b v`. A decode of B objects with N points takes `a + b v + c B + d v B + e v B N`,
-since some runtimes decode objects together and others one by one. The first run of a shape has separate numbers, since
-runtimes then choose kernels and allocate memory. The fit minimises relative errors with a loss that is robust to
-outliers. Times are not linear once regions outgrow caches, or the memory that is kept between calls. The model
-therefore has a factor for each measured size of region, interpolated between sizes on a logarithmic scale.
+An encode of v voxels takes `a + b v`, and so does an encode for class prompts. A decode of B objects with N points
+takes `a + b v + c B + d v B + e v B N`, since some runtimes decode objects together and others one by one. The first
+run of a shape has separate numbers, since runtimes then choose kernels and allocate memory. The fit minimises
+relative errors with a loss that is robust to outliers. Times are not linear once regions outgrow caches, or the
+memory that is kept between calls. The model therefore has a factor for each measured size of region, interpolated
+between sizes on a logarithmic scale.
 """
 
 from __future__ import annotations
@@ -22,21 +23,23 @@ from numpy.typing import NDArray
 from gstk.calibration.host import Host
 from gstk.errors import CalibrationError
 
-__all__ = ["KINDS", "SCHEMA", "Fit", "LatencyModel", "Measurement", "fit_calls", "fit_memory"]
+__all__ = ["CLASS_KINDS", "KINDS", "SCHEMA", "Fit", "LatencyModel", "Measurement", "fit_calls", "fit_memory"]
 
 SCHEMA = 2
 _MILLION = 1e6
-_TERMS = {"encode": 2, "decode": 5}
+_TERMS = {"encode": 2, "decode": 5, "classes": 2}
 _ALIKE, _ENOUGH = 1.25, 3
 """Sizes that differ by less than the first number, or have fewer measurements than the second, share a factor."""
 KINDS = ("encode", "first_encode", "decode", "first_decode")
+CLASS_KINDS = ("classes", "first_classes")
+"""Measured by `gstk calibrate` for bundles that have class prompts, and by no probe."""
 
 
 class Measurement(NamedTuple):
     """One timed call.
 
     Attributes:
-        kind: `encode` or `decode`, with the prefix `first_` for the first call with its shape.
+        kind: `encode`, `decode` or `classes`, with the prefix `first_` for the first call with its shape.
         shape: (z,y,x) voxels of the region.
         objects, points: B and N; 1 for an encode.
         seconds: wall time.
@@ -56,7 +59,8 @@ class Fit:
     """The fitted numbers of one kind of call.
 
     Attributes:
-        weights: coefficients of 1, v, B, v·B and v·B·N, with v in millions of voxels; an encode has the first two.
+        weights: coefficients of 1, v, B, v·B and v·B·N, with v in millions of voxels; an encode, and one for classes,
+            has the first two.
         spread: 95th percentile of measured over fitted seconds, at least 1.
         median_error: median of |fitted / measured - 1|.
         sizes, factors: sizes of region in millions of voxels, ascending, and the ratio of measured to fitted seconds.
@@ -99,6 +103,9 @@ class LatencyModel:
         bytes_per_voxel: additional memory for each voxel of a region.
         largest_voxels: size of the largest measured region.
         measured_at: date and time, UTC, ISO 8601.
+        class_load_s: seconds to load the graph for classes, at the first class prompt; 0 if it was not measured.
+        class_bytes_per_voxel: additional memory of a run of that graph for each voxel of a region, like
+            `bytes_per_voxel`.
     """
 
     bundle: str
@@ -111,6 +118,8 @@ class LatencyModel:
     bytes_per_voxel: float
     largest_voxels: int
     measured_at: str
+    class_load_s: float = 0.0
+    class_bytes_per_voxel: float = 0.0
 
     def encode_s(self, shape: Sequence[int], *, first: bool = False, cautious: bool = False) -> float:
         """Seconds of an encode.
@@ -134,9 +143,28 @@ class LatencyModel:
         """Seconds of a decode of `objects` with `points` each; see `encode_s`."""
         return self._seconds("first_decode" if first else "decode", shape, objects, points, cautious)
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether class prompts were measured."""
+        return "classes" in self.fits
+
+    def classes_s(self, shape: Sequence[int], *, first: bool = False, cautious: bool = False) -> float:
+        """Seconds of an encode for class prompts; see `encode_s`, which is the answer where none was measured.
+
+        Both encoders have the same way down, and take about as long.
+        """
+        if not self.has_classes:
+            return self.encode_s(shape, first=first, cautious=cautious)
+        return self._seconds("first_classes" if first else "classes", shape, 1, 1, cautious)
+
     def peak_bytes(self, shape: Sequence[int]) -> float:
         """Memory of a process that encodes and decodes a region."""
         return self.base_bytes + self.bytes_per_voxel * math.prod(shape)
+
+    def class_peak_bytes(self, shape: Sequence[int]) -> float:
+        """Memory of a process that encodes a region for class prompts; see `classes_s`."""
+        per_voxel = self.class_bytes_per_voxel or self.bytes_per_voxel
+        return self.base_bytes + per_voxel * math.prod(shape)
 
     def to_json(self) -> dict[str, Any]:
         """The model as JSON-ready values."""
@@ -155,11 +183,15 @@ class LatencyModel:
             if schema != SCHEMA:
                 raise ValueError(f"schema {schema!r}, expected {SCHEMA}")
             fields["host"] = Host(**fields["host"])
-            fields["fits"] = {kind: _fit_from(fields["fits"][kind]) for kind in KINDS}
+            kinds = (*KINDS, *(kind for kind in CLASS_KINDS if kind in fields["fits"]))
+            fields["fits"] = {kind: _fit_from(fields["fits"][kind]) for kind in kinds}
             model = cls(**fields)
             numbers = (model.load_s, model.startup_s, model.base_bytes, model.bytes_per_voxel, model.largest_voxels)
-            if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            of_classes = (model.class_load_s, model.class_bytes_per_voxel)
+            if not all(math.isfinite(number) and number >= 0 for number in (*numbers, *of_classes)):
                 raise ValueError("a number is not finite or below 0")
+            if len(kinds) not in (len(KINDS), len(KINDS) + len(CLASS_KINDS)):
+                raise ValueError("one of two fits for classes")
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise CalibrationError(f"got a latency model that is none ({error}); run gstk calibrate again") from None
         return model

@@ -11,7 +11,14 @@ from gstk.errors import BackendMissing
 
 __all__ = ["plot_fit"]
 
-_COLOURS = {"encode": "#1b6ca8", "first_encode": "#8fbfe0", "decode": "#c0532b", "first_decode": "#e8b096"}
+_COLOURS = {
+    "encode": "#1b6ca8",
+    "first_encode": "#8fbfe0",
+    "decode": "#c0532b",
+    "first_decode": "#e8b096",
+    "classes": "#4d8b31",
+    "first_classes": "#b5d3a5",
+}
 
 
 def plot_fit(model: LatencyModel, measurements: Sequence[Measurement], file: Path) -> None:
@@ -34,6 +41,8 @@ def plot_fit(model: LatencyModel, measurements: Sequence[Measurement], file: Pat
     axes = figure.add_subplot()
     for kind, colour in _COLOURS.items():
         calls = [m for m in measurements if m.kind == kind]
+        if kind not in model.fits:
+            continue
         fitted = [model.fits[kind].seconds(math.prod(m.shape), m.objects, m.points) for m in calls]
         label = f"{kind.replace('_', ' ')}, median error {100 * model.fits[kind].median_error:.0f} %"
         axes.scatter([m.seconds for m in calls], fitted, s=22, color=colour, label=label, edgecolors="none")

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gstk.core.bundle import Bundle
 from gstk.core.class_vectors import load_class_vectors
+from gstk.core.manifest import CLASS_GRAPH
 from gstk.engines.arguments import (
     NOVEL_LABELS,
     Shape,
@@ -358,12 +359,12 @@ class BundleEngine(Engine):
         Raises:
             EngineError: the bundle has none.
         """
-        if "class_encoder" not in self.bundle.manifest.graphs:
+        if CLASS_GRAPH not in self.bundle.manifest.graphs:
             raise EngineError(
                 f"got a class prompt for the bundle {self.bundle.manifest.name!r}, which has no graph for classes; "
                 "export it with a profile that has the branch `classes`"
             )
-        return self.bundle.graph("class_encoder", self.graphs_precision)
+        return self.bundle.graph(CLASS_GRAPH, self.graphs_precision)
 
     def class_vectors(self) -> NDArray[np.float32]:
         """See `Engine`."""

@@ -71,14 +71,22 @@ _UNWRITTEN = {4: 0x7FC0BEEF, 2: 0x7E5A}
 
 
 class _Graphs(NamedTuple):
-    """Encoder and decoder, compiled for one region or for all regions."""
+    """Encoder and decoder, or the encoder for classes alone, compiled for one region or for all regions."""
 
     compiled: list[Any]
     requests: list[Any]
-    shapes: tuple[list[tuple[int, ...]], list[tuple[int, ...]]]
+    shapes: tuple[list[tuple[int, ...]], ...]
     """Input shapes of each graph's last complete run, and of the interrupted runs after it."""
     most_points: list[int]
     """A list of one number: the most points of a decode since the decoder's memory was last freed."""
+    takes_any_region: bool
+    """Whether they are compiled for all regions."""
+
+    @classmethod
+    def of(cls, compiled: list[Any], takes_any_region: bool) -> _Graphs:
+        """Graphs that have not run yet."""
+        requests = [graph.create_infer_request() for graph in compiled]
+        return cls(compiled, requests, tuple([] for _ in compiled), [0], takes_any_region)
 
 
 def _openvino() -> Any:
@@ -158,7 +166,7 @@ class OpenVINOEngine(BundleEngine):
             self._check_region(self._hot)
         self._graphs: dict[Shape | None, _Graphs] = {}
         self._compiling = threading.Lock()
-        self._class_request: Any = None
+        self._class_graphs: _Graphs | None = None
         compiled = self._graphs_for(self._hot).compiled
         self._image_type = compiled[0].input(0).element_type.to_dtype()
         self._embedding_type = compiled[0].output(0).element_type.to_dtype()
@@ -169,10 +177,7 @@ class OpenVINOEngine(BundleEngine):
         key = shape if shape == self._hot else None
         with self._compiling:
             if key not in self._graphs:
-                compiled = self._compile(key)
-                self._graphs[key] = _Graphs(
-                    compiled, [graph.create_infer_request() for graph in compiled], ([], []), [0]
-                )
+                self._graphs[key] = _Graphs.of(self._compile(key), key is None)
             return self._graphs[key]
 
     def _compile(self, roi: Shape | None) -> list[Any]:
@@ -228,7 +233,7 @@ class OpenVINOEngine(BundleEngine):
         return logits
 
     def _class_features(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._class_request is None:
+        if self._class_graphs is None:
             file = self._class_graph()
             identity = {"bundle": self.bundle.sha256, "precision": self.precision, "roi": None, "graph": "classes"}
             config = self._config
@@ -245,10 +250,13 @@ class OpenVINOEngine(BundleEngine):
                 self.options.cache,
                 identity,
             )
-            self._class_request = compiled.create_infer_request()
-        kind = self._class_request.get_input_tensor(0).element_type.to_dtype()
-        self._class_request.infer({"image": image.astype(kind, copy=False)}, share_inputs=True)
-        return np.array(self._class_request.get_output_tensor(0).data[0], np.float32)
+            self._class_graphs = _Graphs.of([compiled], takes_any_region=True)
+        graph = self._class_graphs.compiled[0]
+        width = graph.output(0).partial_shape[1].get_length()
+        features = np.empty((1, width, *image.shape[2:]), graph.output(0).element_type.to_dtype())
+        image_type = graph.input(0).element_type.to_dtype()
+        self._run(self._class_graphs, 0, {"image": image.astype(image_type, copy=False)}, features)
+        return np.asarray(features[0], np.float32)
 
     def _run(self, graphs: _Graphs, index: int, inputs: dict[str, NDArray[Any]], output: NDArray[np.generic]) -> None:
         """Runs a graph.
@@ -257,7 +265,7 @@ class OpenVINOEngine(BundleEngine):
         crash. A run in which every tensor has another shape is therefore inserted first.
         """
         shapes = graphs.shapes[index]
-        if len(shapes) > 1 and graphs is self._graphs.get(None):
+        if len(shapes) > 1 and graphs.takes_any_region:
             other = self._other_inputs(index, shapes)
             graphs.requests[index].infer(other, share_inputs=True)
             shapes[:] = [_sizes(other)]
@@ -296,11 +304,10 @@ class OpenVINOEngine(BundleEngine):
 
     def _interrupt(self) -> None:
         # A request that is not running ignores the call.
-        for graphs in list(self._graphs.values()):
+        classes = [] if self._class_graphs is None else [self._class_graphs]
+        for graphs in [*self._graphs.values(), *classes]:
             for request in graphs.requests:
                 request.cancel()
-        if self._class_request is not None:
-            self._class_request.cancel()
 
     def _free_idle(self, graphs: _Graphs, index: int, busy: threading.Lock, voxels: int) -> None:
         """Frees the intermediate tensors that the other graph kept from its last run, if they are large.
@@ -329,7 +336,7 @@ class OpenVINOEngine(BundleEngine):
 
     def _release(self) -> None:
         self._graphs.clear()
-        self._class_request = None
+        self._class_graphs = None
 
 
 def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, multiple: int, ignores: bool) -> Any:
@@ -360,11 +367,11 @@ def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, mult
 def _read_class_encoder(core: Any, file: Path, multiple: int) -> Any:
     """Reads the encoder of class prompts and rewrites it for the plugin, like `_read_model`."""
     model = core.read_model(file)
-    _rewrite_norms_and_int8(model, multiple)
+    _rewrite_norms_and_int8(model, multiple, every_norm=True)
     return model
 
 
-def _rewrite_norms_and_int8(model: Any, multiple: int) -> None:
+def _rewrite_norms_and_int8(model: Any, multiple: int, every_norm: bool = False) -> None:
     # Between INT8 convolutions the plugin moves scales through the averages of split norms, and the output becomes 0
     # everywhere. The rounding error of whole norms is far smaller.
     if is_quantised(model):
@@ -373,7 +380,7 @@ def _rewrite_norms_and_int8(model: Any, multiple: int) -> None:
         widen_unsigned(model)
         fuse_residual_sums(model)
     else:
-        split_instance_norms(model, multiple)
+        split_instance_norms(model, multiple, every_norm)
 
 
 def _mark(output: NDArray[np.generic]) -> None:

@@ -7,6 +7,10 @@ error of the same network is then within 2e-5, at the cost of one more pass over
 
 Deep in the network there are few voxels, and their sides are not multiples of a block's side; those norms are not
 changed. Every additional node would also make compilation slower.
+
+Class logits are sums over all features, and carry more of the error: 1.3e-3 at logits of 41, of a small network whose
+sides are multiples of 4 alone. There every norm is rewritten, down to blocks of one voxel, and the means of the blocks
+are averaged plane by plane: 6e-5 is left, about as much as torch's own distance from float64, in the same time.
 """
 
 from __future__ import annotations
@@ -23,12 +27,13 @@ _LEVELS = {"image": 0, "embedding": 1}
 """Number of times that the sides of an input were halved."""
 
 
-def split_instance_norms(model: Any, multiple: int) -> int:
+def split_instance_norms(model: Any, multiple: int, every: bool = False) -> int:
     """Rewrites in place the MVN nodes over three spatial axes whose sides are always multiples of a block's side.
 
     Args:
         model: an `openvino.Model` with an input `image` or `embedding`, any spatial shape, dynamic or not.
         multiple: every side of an image is a multiple of this number.
+        every: rewrite all of these nodes, and average in more steps; see the module.
 
     Returns:
         The number of rewritten nodes.
@@ -36,11 +41,16 @@ def split_instance_norms(model: Any, multiple: int) -> int:
     from openvino import opset13 as ops
 
     axes, inverse_root = ops.constant(np.array([2, 3, 4], np.int64)), ops.constant(np.float32(-0.5))
+    in_plane, first, last = (ops.constant(np.array(own, np.int64)) for own in ([3, 4], [2], [3, 4]))
     epsilons: dict[float, Any] = {}
 
     def mean_of_blocks(x: Any, side: int) -> Any:
-        blocks = ops.avg_pool(x, [side] * 3, [0] * 3, [0] * 3, [side] * 3, exclude_pad=True)
-        return ops.reduce_mean(blocks, axes, keep_dims=True)
+        blocks = ops.avg_pool(x, [side] * 3, [0] * 3, [0] * 3, [side] * 3, exclude_pad=True) if side > 1 else x
+        if not every:
+            return ops.reduce_mean(blocks, axes, keep_dims=True)
+        # OpenVINO would merge two reductions that both keep their axes, or both do not.
+        planes = ops.reduce_mean(blocks, in_plane, keep_dims=False)
+        return ops.unsqueeze(ops.reduce_mean(planes, first, keep_dims=True), last)
 
     rewritten = 0
     levels = _levels(model)
@@ -48,8 +58,8 @@ def split_instance_norms(model: Any, multiple: int) -> int:
         # The other MVN nodes are the layer norms of tokens [B,T,C], whose sums are already short.
         if node.get_type_name() != "MVN" or node.get_input_partial_shape(0).rank.get_length() != 5:
             continue
-        side = min(NORM_BLOCK, multiple >> levels[node.get_friendly_name()])
-        if side < LEAST_BLOCK:
+        side = max(1, min(NORM_BLOCK, multiple >> levels[node.get_friendly_name()]))
+        if side < LEAST_BLOCK and not every:
             continue
         x = node.input_value(0)
         mean = mean_of_blocks(x, side)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gstk.core.manifest import CLASS_GRAPH
 from gstk.engines.arguments import Shape, image_shape
 from gstk.engines.base import BundleEngine, Embedding
 from gstk.engines.device_arrays import DeviceArray, ExternalDeviceArray, read_device_array
@@ -16,12 +17,12 @@ from gstk.engines.devices import Device
 from gstk.engines.options import option
 from gstk.engines.point_padding import pad_points
 from gstk.engines.tensorrt_package import require_gpu, require_tensorrt
-from gstk.engines.tensorrt_plans import find_plans, read_plan, search_folders
+from gstk.engines.tensorrt_plans import build_command, find_plans, read_plan, search_folders
 from gstk.engines.tensorrt_record import BuildTarget, PlanFile
-from gstk.errors import EngineError
+from gstk.errors import EngineError, PlanError
 
 if TYPE_CHECKING:
-    from gstk.engines.tensorrt_execution import DecodeRequest
+    from gstk.engines.tensorrt_execution import DecodeRequest, LoadedPlan
 
 __all__ = ["TensorRTEngine", "TensorRTOptions"]
 
@@ -65,16 +66,12 @@ class TensorRTEngine(BundleEngine):
         self.most_points = self._profiles.points
         self._channels = int(self.bundle.manifest.architecture["width"])
 
-        from gstk.engines.tensorrt_execution import Execution, LoadedPlan
-
-        def loaded(plan: PlanFile, onnx: Path) -> LoadedPlan:
-            settings = plan.record.settings
-            return LoadedPlan(read_plan(plan), settings.version_compatible, onnx if settings.stripped else None)
+        from gstk.engines.tensorrt_execution import Execution
 
         self._execution = Execution(
             self.device.index,
-            loaded(plans["encoder"], encoder),
-            loaded(plans["prompt_decoder"], decoder),
+            _loaded(plans["encoder"], encoder),
+            _loaded(plans["prompt_decoder"], decoder),
             self.options.graphs,
         )
 
@@ -186,6 +183,26 @@ class TensorRTEngine(BundleEngine):
     def _decode(self, handle: Any, coords: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._execution.decode(self._request(handle, coords, labels))
 
+    def _class_features(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        onnx = self._class_graph()
+        if not self._execution.has_classes:
+            if CLASS_GRAPH not in self.plans:
+                raise PlanError(
+                    f"got a class prompt, and the TensorRT plans of {self.bundle.manifest.name!r} are without one of "
+                    f"its graph for classes; run: {build_command(self.bundle, self.precision)}"
+                )
+            self._execution.load_classes(_loaded(self.plans[CLASS_GRAPH], onnx))
+        z, y, x = image.shape[2:]
+        return self._execution.class_features(image, self._channels, self._profile((z, y, x)))
+
     def _release(self) -> None:
         self._execution.close()
         del self._execution
+
+
+def _loaded(plan: PlanFile, onnx: Path) -> LoadedPlan:
+    """A plan's content, and the graph that a stripped plan takes its weights from."""
+    from gstk.engines.tensorrt_execution import LoadedPlan
+
+    settings = plan.record.settings
+    return LoadedPlan(read_plan(plan), settings.version_compatible, onnx if settings.stripped else None)

@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from gstk.core.bundle import GRAPH_KINDS, Bundle, find_bundle
+from gstk.core.bundle import Bundle, find_bundle
 from gstk.core.private_files import stranger, write_private
 from gstk.engines.arguments import Shape
 from gstk.engines.devices import find_device
 from gstk.engines.failures import failure, refuse_lost_device
 from gstk.engines.tensorrt_package import require_gpu, require_tensorrt
-from gstk.engines.tensorrt_plans import graph_hash, plan_folder, read_plan, read_record, save_plan
+from gstk.engines.tensorrt_plans import graph_hash, plan_folder, plan_kinds, read_plan, read_record, save_plan
 from gstk.engines.tensorrt_profiles import Profiles, default_regions, default_wide
 from gstk.engines.tensorrt_record import BuildTarget, PlanFile, PlanRecord, Settings
 from gstk.errors import GstkError, PlanError
@@ -33,7 +33,7 @@ class BuildStep(NamedTuple):
     """The progress of a build.
 
     Attributes:
-        kind: `encoder` or `prompt_decoder`.
+        kind: `encoder`, `prompt_decoder` or `class_encoder`.
         phase: TensorRT's name of the current phase.
         parent: the phase that contains this one.
         done, steps: completed and total steps of the phase; equal when the phase has ended.
@@ -100,7 +100,7 @@ def build_plans(
         on_progress: called after each step.
 
     Returns:
-        The plans of the encoder and the decoder.
+        The plans of the encoder, the decoder and, where the bundle has class prompts, the encoder for classes.
 
     Raises:
         BackendMissing: no TensorRT that gstk can use.
@@ -113,14 +113,14 @@ def build_plans(
         bundle = Bundle.open(find_bundle(bundle))
     if precision == "auto":
         precision = "fp16" if all("fp16" in files for files in bundle.manifest.graphs.values()) else "fp32"
-    graphs = {kind: bundle.graph(kind, precision) for kind in GRAPH_KINDS}
+    graphs = {kind: bundle.graph(kind, precision) for kind in plan_kinds(bundle)}
     profiles = choose_profiles(bundle, regions, wide, objects, points)
     gpu = find_device(device, require_gpu(), "tensorrt")
     refuse_lost_device()
     host = BuildTarget.here(gpu, require_tensorrt())
     folder = _own_folder(plan_folder(bundle, plans))
     results = []
-    for kind in GRAPH_KINDS:
+    for kind in graphs:
         wanted = PlanRecord(
             model=bundle.manifest.name,
             kind=kind,

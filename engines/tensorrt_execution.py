@@ -1,8 +1,8 @@
-"""Runs the encoder and decoder plans on one GPU, with one stream and one block of memory for both.
+"""Runs the plans of a bundle on one GPU, with one stream and one block of memory for all.
 
 Import this module inside functions alone: it imports TensorRT and CUDA.
 
-All work is queued on one stream under one lock, so both plans can use the same memory. A thread holds the lock while it
+All work is queued on one stream under one lock, so the plans can use the same memory. A thread holds the lock while it
 queues work, but not while it waits for results.
 """
 
@@ -91,7 +91,7 @@ class LoadedPlan:
 
 
 class Execution:
-    """Runs both plans: one encode and one decode at a time, which may come from different threads.
+    """Runs the plans: one encode and one decode at a time, which may come from different threads.
 
     Attributes:
         image_dtype, logits_dtype: types of the encoder's input and the decoder's output.
@@ -108,8 +108,9 @@ class Execution:
         self._device, self._graphs = device, graphs
         self._queue = threading.Lock()
         self._plans: list[PlanRuns] = []
-        self._pinned = [PinnedArea() for _ in range(4)]
-        self._image, self._coords, self._labels, self._logits = self._pinned
+        self._classes: PlanRuns | None = None
+        self._pinned = [PinnedArea() for _ in range(5)]
+        self._image, self._coords, self._labels, self._logits, self._features = self._pinned
         with on_device(device):
             self._memory = Memory()
             self._stream = Stream()
@@ -158,6 +159,55 @@ class Execution:
                 done.record(self._stream.handle)
             done.synchronise()
         return Encoded(block, shape)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the plan for classes is loaded."""
+        return self._classes is not None
+
+    def load_classes(self, plan: LoadedPlan) -> None:
+        """Loads the plan for classes."""
+        with on_device(self._device), self._queue:
+            self._classes = PlanRuns(plan.content, plan.code_allowed, plan.weights, self._stream, _GRAPHS)
+            self._plans.append(self._classes)
+
+    def class_features(self, image: NDArray[np.float32], channels: int, profile: int) -> NDArray[np.float32]:
+        """Encodes a region for class prompts.
+
+        Args:
+            image: [1,1,H,W,D] in host memory.
+            channels: number of features of a voxel.
+            profile: index of the plan's profile.
+
+        Returns:
+            features [C,H,W,D], a fresh array.
+        """
+        assert self._classes is not None, "load_classes comes first"
+        image_dtype, dtype = self._classes.dtypes["image"], self._classes.dtypes["features"]
+        found = np.empty((channels, *image.shape[2:]), np.float32)
+        voxels, done = math.prod(image.shape), self._events[0]
+        with on_device(self._device):
+            staged = self._image.array(image.shape, image_dtype)
+            np.copyto(staged, image, casting="same_kind")
+            with self._queue:
+                run = self._classes.plain(profile)
+                sizes = {"scratch": run.shape({"image": image.shape}), "image": voxels * image_dtype.itemsize}
+                sizes["features"] = channels * voxels * dtype.itemsize
+                self._reserve(sizes)
+                source = self._queue_image(staged, sizes["image"])
+                features = self._slots.address("features")
+                self._queue_run(run, {"image": source, "features": features}, graph=False)
+            # A channel at a time: all of them in pinned memory would be 0.4 GB at 128³. Encodes, which alone may move
+            # this buffer, wait for the caller's lock.
+            for channel, target in enumerate(found):
+                landing = self._features.array(target.shape, dtype)
+                with self._queue:
+                    address = features + channel * voxels * dtype.itemsize
+                    copy(landing.ctypes.data, address, landing.nbytes, self._stream)
+                    done.record(self._stream.handle)
+                done.synchronise()
+                np.copyto(target, landing)
+        return found
 
     def decode(self, request: DecodeRequest) -> NDArray[np.float32]:
         """Decodes B objects into host memory.

@@ -98,7 +98,7 @@ def build_plan(
 
     Args:
         onnx: the graph's file.
-        kind: `encoder` or `prompt_decoder`.
+        kind: `encoder`, `prompt_decoder` or `class_encoder`.
         precision: precision of the graph; the finished plan is checked to compute in it.
         profiles: shapes that the plan is built for.
         settings: see `Settings`.

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gstk.core.bundle import GRAPH_KINDS, Bundle, builtin
+from gstk.core.manifest import CLASS_GRAPH
 from gstk.core.private_files import stranger, user_cache, write_private
 from gstk.engines.tensorrt_package import version_pair
 from gstk.engines.tensorrt_record import BuildTarget, PlanFile, PlanRecord, Settings
@@ -27,6 +28,7 @@ __all__ = [
     "find_plans",
     "graph_hash",
     "plan_folder",
+    "plan_kinds",
     "read_plan",
     "read_record",
     "save_plan",
@@ -45,6 +47,11 @@ def graph_hash(bundle: Bundle, kind: str, precision: str) -> str:
     name = manifest.graphs[kind][precision]
     about = [manifest.files[file].sha256 for file in (name, *weights)]
     return hashlib.sha256(" ".join(about).encode()).hexdigest()
+
+
+def plan_kinds(bundle: Bundle) -> tuple[str, ...]:
+    """The graphs of a bundle that have a plan each."""
+    return (*GRAPH_KINDS, *([CLASS_GRAPH] if CLASS_GRAPH in bundle.manifest.graphs else []))
 
 
 def plan_folder(bundle: Bundle, plans: Path | None) -> Path:
@@ -67,7 +74,7 @@ def search_folders(bundle: Bundle, plans: Path | None) -> list[Path]:
 
 
 def find_plans(bundle: Bundle, precision: str, host: BuildTarget, folders: Sequence[Path]) -> dict[str, PlanFile]:
-    """Finds the encoder and decoder plans of the latest build for this host.
+    """Finds the plans of the latest build for this host.
 
     Args:
         bundle: the bundle whose plans are wanted.
@@ -76,10 +83,10 @@ def find_plans(bundle: Bundle, precision: str, host: BuildTarget, folders: Seque
         folders: from `search_folders`.
 
     Returns:
-        The plans by kind.
+        The plans by kind: those of the encoder and the decoder, and of the encoder for classes where it was built.
 
     Raises:
-        PlanError: there are no plans, or only outdated or foreign ones, or the folder does not belong to the user.
+        PlanError: there are no such plans, or only outdated or foreign ones, or the folder does not belong to the user.
         WrongArchitecture: all plans are for other GPUs.
     """
     pairs: dict[str, dict[str, PlanFile]] = {}
@@ -93,9 +100,9 @@ def find_plans(bundle: Bundle, precision: str, host: BuildTarget, folders: Seque
                     pairs.setdefault(plan.record.pair, {}).setdefault(plan.record.kind, plan)
             except EngineError as error:
                 refused.append(error)
-    whole = [pair for pair in pairs.values() if len(pair) == len(GRAPH_KINDS)]
+    whole = [pair for pair in pairs.values() if pair.keys() >= set(GRAPH_KINDS)]
     if whole:
-        return max(whole, key=lambda pair: max(plan.record.built for plan in pair.values()))
+        return max(whole, key=lambda pair: (len(pair), max(plan.record.built for plan in pair.values())))
     if refused:
         raise refused[0]
     looked = " or ".join(map(str, folders))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gstk.core.manifest import GRAPH_KINDS
+from gstk.core.manifest import CLASS_GRAPH, GRAPH_KINDS
 from gstk.engines.devices import Device, cuda_version, driver_version
 from gstk.engines.tensorrt_profiles import Profiles
 from gstk.errors import PlanError
@@ -92,7 +92,7 @@ class PlanRecord:
 
     Attributes:
         model: name of the bundle's model.
-        kind: `encoder` or `prompt_decoder`.
+        kind: `encoder`, `prompt_decoder` or `class_encoder`.
         precision: precision of the graph.
         graph: hash of the graph, from `graph_hash`.
         profiles: see `Profiles`.
@@ -124,7 +124,7 @@ class PlanRecord:
 
     @property
     def pair(self) -> str:
-        """A key that the encoder and the decoder of one build share."""
+        """A key that all plans of one build share."""
         host = dataclasses.asdict(self.host)
         kept = {name: host[name] for name in ("gpu", "capability", "tensorrt", "system")}
         about = [self.precision, self.profiles.to_json(), dataclasses.asdict(self.settings), kept]
@@ -152,7 +152,7 @@ class PlanRecord:
         host, settings = values["host"], values["settings"]
         texts = [values[name] for name in ("model", "kind", "precision", "graph", "built", "sha256")]
         texts += [host[name] for name in ("gpu", "tensorrt", "driver", "system")]
-        if not all(isinstance(text, str) for text in texts) or values["kind"] not in GRAPH_KINDS:
+        if not all(isinstance(text, str) for text in texts) or values["kind"] not in (*GRAPH_KINDS, CLASS_GRAPH):
             raise ValueError("not a text")
         fields = {field.name: values[field.name] for field in dataclasses.fields(cls)}
         pairs = {name: (int(host[name][0]), int(host[name][1])) for name in ("capability", "cuda")}

@@ -7,19 +7,20 @@ runs the bundle's test vectors. Torch is not needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gstk.core.bundle import Bundle
 from gstk.core.foreign_text import reason_of
-from gstk.engines import available, open_engine
+from gstk.engines import Engine, available, open_engine
 from gstk.errors import BackendMissing, BundleError, GstkError
 from gstk.export.tolerances import REFERENCE, TOLERANCES, compare
-from gstk.export.vectors import load_vectors
+from gstk.export.vectors import ClassVector, load_vectors
 
 __all__ = ["OPSETS", "TENSORRT_OPS", "Finding", "check_bundle", "check_graph", "graph_shapes"]
 
@@ -77,7 +78,7 @@ def check_bundle(
 
     Args:
         path: its folder.
-        parity: run the test vectors through every installed engine in every precision as well.
+        parity: run the test vectors of all graphs through every installed engine in every precision as well.
         on_progress: called with a few words before long steps.
 
     Raises:
@@ -314,40 +315,62 @@ def _sized(label: str, shapes: Mapping[str, Shape | None], region: Shape) -> Ite
 
 
 def _check_parity(bundle: Bundle, on_progress: Callable[[str], None]) -> Iterator[Finding]:
-    if not bundle.manifest.vectors:
+    manifest = bundle.manifest
+    if not manifest.vectors:
         yield Finding("parity", False, "the bundle has no test vectors; export it again")
         return
     try:
-        vectors = load_vectors(bundle.path / bundle.manifest.vectors)
+        vectors, class_vectors = load_vectors(bundle.path / manifest.vectors)
     except BundleError as error:
         yield Finding("parity", False, str(error))
         return
+    has_classes = "class_encoder" in manifest.graphs
+    if has_classes and not class_vectors:
+        yield Finding("parity of classes", False, "no test vectors for the graph for classes; export the bundle again")
     engines = [backend.name for backend in available() if backend.version is not None and backend.name != REFERENCE]
     if not engines:
         raise BackendMissing('no engine is installed to run the test vectors; pip install "gstk[cpu]"')
-    largest = max(float(np.abs(vector.logits).max()) for vector in vectors)
-    for precision in [p for p in bundle.manifest.graphs["encoder"] if p in TOLERANCES]:
-        tolerance = TOLERANCES[precision]
+    for precision in [p for p in manifest.graphs["encoder"] if p in TOLERANCES]:
         for name in engines:
             on_progress(f"{name} {precision}")
-            label = f"parity: {name} {precision}"
+            label = f"{name} {precision}"
             try:
-                found = []
                 with open_engine(bundle, name, precision) as engine:
-                    for vector in vectors:
-                        logits = engine.decode(engine.encode(vector.image), vector.coords, vector.labels)
-                        sampled = logits.reshape(len(logits), -1)[:, vector.voxels]
-                        found.append(compare(sampled, vector.logits, tolerance.error(largest)))
+                    found = [
+                        (engine.decode(engine.encode(v.image), v.coords, v.labels).reshape(len(v.labels), -1), v)
+                        for v in vectors
+                    ]
+                    yield _agreement(
+                        f"parity: {label}", precision, [(logits[:, v.voxels], v.logits) for logits, v in found]
+                    )
+                    if has_classes and class_vectors:
+                        on_progress(f"{label}: classes")
+                        yield _agreement(
+                            f"parity of classes: {label}",
+                            precision,
+                            [(_class_logits(engine, v)[:, v.voxels], v.logits) for v in class_vectors],
+                        )
             except GstkError as error:
-                yield Finding(label, False, str(error))
-                continue
-            error_, agreement = max(f["max_abs_error"] for f in found), min(f["mask_agreement"] for f in found)
-            of_all = min(f["mask_agreement_all"] for f in found)
-            ok = error_ <= tolerance.error(largest) and agreement >= tolerance.agreement
-            yield Finding(
-                label,
-                ok,
-                f"logits differ by up to {error_:.1e} (allowed {tolerance.error(largest):.1e}), masks agree on "
-                f"{agreement:.4%} of the voxels further than that from 0 (at least {tolerance.agreement:.2%}), on "
-                f"{of_all:.4%} of all",
-            )
+                yield Finding(f"parity: {label}", False, str(error))
+
+
+def _class_logits(engine: Engine, vector: ClassVector) -> NDArray[np.float32]:
+    features = engine.class_features(vector.image)
+    return engine.class_vectors()[vector.ids] @ features.reshape(len(features), -1)
+
+
+def _agreement(
+    what: str, precision: str, found_expected: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]
+) -> Finding:
+    """Compares the logits of a graph with torch's, over all test vectors."""
+    tolerance = TOLERANCES[precision]
+    allowed = tolerance.error(max(float(np.abs(expected).max()) for _, expected in found_expected))
+    results = [compare(found, expected, allowed) for found, expected in found_expected]
+    error, agreement = max(r["max_abs_error"] for r in results), min(r["mask_agreement"] for r in results)
+    of_all = min(r["mask_agreement_all"] for r in results)
+    return Finding(
+        what,
+        error <= allowed and agreement >= tolerance.agreement,
+        f"logits differ by up to {error:.1e} (allowed {allowed:.1e}), masks agree on {agreement:.4%} of the voxels "
+        f"further than that from 0 (at least {tolerance.agreement:.2%}), on {of_all:.4%} of all",
+    )

@@ -207,6 +207,8 @@ class _Export:
     parities: list[Parity] = field(default_factory=list)
     cases: tuple[ParityCase, ...] = ()
     references: Sequence[NDArray[np.float32]] = ()
+    class_ids: tuple[int, ...] = ()
+    class_references: Sequence[NDArray[np.float32]] = ()
 
     def run(self, output: Path, overwrite: bool) -> Bundle:
         models = {}
@@ -221,12 +223,11 @@ class _Export:
             self._add(kind, "fp32", stored)
         self.cases = default_cases(self.manifest.roi.multiple)
         self.references = reference_logits(self.network, self.cases, self.on_progress)
-        # Only the smallest cases: together they take a few hundred kilobytes.
-        small = sorted(range(len(self.cases)), key=lambda i: self.references[i].size)[:2]
-        save_vectors(
-            self.work / VECTORS_NAME, [self.cases[i].inputs() for i in small], [self.references[i] for i in small]
-        )
-        self.sources[VECTORS_NAME] = self.work / VECTORS_NAME
+        if "classes" in self.manifest.profile.branches:
+            self.class_ids = classes_to_compare(self._trained_classes())
+            self.on_progress("torch: classes")
+            self.class_references = class_references(self.network, self._class_cases(), self.class_ids)
+        self._save_vectors()
         self._agree("fp32")
         scores: Scores = {}
         samples = [Sample(*case.inputs()) for case in self.cases]
@@ -237,7 +238,7 @@ class _Export:
             self._halve(models, samples)
         if self.options.int8:
             self._quantise(models["encoder"], samples, scores)
-        by_class = self._classes(samples) if "classes" in self.manifest.profile.branches else {}
+        by_class = self._classes(samples) if self.class_ids else {}
         parity = {
             "reference": f"MONAI {version('monai')} VISTA3D.forward, torch {torch.__version__}, float32 on the CPU",
             "cases": [case.to_json() for case in self.cases],
@@ -260,10 +261,6 @@ class _Export:
             stored = model.clone()
             store_weights_fp16(stored)
         self._add("class_encoder", "fp32", stored)
-        table = self.manifest.profile.classes
-        trained = [k for k in table.names if k not in table.groups and k not in table.untrained]
-        class_ids, cases = classes_to_compare(trained), class_cases(self.manifest.roi.multiple)
-        references = class_references(self.network, cases, class_ids)
         images = list({id(sample.image): sample.image for sample in samples}.values())[:_RANGE_SAMPLES]
         if self.options.fp16:
             half = model.clone()
@@ -271,15 +268,37 @@ class _Export:
             to_fp16_graph(half, self.options.fp16_io)
             self._add("class_encoder", "fp16", half)
         if self.options.int8:
-            self._quantise_classes(model, images, vectors[trained])
+            self._quantise_classes(model, images, vectors[self._trained_classes()])
         draft = self._draft()
         precisions = ["fp32", *(["fp16"] if self.options.fp16 else [])]
         return {
             "classes": {
-                precision: measure_class_parity(draft, cases, references, class_ids, precision, self.on_progress)
+                precision: measure_class_parity(
+                    draft, self._class_cases(), self.class_references, self.class_ids, precision, self.on_progress
+                )
                 for precision in precisions
             }
         }
+
+    def _trained_classes(self) -> list[int]:
+        table = self.manifest.profile.classes
+        return [k for k in table.names if k not in table.groups and k not in table.untrained]
+
+    def _class_cases(self) -> tuple[ParityCase, ...]:
+        return class_cases(self.manifest.roi.multiple)
+
+    def _save_vectors(self) -> None:
+        """Writes the test vectors, of the smallest cases alone: together they take a few hundred kilobytes."""
+        small = sorted(range(len(self.cases)), key=lambda i: self.references[i].size)[:2]
+        save_vectors(
+            self.work / VECTORS_NAME,
+            [self.cases[i].inputs() for i in small],
+            [self.references[i] for i in small],
+            self.class_ids,
+            [case.inputs()[0] for case in self._class_cases()] if self.class_ids else [],
+            self.class_references,
+        )
+        self.sources[VECTORS_NAME] = self.work / VECTORS_NAME
 
     def _quantise_classes(
         self, model: ir.Model, images: Sequence[NDArray[np.float32]], vectors: NDArray[np.float32]

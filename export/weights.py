@@ -117,7 +117,7 @@ def _check(network: VISTA3D, bundle: Bundle) -> None:
     if not bundle.manifest.vectors:
         raise ExportError(f"bundle {bundle.manifest.name!r} has no test vectors to check its weights by; {_REMEDY}")
     encoder, decoder = Encoder(network), PromptDecoder(network)
-    for vector in load_vectors(bundle.path / bundle.manifest.vectors):
+    for vector in load_vectors(bundle.path / bundle.manifest.vectors)[0]:
         with torch.no_grad():
             embedding = encoder(torch.from_numpy(vector.image))
             logits = decoder(embedding, torch.from_numpy(vector.coords), torch.from_numpy(vector.labels))

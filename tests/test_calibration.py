@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from gstk.calibration import Host, LatencyModel, Measurement, find_model, measure, save_model
 from gstk.calibration.measure import regions
-from gstk.calibration.model import KINDS, Fit, fit_calls, fit_memory
+from gstk.calibration.model import CLASS_KINDS, KINDS, Fit, fit_calls, fit_memory
 from gstk.calibration.store import read_model
+from gstk.core.bundle import Bundle
 from gstk.engines import open_engine
 from gstk.errors import CalibrationError
 
@@ -186,6 +187,29 @@ def test_an_engine_is_measured(small_export: Any) -> None:
     assert model.encode_s((96, 96, 96)) > model.encode_s((32, 32, 32)) > 0
     assert model.host.backend == "openvino"
     assert LatencyModel.from_json(json.loads(json.dumps(model.to_json()))) == model
+
+
+def test_class_prompts_are_measured_where_there_are_any(by_class: Bundle) -> None:
+    model, found = measure(by_class, backend="openvino", seconds=2)
+    of_classes = [m for m in found if m.kind in CLASS_KINDS]
+    assert {m.kind for m in of_classes} == set(CLASS_KINDS)
+    assert max(np.prod(m.shape) for m in of_classes) <= np.prod(by_class.manifest.roi.default)
+    assert model.has_classes
+    assert model.classes_s((32, 32, 32)) > model.classes_s((8, 8, 8)) > 0
+    assert model.class_load_s > 0
+    assert model.class_peak_bytes((32, 32, 32)) > model.base_bytes
+    values = json.loads(json.dumps(model.to_json()))
+    assert LatencyModel.from_json(values) == model
+    del values["fits"]["first_classes"]
+    with pytest.raises(CalibrationError, match="run gstk calibrate again"):
+        LatencyModel.from_json(values)
+
+
+def test_without_a_measurement_a_class_window_counts_as_an_encode(small_export: Any, host: Host) -> None:
+    model = a_model(small_export.bundle, host)
+    assert not model.has_classes
+    assert model.classes_s((32, 32, 32), cautious=True) == model.encode_s((32, 32, 32), cautious=True)
+    assert model.class_peak_bytes((32, 32, 32)) == model.peak_bytes((32, 32, 32))
 
 
 def test_command(run: Run, small_export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

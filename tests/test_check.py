@@ -159,9 +159,54 @@ def test_other_weights_fail_parity(rebuilt: Callable[..., Path]) -> None:
     assert all(f.what.startswith("parity: ") for f in found)
 
 
-def test_vectors_are_inputs_and_logits(small_export: Any) -> None:
-    vectors = load_vectors(small_export.bundle.path / small_export.bundle.manifest.vectors)
+def test_parity_covers_the_graph_for_classes(by_class: Bundle, tmp_path: Path) -> None:
+    findings = list(check_bundle(by_class.path, parity=True))
+    of_classes = [f for f in findings if f.what.startswith("parity of classes: ")]
+    assert {f.what.rsplit(" ", 1)[1] for f in of_classes} == {"fp32", "fp16"}
+    assert all(f.ok for f in of_classes), of_classes
+
+    def rebuilt(name: str, change: Callable[[Path], None]) -> Path:
+        sources = {name: by_class.path / name for name in by_class.manifest.files}
+        sources[name] = tmp_path / name
+        shutil.copy(by_class.path / name, tmp_path / name)
+        change(tmp_path / name)
+        return write_bundle(tmp_path / "b", by_class.manifest, sources, overwrite=True).path
+
+    def other_classes(file: Path) -> None:
+        with np.load(file) as arrays:
+            values = {name: np.roll(arrays[name], 1, axis=0) for name in arrays.files}
+        np.savez_compressed(file, **values)
+
+    found = [f.what for f in failures(rebuilt("class_vectors.npz", other_classes), parity=True)]
+    assert [what for what in found if what.startswith("parity of classes: ")]
+    assert all(what == "licence" or what.startswith("parity of classes: ") for what in found)
+
+    def of_an_older_export(file: Path) -> None:
+        with np.load(file) as arrays:
+            values = {name: arrays[name] for name in arrays.files if not name.startswith("class_")}
+        np.savez_compressed(file, **values)
+
+    _, finding = failures(rebuilt("vectors.npz", of_an_older_export), parity=True)
+    assert finding.what == "parity of classes"
+    assert "export the bundle again" in finding.detail
+
+
+def test_class_vectors_are_images_and_logits(by_class: Bundle, small_export: Any) -> None:
+    import torch
+
+    _, vectors = load_vectors(by_class.path / by_class.manifest.vectors)
     assert len(vectors) == 2
+    for vector in vectors:
+        with torch.no_grad():
+            ids = torch.from_numpy(vector.ids)[:, None]
+            logits = small_export.network(torch.from_numpy(vector.image), class_vector=ids).numpy()
+        np.testing.assert_array_equal(logits.reshape(len(ids), -1)[:, vector.voxels], vector.logits)
+
+
+def test_vectors_are_inputs_and_logits(small_export: Any) -> None:
+    vectors, of_classes = load_vectors(small_export.bundle.path / small_export.bundle.manifest.vectors)
+    assert len(vectors) == 2
+    assert not of_classes
     import torch
 
     for vector in vectors:
@@ -193,7 +238,7 @@ def test_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         "logits_0": np.zeros((1, 1), np.float32),
     }
     np.savez(tmp_path / "v.npz", **good)
-    assert len(load_vectors(tmp_path / "v.npz")) == 1
+    assert len(load_vectors(tmp_path / "v.npz")[0]) == 1
     bad: list[dict[str, Any]] = [
         {"voxels_0": np.array([64])},
         {"voxels_0": np.array([-1])},

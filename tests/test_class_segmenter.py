@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -109,3 +110,21 @@ def test_profile_without_a_resolution_has_no_class_prompts(network: Any) -> None
     image = NetworkImage.prepare(a_ct((8, 8, 8), np.eye(3)), find_profile("tiny"))
     with pytest.raises(PromptError, match="no resolution"):
         ClassSegmenter(lambda image: image[0], np.zeros((3, 1), np.float32), image)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**40])
+def test_memory_for_features_is_foreseen(cache_bytes: int) -> None:
+    """The peak that Python's allocator sees is what is foreseen, and a few copies of one window's features."""
+    channels, side = 64, 16
+    profile = replace(find_profile("nv-segment-ct"), patch=(side,) * 3, crop_margin=None)
+    volume = np.zeros((40, 50, 60), np.int16)
+    image = NetworkImage.prepare(Volume(volume, Geometry(volume.shape, (1.5,) * 3), "CT", "HU"), profile)
+    vectors = np.zeros((2, channels), np.float32)
+    segmenter = ClassSegmenter(lambda x: np.ones((channels, *x.shape[2:]), np.float32), vectors, image, cache_bytes)
+    tracemalloc.start()
+    segmenter.segment_grid((1,))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    window = 4 * channels * side**3
+    assert segmenter.held_bytes > 4 * window
+    assert segmenter.held_bytes <= peak <= segmenter.held_bytes + 3 * window

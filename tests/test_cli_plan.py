@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from cli_runs import Run
 
 from gstk.cases.npz import load_case
 from gstk.cli.options import read_limit
+from gstk.core.bundle import Bundle
 from gstk.errors import GstkError
 
 pytest.importorskip("openvino")
@@ -48,6 +50,27 @@ def test_a_plan_is_shown_before_anything_runs(run: Run, phantom: Path) -> None:
     z, y, x = (i * s for i, s in zip((24, 20, 16), load_case(phantom).geometry.spacing_mm, strict=True))
     assert run("plan", phantom, "--point-mm", f"5:{-x},{-y},{z}").out == clicked.out
     assert run("plan", phantom, "--lps", "--point-mm", f"5:{x},{y},{z}").out == clicked.out
+
+
+def test_a_plan_of_classes(run: Run, by_class: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GSTK_CACHE", str(tmp_path / "cache"))
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(-200, 300, (40, 60, 50)).astype(np.int16))
+    image.SetSpacing((1.5, 1.5, 1.5))
+    scan = tmp_path / "scan.nii.gz"
+    sitk.WriteImage(image, str(scan))
+    plan = ("plan", scan, "--bundle", by_class.path, "--classes")
+    whole = run(*plan, "everything")
+    assert whole.code == 0, whole.err
+    row = next(line.split() for line in whole.out.splitlines() if "32×32×32" in line)
+    # (40 → 2) × (60 → 3) × (50 → 2) windows of 32 that overlap by 8
+    assert row[:6] == ["117", "12", "32×32×32", "1.50", "1.50", "1.50"]
+    assert "run gstk calibrate" in whole.out
+    short = run(*plan, "liver,spleen", "--budget", "0.2")
+    assert "skipped to stay in time" in short.out
+    assert "0.4 s = 0.2 s × 2 objects / 1 call" in short.out
+    for wrong, said in ((("heart of gold",), "class"), (("liver", "--point", "3,3,3"), "expected one of the two")):
+        refused = run(*plan, *wrong)
+        assert (refused.code, said in refused.err) == (1, True)
 
 
 def test_a_plan_of_nothing_or_for_no_time_is_refused(run: Run, phantom: Path, tmp_path: Path) -> None:

@@ -69,9 +69,10 @@ def test_a_hot_region_and_others_give_the_same(small_export: Any) -> None:
         open_engine(small_export.bundle, "openvino", options={"hot_roi": 6})
 
 
+@pytest.mark.parametrize("every", [False, True])
 @pytest.mark.parametrize("halvings", [0, 1, 2])
 @pytest.mark.parametrize("shape", [(64, 64, 64), (8, 72, 40), (8, 8, 8)])
-def test_instance_norm_of_openvino_is_exact(shape: tuple[int, int, int], halvings: int) -> None:
+def test_instance_norm_of_openvino_is_exact(shape: tuple[int, int, int], halvings: int, every: bool) -> None:
     """Of a region with a mean far from 0, behind convolutions, where the plugin works channels-last."""
     import openvino
     from openvino import opset13 as ops
@@ -88,7 +89,8 @@ def test_instance_norm_of_openvino_is_exact(shape: tuple[int, int, int], halving
     norm = ops.mvn(values, np.array([2, 3, 4], np.int64), True, 1e-5, "INSIDE_SQRT")
     after = ops.convolution(norm, eye, [1, 1, 1], [0, 0, 0], [0, 0, 0], [1, 1, 1])
     model = openvino.Model([after], [x], "norm")
-    assert split_instance_norms(model, 8) == (halvings < 2)  # blocks of 8, of 4, and none
+    # Blocks of 8, of 4, and none; or all of them.
+    assert split_instance_norms(model, 8, every) == (every or halvings < 2)
     compiled = shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     image = np.random.default_rng(0).normal(3, 1, (1, channels, *shape)).astype(np.float32)
     exact = image[:, :, ::stride, ::stride, ::stride].astype(np.float64)
@@ -217,6 +219,19 @@ def test_what_an_earlier_run_wrote_is_not_taken_for_an_answer(small_export: Any,
             engine.encode(region(shape)) if index == 0 else engine.decode(embedding, *prompts(shape, 1, 1))
         graphs.requests[index] = working
         np.testing.assert_array_equal(engine.decode(engine.encode(region(shape)), *prompts(shape, 1, 1)), expected)
+
+
+def test_what_an_earlier_window_of_classes_wrote_is_not_taken_for_an_answer(by_class: Bundle) -> None:
+    with open_engine(by_class, "openvino") as engine:
+        expected = engine.class_features(region((8, 12, 16)))
+        graphs = engine._class_graphs  # type: ignore[attr-defined]
+        working = graphs.requests[0]
+        graphs.requests[0] = Idle(working)
+        with pytest.raises(OutOfMemory, match="what an earlier run wrote"):
+            engine.class_features(region((8, 12, 16)))
+        graphs.requests[0] = working
+        engine.class_features(region((8, 8, 8)))
+        np.testing.assert_array_equal(engine.class_features(region((8, 12, 16))), expected)
 
 
 def test_memory_of_many_points_is_given_back() -> None:

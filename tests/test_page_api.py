@@ -11,6 +11,7 @@ import struct
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,12 +23,14 @@ from numpy.typing import NDArray
 pytest.importorskip("starlette")
 
 import SimpleITK
-from flood import Gate
+from flood import POLICY, FloodEngine, Gate
 from served import TOKEN, Served, serving
 
 from gstk.cases.npz import Case
 from gstk.core.geometry import Geometry
+from gstk.core.profile import find_profile
 from gstk.server.service import Settings
+from gstk.session.session import Session
 
 SHAPE = (24, 40, 48)
 
@@ -417,3 +420,33 @@ def test_a_saved_segmentation_is_gone_on_from_with_its_names(page: Page, tmp_pat
     assert np.frombuffer(data, np.uint8).sum() == values.sum()
     assert other.send("empty.nii.gz", nifti(0 * image, tmp_path)) == 200
     assert "expected some from 1 to 255" in other.refused("POST", "/api/mask")
+
+
+def test_a_click_on_an_object_of_no_trained_class(temporary: Path) -> None:
+    labels_seen: list[NDArray[np.int64]] = []
+
+    class Recording(FloodEngine):
+        def decode(self, embedding: Any, coords: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float32]:
+            labels_seen.append(labels)
+            return super().decode(embedding, coords, np.where(labels >= 4, labels - 4, labels))
+
+    by_profile = {}
+    for name in ("nv-segment-ct", "nv-segment-ctmr", "tiny"):
+        session = Session(Recording(), POLICY, profile=replace(find_profile(name), patch=(32, 32, 32)))  # type: ignore[arg-type]
+        with serving(Settings(page_token=TOKEN), session) as served:
+            page = Page(served)
+            by_profile[name] = page.found["novel"]
+            if name != "nv-segment-ct":
+                continue
+            page.open("ct.nii.gz", nifti(ball()[0], temporary))
+            page.prompt(kind="point", voxel=[12, 20, 20], foreground=True, object=1)
+            page.prompt(kind="point", voxel=[12, 20, 20], foreground=True, object=2, novel=True)
+            page.prompt(kind="point", voxel=[2, 2, 2], foreground=False, object=2)  # it stays so
+            assert [sorted(set(labels.ravel())) for labels in labels_seen] == [[1], [5], [4, 5]]
+            said = page.refused(
+                "POST",
+                "/api/prompt",
+                json.dumps({"kind": "point", "voxel": [1, 1, 1], "foreground": True, "novel": "yes"}).encode(),
+            )
+            assert said == "got novel 'yes', expected true or false"
+    assert by_profile == {"nv-segment-ct": True, "nv-segment-ctmr": False, "tiny": False}

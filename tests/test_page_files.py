@@ -155,6 +155,9 @@ def test_a_class_is_found_by_name_segmented_and_corrected(browser: Any, tmp_path
         page.open(write(tmp_path / "ct.nii.gz", (image - 100).astype(np.int16)))
         assert "receiving ct 100 %" in page.js("[...said]")
         assert any(text.startswith("sending ct.nii.gz") for text in page.js("[...said]"))
+        untrained = page.browser.find_element(By.ID, "novel")
+        assert untrained.is_displayed()
+        assert not untrained.is_selected()
         options = page.js("[...document.getElementById('classes').children].map((o) => o.value)")
         assert {"spleen", "liver"} < set(options)
         assert options == sorted(options)
@@ -182,3 +185,4 @@ def test_a_class_is_found_by_name_segmented_and_corrected(browser: Any, tmp_path
 
 def test_without_classes_there_is_no_field_for_them(page: Page) -> None:
     assert not page.browser.find_element(By.ID, "class-form").is_displayed()
+    assert not page.browser.find_element(By.ID, "novel-choice").is_displayed()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from cli_runs import Run
+from dicom_files import write_stack
 from flood import POLICY, FloodEngine
 
 import gstk
@@ -15,7 +18,9 @@ from gstk.batch.infer import infer
 from gstk.cases.npz import save_case
 from gstk.cases.prepare import prepare_case
 from gstk.cases.volumes import read_any
+from gstk.core.profile import find_profile
 from gstk.core.prompts import ObjectPrompts, Point
+from gstk.core.volume import VolumeWarning
 from gstk.session.session import Session
 
 CLICK = (10, 20, 20)
@@ -113,3 +118,32 @@ def test_what_was_chosen_is_printed(run: Run, tmp_path: Path) -> None:
     refused = run("infer", path, "-o", tmp_path / "no", "--point", "10,20,20", "--assume-window", "soft")
     assert refused.code == 1
     assert "takes no HU" in refused.err
+
+
+def test_pet_and_mr_series_given_to_a_network_for_ct_are_warned_of(tmp_path: Path) -> None:
+    """By what DICOM says they are, by either door; a CT is not."""
+    stored = np.random.default_rng(0).integers(0, 4000, (16, 24, 24)).astype(np.int16)
+    profile = replace(find_profile("nv-segment-ct"), patch=(32, 32, 32), crop_margin=None)
+    said = {}
+    with Session(FloodEngine(), POLICY, profile=profile) as session:  # type: ignore[arg-type]
+        for modality, tags in (("PT", {"Units": "BQML"}), ("MR", {}), ("CT", {})):
+            folder = write_stack(
+                tmp_path / modality, stored, Modality=modality, RescaleSlope=1.5, RescaleIntercept=0, **tags
+            )
+            volume = gstk.read_volume(folder)
+            assert volume.modality == modality
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", VolumeWarning)
+                session.set_image(volume)
+            prompts = {1: ObjectPrompts((Point((8, 12, 12)),))}
+            (result,) = infer(session, folder, tmp_path / "out", prompts=prompts)
+            assert result.error is None, result.error
+            by_door = ([str(w.message) for w in caught], result.warnings)
+            said[modality] = [
+                [text for text in door if "is for CT: its values count as HU" in text] for door in by_door
+            ]
+    assert said["CT"] == [[], []]
+    for modality in ("PT", "MR"):
+        for door in said[modality]:
+            assert len(door) == 1
+            assert f"is {modality}, but the profile nv-segment-ct is for CT" in door[0]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from latency import a_model
 from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
@@ -17,6 +18,7 @@ from gstk.core.network_image import NetworkImage
 from gstk.core.profile import find_profile
 from gstk.core.volume import Volume
 from gstk.session.class_segmenter import ClassSegmenter
+from gstk.session.costs import LABEL_S_PER_LOGIT, Costs
 from gstk.session.deadline import Deadline, TimeUp
 from gstk.session.timed_classes import TimedClasses, class_plans
 
@@ -153,3 +155,43 @@ def test_kept_features_are_used_again_until_there_is_more_time() -> None:
     done = network.windows
     assert timed.segment_grid((3,), deadline=clock.deadline(0.1))[1] == ()
     assert network.windows == done
+
+
+def test_forecast_is_what_will_be_done() -> None:
+    image, clock = an_image(), Clock()
+    timed = TimedClasses(Network(clock, 1.0), VECTORS, image, now=clock.now)
+    costs = Costs(replace(a_model(), class_load_s=3.0))
+    window_s = costs.classes_s(PROFILE.patch, 2)
+    assert window_s == pytest.approx(0.01 + 4.0 * 16**3 / 1e6 + 2 * 16**3 * LABEL_S_PER_LOGIT)
+    forecast = timed.forecast(costs, 2, Deadline())
+    windows = timed.plans[0].windows
+    assert (forecast.plan.windows, forecast.compromises) == (windows, ())
+    assert forecast.voxel_mm == pytest.approx((1.5, 1.5, 1.5))
+    assert forecast.expected_s == pytest.approx(3.0 + windows * window_s)
+    short = clock.deadline(3.0 + 0.5 * windows * window_s)
+    hurried = timed.forecast(costs, 2, short)
+    assert hurried.compromises
+    assert hurried.expected_s < short.left_s
+    network = Network(clock, window_s)
+    again = TimedClasses(network, VECTORS, image, now=clock.now)
+    _, compromises = again.segment_grid((1, 3), deadline=short, window_s=window_s, load_s=3.0)
+    assert (network.windows, compromises) == (hurried.plan.windows, hurried.compromises)
+
+
+def test_forecast_after_the_first_class_is_no_window() -> None:
+    image, clock = an_image(), Clock()
+    timed = TimedClasses(Network(clock, 1.0), VECTORS, image, cache_bytes=2**30, now=clock.now)
+    costs = Costs(a_model())
+    assert not timed.forecast(costs, 1, Deadline()).is_known
+    timed.segment_grid((1,))
+    forecast = timed.forecast(costs, 1, clock.deadline(0.01))
+    assert (forecast.is_known, forecast.expected_s, forecast.compromises) == (True, 0.0, ())
+
+
+def test_loading_does_not_count_as_a_slow_machine() -> None:
+    costs = Costs(replace(a_model(), class_load_s=5.0))
+    usual_s = costs.classes_s(PROFILE.patch, 0)
+    costs.ran("classes", PROFILE.patch, 5.0 + usual_s)
+    assert (costs.class_load_s, costs.slowdown) == (0.0, 1.0)
+    costs.ran("classes", PROFILE.patch, 3 * usual_s)
+    assert costs.slowdown == pytest.approx(3.0)

@@ -34,9 +34,11 @@ from gstk.core.intensities import IntensityWindow, prepare_intensities
 from gstk.core.profile import InputProfile
 from gstk.core.prompts import ObjectPrompts
 from gstk.core.volume import Volume
+from gstk.errors import PromptError
+from gstk.evaluation.class_segmenter import class_of_label, classes_of_labels
 from gstk.evaluation.protocol import Segmenter
 
-__all__ = ["BundlePipeline", "BundleSegmenter"]
+__all__ = ["BundleClassSegmenter", "BundlePipeline", "BundleSegmenter"]
 
 _AXES = (("L", "R"), ("P", "A"), ("I", "S"))
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -47,6 +49,7 @@ class BundlePipeline:
 
     Attributes:
         image: [1,1,H,W,D], what the network is given windows of.
+        shape_zyx: of the volume.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class BundlePipeline:
         """
         self._network, self._profile = network.eval(), profile
         self._device = next(network.parameters()).device
-        self._shape_zyx = volume.geometry.shape
+        self.shape_zyx = volume.geometry.shape
         values = prepare_intensities(volume, profile, assume_window=assume_window).image
         self._affine = _affine_of(volume)
         image = MetaTensor(torch.from_numpy(np.ascontiguousarray(values.T, np.float32))[None], affine=self._affine)
@@ -93,7 +96,7 @@ class BundlePipeline:
         coords, on_it = coords[held], on_it[held]
         if not len(coords):
             return (
-                np.zeros(self._shape_zyx, bool)
+                np.zeros(self.shape_zyx, bool)
                 if automatic is None
                 else self._to_volume({"pred": automatic[0].clone()}) > 0
             )
@@ -188,6 +191,54 @@ class BundleSegmenter(Segmenter):
                 mask = np.zeros(found.shape, np.uint16) if mask is None else mask
                 mask[found] = k
             assert mask is not None
+            return mask
+
+
+class BundleClassSegmenter(BundleSegmenter):
+    """NVIDIA's pipeline by class: automatic masks, each class on its own, and clicks that correct them.
+
+    Where classes overlap, later labels lie over earlier ones; gstk's sessions decide by the logits there.
+    """
+
+    answers_without_prompts = True
+
+    def __init__(
+        self, network: VISTA3D, profile: InputProfile, names: Sequence[str], assume_window: IntensityWindow = None
+    ) -> None:
+        """Begins without an image.
+
+        Args:
+            network, profile, assume_window: see `BundlePipeline`.
+            names: see `gstk.evaluation.class_segmenter.classes_of_labels`.
+
+        Raises:
+            PromptError, EvaluationError: see there; also where the profile has no classes.
+        """
+        super().__init__(network, profile, assume_window)
+        if "classes" not in profile.branches:
+            raise PromptError(f"got classes for the profile {profile.name}, whose weights know no classes")
+        self._classes = classes_of_labels(profile.classes, names)
+        self._automatic: dict[int, torch.Tensor] = {}
+
+    def set_image(self, volume: NDArray[np.generic], spacing_mm: Sequence[float]) -> None:
+        """See `BundleSegmenter`."""
+        self._automatic.clear()
+        super().set_image(volume, spacing_mm)
+
+    def segment(self, prompts: Mapping[int, ObjectPrompts]) -> NDArray[np.integer]:
+        """All objects anew; later ones over earlier ones."""
+        assert self._pipeline is not None, "set_image comes first"
+        with self._counted():
+            mask = np.zeros(self._pipeline.shape_zyx, np.uint16)
+            for label, said in sorted(prompts.items()):
+                class_id = class_of_label(self._classes, label)
+                if label not in self._automatic:
+                    self._automatic[label] = self._pipeline.class_logits([class_id])
+                automatic = self._automatic[label].clone()
+                if said.points:
+                    mask[self._pipeline.points(ObjectPrompts(said.points), class_id, automatic)] = label
+                else:
+                    mask[self._pipeline.labels(automatic, [class_id]) == class_id] = label
             return mask
 
 

@@ -64,7 +64,9 @@ def _show(model: "LatencyModel") -> None:
     typer.echo(f"{model.bundle}: {host.backend} {host.version}, {host.precision}, {host.device}, {host.cores} cores")
     typer.echo(f"a process starts in {model.startup_s:.1f} s, {model.load_s:.1f} s of it to open the bundle")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("region", "first encode", "encode", "first click", "click", "memory"):
+    headings = ["region", "first encode", "encode", "first click", "click"]
+    headings += ["classes"] if model.has_classes else []
+    for heading in (*headings, "memory"):
         table.add_column(heading, justify="right")
     extrapolated = False
     sides = [32, 64, 96, 128, 160, 192]
@@ -77,13 +79,15 @@ def _show(model: "LatencyModel") -> None:
             model.encode_s(shape),
             model.decode_s(shape, first=True),
             model.decode_s(shape),
+            *([model.classes_s(shape)] if model.has_classes else []),
         ]
+        peak_bytes = max(model.peak_bytes(shape), model.class_peak_bytes(shape))
         beyond = "*" if side**3 > model.largest_voxels else ""
         extrapolated = extrapolated or bool(beyond)
-        table.add_row(
-            f"{side}³{beyond}", *(f"{value:.2f} s" for value in seconds), f"{model.peak_bytes(shape) / 1e9:.1f} GB"
-        )
+        table.add_row(f"{side}³{beyond}", *(f"{value:.2f} s" for value in seconds), f"{peak_bytes / 1e9:.1f} GB")
     print_table(table)
+    if model.has_classes:
+        typer.echo(f"the graph for classes takes {model.class_load_s:.1f} s to load, at the first class prompt")
     if extrapolated:
         typer.echo("* larger than any region that was measured: the fit is extrapolated")
     errors = ", ".join(f"{kind.replace('_', ' ')} {100 * fit.median_error:.0f} %" for kind, fit in model.fits.items())

@@ -75,6 +75,15 @@ def evaluate_command(
             show_default=False,
         ),
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Segment by class, with gstk or monai-bundle: the class of each label, from 1 on. Clicks then correct "
+            "it.",
+            show_default=False,
+        ),
+    ] = None,
     budget: BudgetOption = None,
     command: Annotated[
         str | None,
@@ -134,6 +143,7 @@ def evaluate_command(
         budget,
         profile,
         assume_window,
+        tuple(name.strip() for name in (classes or "").split(",") if name.strip()),
     )
 
     def add(scores: "CaseScores", number: int, total: int) -> None:

@@ -39,6 +39,8 @@ class Pipeline:
         assume_window: for `gstk` and `monai-bundle`: the CT window that mapped HU to the cases' 0 to 255; needed if
             the input of the profile is HU.
         budget_s: for the pipeline `gstk`: seconds for each class in all steps; None sets no limit.
+        classes: for `gstk` and `monai-bundle`: the class of each label, from 1 on; the first step then segments by
+            class, and clicks correct it. Empty segments by boxes and clicks.
     """
 
     name: str = "gstk"
@@ -53,6 +55,7 @@ class Pipeline:
     budget_s: float | None = None
     profile: str | None = None
     assume_window: str | None = None
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         given = {
@@ -67,10 +70,16 @@ class Pipeline:
             "--bundle": self.bundle != "tiny" and self.name in ("classical", "command"),
             "--threads": self.threads is not None and self.name in ("classical", "command"),
             "--command": self.program is not None and self.name != "command",
+            "--classes": bool(self.classes) and self.name not in ("gstk", "monai-bundle"),
         }
         for option, meaningless in given.items():
             if meaningless:
                 raise EvaluationError(f"got {option}, which the pipeline {self.name} does not take; leave it out")
+        if self.classes and self.name == "monai-bundle" and self.checkpoint is None:
+            raise EvaluationError(
+                "got --classes for the pipeline monai-bundle without --checkpoint, expected one: a bundle does not "
+                "give back the weights of the class head"
+            )
         if self.name == "command" and self.program is None:
             raise EvaluationError("got the pipeline command, expected --command with {inputs} and {outputs} in it")
 
@@ -80,13 +89,14 @@ class Pipeline:
         from pathlib import Path
 
         model = Path(self.checkpoint or self.bundle).name
+        by_class = " by class" if self.classes else ""
         match self.name:
             case "gstk":
-                return f"gstk {model}" + ("" if self.precision == "auto" else f" {self.precision}")
+                return f"gstk {model}" + ("" if self.precision == "auto" else f" {self.precision}") + by_class
             case "reference":
                 return f"MONAI {model}"
             case "monai-bundle":
-                return f"MONAI's bundle {model}"
+                return f"MONAI's bundle {model}{by_class}"
             case _:
                 return self.name
 
@@ -110,6 +120,8 @@ class Pipeline:
             found["profile"] = self.profile
         if self.assume_window is not None:
             found["assume_window"] = self.assume_window
+        if self.classes:
+            found["classes"] = list(self.classes)
         found["weights"] = _digest(self.checkpoint or str(Bundle.open(find_bundle(self.bundle)).path / MANIFEST_NAME))
         return found
 
@@ -139,6 +151,8 @@ class Pipeline:
 
     def opener(self, cold: bool = False) -> "Callable[[], Segmenter]":
         """A picklable function that opens the pipeline; with `cold`, each call runs in a new process."""
+        if cold and self.classes:
+            raise EvaluationError("got --cold and --classes, expected one of the two: features of classes are kept")
         cold = cold or self.name == "command"
         return partial(_open_cold, self.command()) if cold else partial(open_pipeline, self)
 
@@ -168,6 +182,10 @@ def open_pipeline(pipeline: Pipeline) -> "Segmenter":
                 calls=STEPS,
                 on_progress=say_probe,
             )
+            if pipeline.classes:
+                from gstk.evaluation.class_segmenter import ClassSegmenter
+
+                return ClassSegmenter(session, pipeline.classes, pipeline.assume_window)
             return SessionSegmenter(session, pipeline.assume_window)
         case "classical":
             from gstk.evaluation.protocol import SessionSegmenter
@@ -199,9 +217,11 @@ def _open_reference(pipeline: Pipeline) -> "Segmenter":
         if pipeline.name == "reference":
             return ReferenceSegmenter(network.to(device), bundle.manifest.roi.default)
         from gstk.core.profile import find_profile
-        from gstk.training.bundle_reference import BundleSegmenter
+        from gstk.training.bundle_reference import BundleClassSegmenter, BundleSegmenter
 
         profile = bundle.manifest.profile if pipeline.profile is None else find_profile(pipeline.profile)
+        if pipeline.classes:
+            return BundleClassSegmenter(network.to(device), profile, pipeline.classes, pipeline.assume_window)
         return BundleSegmenter(network.to(device), profile, pipeline.assume_window)
 
 

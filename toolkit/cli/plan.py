@@ -1,5 +1,6 @@
 """`gstk plan`: shows the windows, time and memory of a case without running the network."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
     from gstk.calibration.model import LatencyModel
     from gstk.core.geometry import Geometry
+    from gstk.session.deadline import Budget
     from gstk.session.planner import Plan
+    from gstk.session.timed_classes import ClassForecast
 
 __all__ = ["plan_command"]
 
@@ -58,6 +61,14 @@ def plan_command(
     point_mm: PointMmOption = None,
     lps: LpsOption = False,
     box: BoxOption = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Plan a segmentation by class, where the weights have classes: names, ids, groups or everything.",
+            show_default=False,
+        ),
+    ] = None,
     spacing_order: Annotated[
         SpacingOrderOption, typer.Option(help="Axis order of the spacing in .npz cases.")
     ] = SpacingOrderOption.zyx,
@@ -66,7 +77,6 @@ def plan_command(
     import gstk
     from gstk.batch.placed_points import add_placed_points
     from gstk.cases.reading import read_case
-    from gstk.cli.budget_words import call_line
     from gstk.cli.infer import say_probe
     from gstk.cli.prompt_options import read_places, read_prompts
     from gstk.engines.options import parse_assignments
@@ -77,14 +87,17 @@ def plan_command(
     prompts = {**found.prompts, **read_prompts(point or [], [], box or [])}
     prompts = add_placed_points(prompts, read_places(point_mm or [], [], lps), found)
     prompts = {k: own for k, own in prompts.items() if can_start(own)}
-    if not prompts:
+    names = [name.strip() for name in (classes or "").split(",") if name.strip()]
+    if names and (point or point_mm or box or click_within is not None):
+        raise gstk.GstkError("got --classes and clicks, expected one of the two: a plan is of the first windows")
+    if not prompts and not names:
         raise gstk.GstkError(f"{case} has no click on an object and no box; give --point, --point-mm or --box")
     options = parse_assignments(engine or [])
     budget_s = None if click_within is not None else read_limit(budget)
     if click_within is not None and (budget is not None or calls is not None):
         raise gstk.GstkError("got --click-within and --budget or --calls, expected one of the two")
     if calls is None:
-        own = budget is None and case.suffix.lower() == ".npz" and not (point or point_mm or box)
+        own = budget is None and case.suffix.lower() == ".npz" and not (point or point_mm or box or names)
         calls = CHALLENGE_CALLS if own else 1
     # The plan shows times even if there is no budget.
     shown = Budget(CHALLENGE_S if budget_s is None else budget_s, calls)
@@ -103,15 +116,62 @@ def plan_command(
         session.set_image(found.volume)
         model = session.model
         assert model is not None  # a session with a budget has one
+        if names:
+            count = len(session.profile.classes.expand(names))
+            most_s = math.inf if budget_s is None else shown.left_s(count, model.startup_s)
+            _show_classes(session.plan_classes(names, most_s), count, most_s, model.has_classes)
+            typer.echo(_closing_line(shown, count, None if budget_s is None else most_s, model.startup_s))
+            return
         within_s = None if budget_s is None else shown.left_s(len(prompts), model.startup_s)
         if click_within is not None:
             _show_target([session.plan({k: own}) for k, own in prompts.items()], click_within, model)
             return
         _show(session.plan(prompts, within_s), found.geometry)
-        if within_s is None:
-            typer.echo(f"a process starts in {model.startup_s:.1f} s; give --budget S to plan for a time")
-        else:
-            typer.echo(call_line(shown, len(prompts), within_s, "start"))
+        typer.echo(_closing_line(shown, len(prompts), within_s, model.startup_s))
+
+
+def _closing_line(shown: "Budget", objects: int, within_s: float | None, startup_s: float) -> str:
+    from gstk.cli.budget_words import call_line
+
+    if within_s is None:
+        return f"a process starts in {startup_s:.1f} s; give --budget S to plan for a time"
+    return call_line(shown, objects, within_s, "start")
+
+
+def _show_classes(forecast: "ClassForecast", classes: int, within_s: float, is_measured: bool) -> None:
+    from rich.table import Table
+
+    from gstk.cli.budget_words import compromise_lines
+    from gstk.cli.tables import print_table
+
+    plan = forecast.plan
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("classes", "windows", "window", "voxel mm", "overlap", "window s", "memory"):
+        table.add_column(heading, justify="right")
+    table.add_row(
+        str(classes),
+        str(plan.windows),
+        "×".join(map(str, forecast.shape)),
+        " ".join(f"{mm:.2f}" for mm in forecast.voxel_mm),
+        f"{plan.overlap:.1%}",
+        f"{forecast.window_s:.2f} s",
+        f"{forecast.peak_bytes / 1e9:.1f} GB",
+    )
+    print_table(table)
+    typer.echo(
+        f"masks      expected {forecast.expected_s:.1f} s: {forecast.load_s:.1f} s to load the graph for classes, "
+        f"{plan.windows * forecast.window_s:.1f} s in windows; a class after these takes no window where memory holds "
+        "the features"
+    )
+    if not is_measured:
+        typer.echo("note       windows of classes were not measured here and count as encodes; run gstk calibrate")
+    if forecast.expected_s > within_s:
+        typer.echo(
+            f"too late   even the fewest windows take {forecast.expected_s:.1f} s of {within_s:.1f} s; the label map "
+            "comes after them"
+        )
+    for line in compromise_lines(forecast.compromises):
+        typer.echo(line)
 
 
 def _show(plan: "Plan", geometry: "Geometry") -> None:

@@ -14,6 +14,7 @@ from gstk.core.profile import InputProfile, profile_of_schema_1
 from gstk.errors import BundleError
 
 __all__ = [
+    "CLASS_GRAPH",
     "GRAPH_KINDS",
     "MANIFEST_NAME",
     "SCHEMA",
@@ -27,6 +28,9 @@ SCHEMA = 2
 """What is written. Schema 1 is read too: it had `preprocessing` and `special_classes` in place of a profile."""
 MANIFEST_NAME = "manifest.json"
 GRAPH_KINDS = ("encoder", "prompt_decoder")
+"""Graphs of every bundle."""
+CLASS_GRAPH = "class_encoder"
+"""The graph of a bundle that has class prompts."""
 _SOURCE = FieldsSource("the manifest", "export the bundle again", BundleError)
 
 

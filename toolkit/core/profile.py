@@ -102,6 +102,11 @@ class InputProfile:
         kept = ("intensities", "orientation", "axis_order", "spacing_mm", "crop_margin")
         return all(getattr(self, name) == getattr(other, name) for name in kept)
 
+    @property
+    def tells_novel_objects(self) -> bool:
+        """Whether clicks may say that an object is of no trained class: its network knows classes, and takes clicks."""
+        return set(BRANCHES) <= set(self.branches)
+
     def to_json(self) -> dict[str, Any]:
         """The profile as JSON-ready values, in the layout of its TOML files."""
         given = self.intensities

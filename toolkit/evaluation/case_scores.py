@@ -46,7 +46,7 @@ class CaseScores:
         case: name of the case.
         classes: label ids of the reference; empty if the case could not be read.
         shape, spacing_mm: shape in voxels and voxel spacing in mm of the volume, (z,y,x).
-        has_box: whether the case has boxes, so that step 0 was run.
+        has_box: whether the case has boxes, or objects were segmented by class, so that step 0 was run.
         seconds: time that the segmenter took in each step.
         expected: seconds that the segmenter predicted for each step; 0 without a latency model.
         dsc, nsd: measured mean over the classes after each step.
@@ -216,11 +216,14 @@ def score_case(
     began = time.perf_counter()
     classes = tuple(int(k) for k in np.flatnonzero(np.bincount(case.labels.ravel())) if k)
     boxes = {k: ObjectPrompts(box=p.box) for k, p in case.prompts.items() if p.box is not None and k in classes}
-    forgiving = _Forgiving(segmenter, case.geometry.shape, first_step=0 if boxes else 1)
+    if segmenter.answers_without_prompts:
+        boxes = {}
+    has_start = bool(boxes) or segmenter.answers_without_prompts
+    forgiving = _Forgiving(segmenter, case.geometry.shape, first_step=0 if has_start else 1)
     empty = np.zeros(case.geometry.shape, np.uint16)
-    masks: list[NDArray[np.integer]] = [] if boxes else [empty]
+    masks: list[NDArray[np.integer]] = [] if has_start else [empty]
     nothing = (0.0,) * len(classes)
-    skipped, nothings = ([], []) if boxes else ([0.0], [nothing])
+    skipped, nothings = ([], []) if has_start else ([0.0], [nothing])
     seconds, expected, dsc, nsd = list(skipped), list(skipped), list(nothings), list(nothings)
     click_s = metric_s = 0.0
     prompts: dict[int, ObjectPrompts] = {}
@@ -242,7 +245,7 @@ def score_case(
         classes,
         case.geometry.shape,
         spacing_mm,
-        bool(boxes),
+        has_start,
         tuple(seconds),
         tuple(expected),
         tuple(float(np.mean(step)) for step in dsc),
@@ -264,6 +267,7 @@ class _Forgiving(Segmenter):
     def __init__(self, inner: Segmenter, shape: tuple[int, ...], first_step: int) -> None:
         super().__init__()
         self.failures: list[str] = []
+        self.answers_without_prompts = inner.answers_without_prompts
         self._inner, self._shape = inner, shape
         self._before = inner.seconds, inner.expected_seconds
         self._step, self._broken = first_step, ""

@@ -28,7 +28,10 @@ class Segmenter(ABC):
     Attributes:
         seconds: wall time of all calls so far, as the protocol counts it.
         expected_seconds: seconds that the segmenter predicted for these calls; 0 without a latency model.
+        answers_without_prompts: whether it has a mask of an object before the first click, such as that of its class.
     """
+
+    answers_without_prompts: bool = False
 
     def __init__(self) -> None:
         self.seconds = self.expected_seconds = 0.0
@@ -97,7 +100,8 @@ class Step:
     """One step of the protocol.
 
     Attributes:
-        number: number of the step; step 0 uses only the prompts given before the first click, such as boxes.
+        number: number of the step; step 0 uses only the prompts given before the first click, such as boxes, or the
+            objects' classes.
         prompts: all prompts so far, by object id.
         mask: integer (z,y,x), the label map that the segmenter returned.
         seconds: time of the segmenter in this step; the first step includes `set_image`.
@@ -155,7 +159,7 @@ def run_steps(
         truth: integer (z,y,x), object ids of the reference.
         rounds: number of clicks on each class; a class without errors gets no further click.
         classes: ids to segment; None uses all ids in `truth`.
-        start: initial prompts, such as boxes; if there are any, the first step is step 0.
+        start: initial prompts, such as boxes; if there are any, or the segmenter needs none, the first step is step 0.
         choose: returns the index of one of n equally central voxels, given n.
 
     Yields:
@@ -167,7 +171,7 @@ def run_steps(
     segmenter.set_image(volume, spacing_mm)
     truth_boxes = label_boxes(truth)
     mask: NDArray[np.integer] = np.zeros(truth.shape, np.uint16)
-    for number in range(0 if start else 1, rounds + 1):
+    for number in range(0 if start or segmenter.answers_without_prompts else 1, rounds + 1):
         began = time.perf_counter()
         if number:
             boxes = label_boxes(mask)

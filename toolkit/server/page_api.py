@@ -135,6 +135,7 @@ class _Endpoints:
                 "licence": self.service.settings.licence,
                 "first": None if first is None else first.name,
                 "classes": self._classes(lease),
+                "novel": lease.workspace.session.profile.tells_novel_objects,
                 "image": image,
             }
         )

@@ -37,8 +37,11 @@ def prompt_of(workspace: Workspace, body: dict[str, Any]) -> Callable[[int], boo
     if kind == "class":
         return _class_prompt(workspace, body.get("name"))
     foreground, coarse_first = body.get("foreground"), body.get("coarse_first") is True
+    novel = body.get("novel", False)
     if not isinstance(foreground, bool):
         raise BadRequest("got no foreground, expected true or false")
+    if not isinstance(novel, bool):
+        raise BadRequest(f"got novel {novel!r:.40}, expected true or false")
     points: Sequence[Point]
     if kind == "point":
         points = [Point(_voxel(body.get("voxel"), geometry), foreground)]
@@ -54,7 +57,7 @@ def prompt_of(workspace: Workspace, body: dict[str, Any]) -> Callable[[int], boo
         )
 
     def add(object_id: int) -> bool:
-        workspace.add(points, object_id, coarse_first=coarse_first)
+        workspace.add(points, object_id, novel=novel, coarse_first=coarse_first)
         return True
 
     return add

@@ -101,16 +101,25 @@ class Workspace:
             self.shown.fill(0)
         self._stale = self.session.extent
 
-    def add(self, points: Sequence[Point], object_id: int = 1, *, coarse_first: bool = False) -> None:
+    def add(
+        self, points: Sequence[Point], object_id: int = 1, *, novel: bool = False, coarse_first: bool = False
+    ) -> None:
         """Adds clicks to an object, in one step.
 
         Args:
+            points: the clicks.
+            object_id: the object.
+            novel: see `Session.add_point`.
             coarse_first: see `Session.set_all`.
 
         Raises:
             PromptError, Interrupted: as `Session.add_point`.
         """
-        self.say(lambda said: replace(said, points=(*said.points, *points)), object_id, coarse_first=coarse_first)
+        self.say(
+            lambda said: replace(said, points=(*said.points, *points), novel=said.novel or novel),
+            object_id,
+            coarse_first=coarse_first,
+        )
 
     def say(
         self, change: Callable[[ObjectPrompts], ObjectPrompts], object_id: int = 1, *, coarse_first: bool = False

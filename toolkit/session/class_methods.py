@@ -16,6 +16,7 @@ from gstk.engines.failures import memory_errors
 from gstk.errors import PromptError
 from gstk.session import prompt_checks as checks
 from gstk.session.state import ImageState, class_mask
+from gstk.session.timed_classes import ClassForecast
 
 __all__ = ["ClassMethods"]
 
@@ -43,6 +44,24 @@ class ClassMethods(ABC):
         self, class_ids: Sequence[int], on_progress: Callable[[int, int], None], within_s: float | None
     ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """Label maps (z,y,x) of the volume and of the training grid."""
+
+    @abstractmethod
+    def _plan_classes(self, class_ids: Sequence[int], within_s: float | None) -> ClassForecast:
+        """See `plan_classes`."""
+
+    def plan_classes(self, names: Sequence[str | int], within_s: float | None = None) -> ClassForecast:
+        """What `segment_classes` would do, and what it would take in time and memory; nothing runs.
+
+        Args:
+            names: see `segment_classes`.
+            within_s: seconds for all of it; None is the session's budget, and infinity any time.
+
+        Raises:
+            PromptError: the network has no such class.
+            EngineError: the bundle or backend has no class prompts.
+        """
+        with self._lock:
+            return self._plan_classes(checks.expand_classes(names, self.profile), within_s)
 
     @memory_errors("segment the class")
     def add_class(

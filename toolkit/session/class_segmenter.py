@@ -114,6 +114,29 @@ class ClassSegmenter:
         """Whether it takes no further window: the features of all are kept."""
         return bool(self._kept)
 
+    @property
+    def held_bytes(self) -> int:
+        """Most memory for features at a time, besides those of one window: unfinished sums, and what is kept."""
+        channels, cells = self._vectors.shape[1], self._cell_counts()
+        seen: dict[Cell, int] = {}
+        held = most = 0
+        for starts in itertools.product(*(axis.starts for axis in self._axes)):
+            for cell in itertools.product(*(axis.cells(a) for axis, a in zip(self._axes, starts, strict=True))):
+                voxels = math.prod(s.stop - s.start for s in self._slices(cell))
+                seen[cell] = seen.get(cell, 0) + 1
+                held += 4 * channels * voxels if seen[cell] == 1 < cells[cell] else 0
+                most = max(most, held)
+                if seen[cell] == cells[cell]:
+                    held += (2 if self._keeps else 0) * channels * voxels
+                    held -= 4 * channels * voxels if cells[cell] > 1 else 0
+        return max(most, held)
+
+    def _cell_counts(self) -> dict[Cell, int]:
+        """How many windows see each cell."""
+        counts = [[axis.windows(i) for i in range(len(axis.borders) - 1)] for axis in self._axes]
+        indices = itertools.product(*(range(len(own)) for own in counts))
+        return {(i, j, k): counts[0][i] * counts[1][j] * counts[2][k] for i, j, k in indices}
+
     def segment(
         self, class_ids: Sequence[int], on_progress: Callable[[int, int], None] = lambda done, total: None
     ) -> NDArray[np.uint16]:
@@ -155,6 +178,7 @@ class ClassSegmenter:
             return
         kept: dict[Cell, NDArray[np.float16]] = {}
         sums: dict[Cell, tuple[NDArray[np.float32], int]] = {}
+        counts = self._cell_counts()
         for number, starts in enumerate(itertools.product(*(axis.starts for axis in self._axes)), start=1):
             features = self._features_of(self._sample(self._window(starts)))
             for cell in itertools.product(*(axis.cells(a) for axis, a in zip(self._axes, starts, strict=True))):
@@ -162,7 +186,7 @@ class ClassSegmenter:
                 part = features[(slice(None), *inner)]
                 before, seen = sums.pop(cell, (None, 0))
                 total, seen = part if before is None else np.add(before, part, out=before), seen + 1
-                if seen < math.prod(axis.windows(i) for axis, i in zip(self._axes, cell, strict=True)):
+                if seen < counts[cell]:
                     sums[cell] = (total.copy() if before is None else total), seen
                     continue
                 # Rounded whether they are kept or not, so that a mask does not depend on the free memory.

@@ -33,6 +33,8 @@ NEAREST_S_PER_VOXEL = 5e-9
 """Resampling logits to a voxel of the volume without interpolation; this much time is always kept back."""
 MERGE_S_PER_VOXEL = 1.5e-8
 """Merging all objects into one label map, for each voxel of the volume; kept back from each call."""
+LABEL_S_PER_LOGIT = 1.3e-8
+"""The logit of one class in one voxel of the training grid, and finding the largest; part of a window of classes."""
 CALL_MARGIN = 0.02
 """Share of a call's time that is kept back besides."""
 _MEASURED_VOXELS = 10**5
@@ -131,11 +133,34 @@ class Costs:
         """Expected seconds of a decode, or with `cautious` those at the 95th percentile."""
         return self._modelled_s("decode", shape, objects, points, cautious) * self.slowdown
 
+    def classes_s(self, shape: Shape, classes: int, cautious: bool = False) -> float:
+        """Expected seconds of a window of class prompts with its labels; 0 without a model.
+
+        Args:
+            shape: (z,y,x) voxels of the window.
+            classes: how many are asked for.
+            cautious: those at the 95th percentile.
+        """
+        label_s = LABEL_S_PER_LOGIT * classes * math.prod(shape) if self.model is not None else 0.0
+        return self._modelled_s("classes", shape, cautious=cautious) * self.slowdown + label_s
+
+    @property
+    def class_load_s(self) -> float:
+        """Expected seconds to load the graph for classes; 0 once it has run."""
+        has_run = any(kind == "classes" for kind, _ in self._run)
+        return 0.0 if self.model is None or has_run else self.model.class_load_s
+
     def ran(
-        self, kind: Literal["encode", "decode"], shape: Shape, seconds: float, objects: int = 1, points: int = 1
+        self,
+        kind: Literal["encode", "decode", "classes"],
+        shape: Shape,
+        seconds: float,
+        objects: int = 1,
+        points: int = 1,
     ) -> None:
         """Records the time of a call of the engine."""
-        modelled_s = self._modelled_s(kind, shape, objects, points)
+        loads_classes = kind == "classes" and self.class_load_s > 0
+        modelled_s = 0.0 if loads_classes else self._modelled_s(kind, shape, objects, points)
         if kind == "encode":
             self.encoding.measured(math.prod(shape), seconds)
         if modelled_s > 0:
@@ -203,7 +228,7 @@ class Costs:
     @staticmethod
     def deadline(within_s: float | None, volume_voxels: int, *, is_firm: bool = True) -> Deadline:
         """The deadline for the objects of a call, which leaves time for the steps after them; see `Deadline`."""
-        if within_s is None:
+        if within_s is None or within_s == math.inf:
             return Deadline()
         after_s = CALL_MARGIN * within_s + MERGE_S_PER_VOXEL * volume_voxels
         return Deadline(max(within_s / 2, within_s - after_s), is_firm=is_firm)
@@ -214,6 +239,8 @@ class Costs:
         first = (kind, shape) not in self._run
         if kind == "encode":
             return self.model.encode_s(shape, first=first, cautious=cautious)
+        if kind == "classes":
+            return self.model.classes_s(shape, cautious=cautious)
         return self.model.decode_s(shape, objects, points, first=first, cautious=cautious)
 
 

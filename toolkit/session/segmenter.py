@@ -32,7 +32,7 @@ from gstk.session.projection import project_on
 from gstk.session.state import ImageState, ObjectState
 from gstk.session.thin_boxes import answer_thin_box, is_thin
 from gstk.session.tiled_objects import click_on_tiles, segment_in_tiles, wants_tiles
-from gstk.session.timed_classes import TimedClasses
+from gstk.session.timed_classes import ClassForecast, TimedClasses
 from gstk.session.timed_engine import TimedEngine
 from gstk.session.window_selection import (
     MOST_POINTS,
@@ -176,12 +176,15 @@ class ObjectSegmenter:
         Returns:
             Both, and what was skipped to be done by the deadline.
         """
-        classes = self.classes(image)
-        # The branch for classes shares the encoder's way down, and takes about as long.
-        window_s = self.costs.encode_s(image.source.patch_zyx)
+        classes, costs = self.classes(image), self.costs
+        window_s = costs.classes_s(image.source.profile.patch, len(class_ids))
         with self.engine.cancellable():
-            on_grid, compromises = classes.segment_grid(class_ids, on_progress, deadline, window_s)
+            on_grid, compromises = classes.segment_grid(class_ids, on_progress, deadline, window_s, costs.class_load_s)
             return classes.project(on_grid), on_grid, compromises
+
+    def plan_classes(self, image: ImageState, class_ids: Sequence[int], deadline: Deadline) -> ClassForecast:
+        """What `segment_classes` would do, and what it would take; nothing runs."""
+        return self.classes(image).forecast(self.costs, len(class_ids), deadline)
 
     def _answer(self, image: ImageState, state: ObjectState, click: Point | None, clock: Clock) -> ObjectState:
         """The object's mask from its prompts; where there was one before, `click` changes only what is near it.

@@ -27,7 +27,7 @@ from gstk.session import prompt_checks as checks
 from gstk.session.call_report import CallReport
 from gstk.session.class_methods import ClassMethods
 from gstk.session.costs import Costs
-from gstk.session.deadline import Budget
+from gstk.session.deadline import Budget, Deadline
 from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES, EmbeddingCache
 from gstk.session.planner import Plan
 from gstk.session.prompt_methods import PromptMethods
@@ -37,6 +37,7 @@ from gstk.session.scheduler import Scheduler
 from gstk.session.segmenter import ObjectSegmenter
 from gstk.session.settings import session_settings
 from gstk.session.state import ImageState, ObjectState, given_mask
+from gstk.session.timed_classes import ClassForecast
 from gstk.session.timed_engine import TimedEngine
 
 if TYPE_CHECKING:
@@ -371,13 +372,21 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
     ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """Label maps (z,y,x) of the volume and of the training grid."""
         began, image = time.perf_counter(), self._current()
-        if within_s is None and self._budget is not None:
-            within_s = self._budget.left_s(len(class_ids), 0.0)
-        deadline = self._costs.deadline(within_s, image.source.volume.size)
+        within_s, deadline = self._class_deadline(class_ids, within_s)
+        expected_s = self._segmenter.plan_classes(image, class_ids, deadline).expected_s
         with self._making_way():
             labels, on_grid, compromises = self._segmenter.segment_classes(image, class_ids, on_progress, deadline)
-        self.report = CallReport(within_s, spent_s=time.perf_counter() - began, compromises=compromises)
+        self.report = CallReport(within_s, expected_s, time.perf_counter() - began, compromises=compromises)
         return labels, on_grid
+
+    def _plan_classes(self, class_ids: Sequence[int], within_s: float | None) -> ClassForecast:
+        _, deadline = self._class_deadline(class_ids, within_s)
+        return self._segmenter.plan_classes(self._current(), class_ids, deadline)
+
+    def _class_deadline(self, class_ids: Sequence[int], within_s: float | None) -> tuple[float | None, Deadline]:
+        if within_s is None and self._budget is not None:
+            within_s = self._budget.left_s(len(class_ids), 0.0)
+        return within_s, self._costs.deadline(within_s, self._current().source.volume.size)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,10 @@ from gstk.core.window import Window
 from gstk.session.class_segmenter import ClassSegmenter, window_starts
 from gstk.session.deadline import Deadline, TimeUp
 
-__all__ = ["ClassPlan", "TimedClasses", "class_plans"]
+if TYPE_CHECKING:
+    from gstk.session.costs import Costs
+
+__all__ = ["ClassForecast", "ClassPlan", "TimedClasses", "class_plans"]
 
 _OVERLAPS = (0.125, 0.0)
 _COARSER = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
@@ -52,6 +55,40 @@ class ClassPlan(NamedTuple):
             overlap = f"windows that overlap by {best.overlap:.1%}"
             return (f"{overlap}: they do by {self.overlap:.1%}, {self.windows} in place of {best.windows}",)
         return ()
+
+
+class ClassForecast(NamedTuple):
+    """What a class segmentation will do, and what it is expected to take.
+
+    Attributes:
+        plan: its windows; those of `best` where time does not limit it.
+        best: the profile's own windows.
+        shape: sides of a window in voxels, in the network's axes.
+        voxel_mm: sides (z,y,x) of a window's voxels.
+        load_s: seconds to load the graph for classes; 0 if it is loaded.
+        window_s: seconds of a window with its labels; 0 without a latency model.
+        peak_bytes: memory of the process, besides the volume; 0 without a latency model.
+        is_known: whether all features of the image are in memory, so that no window is needed.
+    """
+
+    plan: ClassPlan
+    best: ClassPlan
+    shape: tuple[int, int, int]
+    voxel_mm: tuple[float, float, float]
+    load_s: float
+    window_s: float
+    peak_bytes: float
+    is_known: bool
+
+    @property
+    def expected_s(self) -> float:
+        """Seconds of all windows."""
+        return 0.0 if self.is_known else self.load_s + self.plan.windows * self.window_s
+
+    @property
+    def compromises(self) -> tuple[str, ...]:
+        """What a larger budget would have allowed, a sentence each."""
+        return () if self.is_known else self.plan.compromises(self.best)
 
 
 class _TooSlow(Exception):
@@ -102,12 +139,40 @@ class TimedClasses:
         self._window_s = 0.0
         self.plans = class_plans(image)
 
+    @property
+    def has_features(self) -> bool:
+        """Whether the features of the profile's own windows are kept, so that further classes take no window."""
+        return self._full.has_features
+
+    def first_plan(self, deadline: Deadline, window_s: float = 0.0, load_s: float = 0.0) -> ClassPlan:
+        """The plan that `segment_grid` begins with; see there."""
+        if not deadline.is_set:
+            return self.plans[0]
+        return self._first_fitting(self.plans, deadline, self._window_s or window_s, load_s)
+
+    def forecast(self, costs: Costs, classes: int, deadline: Deadline) -> ClassForecast:
+        """What `segment_grid` would do for so many classes, and what it would take; nothing runs."""
+        image, model = self._image, costs.model
+        load_s, window_s = costs.class_load_s, costs.classes_s(image.profile.patch, classes)
+        plan = self.first_plan(deadline, window_s, load_s)
+        peak_bytes = 0.0
+        if model is not None:
+            labels_bytes = 2 * (math.prod(image.geometry.shape) + math.prod(self._coarser(plan).shape))
+            peak_bytes = model.class_peak_bytes(image.profile.patch) + self._segmenter(plan).held_bytes + labels_bytes
+        z, y, x = (
+            step * spacing for step, spacing in zip(self._coarser(plan).step, image.geometry.spacing_mm, strict=True)
+        )
+        return ClassForecast(
+            plan, self.plans[0], image.profile.patch, (z, y, x), load_s, window_s, peak_bytes, self.has_features
+        )
+
     def segment_grid(
         self,
         class_ids: Sequence[int],
         on_progress: OnProgress = lambda done, total: None,
         deadline: Deadline | None = None,
         window_s: float = 0.0,
+        load_s: float = 0.0,
     ) -> tuple[NDArray[np.uint16], tuple[str, ...]]:
         """As `ClassSegmenter.segment_grid`, and what was given up for the time.
 
@@ -115,12 +180,13 @@ class TimedClasses:
             class_ids, on_progress: see there.
             deadline: when to be done; None is any time.
             window_s: what a window is expected to take; 0 where nothing is known.
+            load_s: what it is expected to take until the first window begins.
         """
         deadline, best = deadline or Deadline(), self.plans[0]
         if self._full.has_features or not deadline.is_set:
             self._deadline = Deadline()
             return self._full.segment_grid(class_ids, on_progress), ()
-        plan = self._first_fitting(self.plans, deadline, self._window_s or window_s)
+        plan = self.first_plan(deadline, window_s, load_s)
         if self._latest is not None and self._latest[1].has_features and plan.windows <= self._latest[0].windows:
             plan = self._latest[0]
         while True:
@@ -144,8 +210,10 @@ class TimedClasses:
     def _features(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._features_of(window, self._deadline)
 
-    def _first_fitting(self, plans: Sequence[ClassPlan], deadline: Deadline, window_s: float) -> ClassPlan:
-        fitting = (plan for plan in plans if plan.windows * window_s * _MARGIN <= deadline.left_s)
+    def _first_fitting(
+        self, plans: Sequence[ClassPlan], deadline: Deadline, window_s: float, load_s: float = 0.0
+    ) -> ClassPlan:
+        fitting = (plan for plan in plans if load_s + plan.windows * window_s * _MARGIN <= deadline.left_s)
         return next(fitting, plans[-1])
 
     def _watch(self, on_progress: OnProgress, deadline: Deadline, began: float, done: int, total: int) -> None:
@@ -156,18 +224,26 @@ class TimedClasses:
             raise _TooSlow
 
     def _segment(self, plan: ClassPlan, class_ids: Sequence[int], on_progress: OnProgress) -> NDArray[np.uint16]:
-        if plan == self.plans[0]:
-            return self._full.segment_grid(class_ids, on_progress)
-        grid = self._image.grid
-        assert grid is not None
-        if self._latest is None or self._latest[0] != plan:
-            image = replace(self._image, grid=_coarser_grid(grid, plan.coarser))
-            image = replace(image, profile=replace(image.profile, overlap=plan.overlap))
-            sample = None if plan.coarser == 1 else self._sample_coarser
-            segmenter = ClassSegmenter(self._features, self._vectors, image, self._cache_bytes, sample)
+        segmenter = self._segmenter(plan)
+        if segmenter is not self._full:
             self._latest = plan, segmenter
-        labels = self._latest[1].segment_grid(class_ids, on_progress)
-        return labels if plan.coarser == 1 else _finer_labels(labels, grid, plan.coarser)
+        labels = segmenter.segment_grid(class_ids, on_progress)
+        assert self._image.grid is not None
+        return labels if plan.coarser == 1 else _finer_labels(labels, self._image.grid, plan.coarser)
+
+    def _segmenter(self, plan: ClassPlan) -> ClassSegmenter:
+        if plan == self.plans[0]:
+            return self._full
+        if self._latest is not None and self._latest[0] == plan:
+            return self._latest[1]
+        image = replace(self._image, grid=self._coarser(plan))
+        image = replace(image, profile=replace(image.profile, overlap=plan.overlap))
+        sample = None if plan.coarser == 1 else self._sample_coarser
+        return ClassSegmenter(self._features, self._vectors, image, self._cache_bytes, sample)
+
+    def _coarser(self, plan: ClassPlan) -> TrainingGrid:
+        assert self._image.grid is not None
+        return _coarser_grid(self._image.grid, plan.coarser)
 
     def _sample_coarser(self, window: Window) -> NDArray[np.float32]:
         """A window of coarser voxels, each the mean of what it covers: the grid's own sampling has no filter."""

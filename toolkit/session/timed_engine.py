@@ -61,7 +61,11 @@ class TimedEngine:
 
     def class_features(self, image: NDArray[np.float32], deadline: Deadline) -> NDArray[np.float32]:
         """`Engine.class_features`; raises as `encode`."""
-        return self._run(lambda: self.engine.class_features(image), deadline)
+        z, y, x = image.shape[2:]
+        began = time.perf_counter()
+        features = self._run(lambda: self.engine.class_features(image), deadline)
+        self.costs.ran("classes", (z, y, x), time.perf_counter() - began)
+        return features
 
     def ahead(self, call: Callable[[], _Result]) -> Future[_Result]:
         """Runs a call in the background, after those that run there already."""

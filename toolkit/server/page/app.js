@@ -141,7 +141,7 @@ const startFromMask = (file) => busily("mask", async () => {
 
 function prompt(body) {
   if (objects.active?.locked) say(`${objects.active.name} is locked.`, true);
-  else send(body);
+  else send({ novel: !$("novel-choice").hidden && $("novel").checked, ...body });
 }
 
 async function showImage(image) {
@@ -301,6 +301,7 @@ async function begin() {
   keep("lease", found.lease);
   state.lease = found.lease;
   $("class-form").hidden = !found.classes.length;
+  $("novel-choice").hidden = !found.novel;
   $("classes").replaceChildren(...found.classes.map((name) => new Option(name)));
   if (found.image) {
     await busily("opening", async () => {
