@@ -44,10 +44,10 @@ def test_steps_are_those_of_nvidias_pipeline(network: Any) -> None:
     truth[truth == 2] = 0  # where classes overlap, each side has a rule of its own
     names = ["spleen"]
     with session(network, PROFILE) as own:
-        ours = list(run_steps(ClassSegmenter(own, names, "soft"), image, SPACING, truth, rounds=2))
+        ours = list(run_steps(ClassSegmenter(own, names, "soft"), image, SPACING, truth, rounds=1))
         segmenter = BundleClassSegmenter(network, PROFILE, names, "soft")
         theirs = list(run_steps(segmenter, image, SPACING, truth, rounds=0))
-        assert [step.number for step in ours] == [0, 1, 2]
+        assert [step.number for step in ours] == [0, 1]
         assert [step.number for step in theirs] == [0]
         assert (ours[0].mask == theirs[0].mask).mean() > 0.995
         assert ours[0].mask.any()
@@ -59,7 +59,7 @@ def test_steps_are_those_of_nvidias_pipeline(network: Any) -> None:
             same = mask == step.mask
             for zyx in clicked:
                 same[zyx] = True  # a clicked voxel is as it was clicked, in gstk alone
-            assert same.mean() > 0.99
+            assert same.mean() > 0.99, (step.number, same.mean())
 
 
 def test_score_counts_the_class_as_the_first_step_and_boxes_as_none(network: Any) -> None:
