@@ -48,6 +48,7 @@ class TorchHalves(Engine):
     """The split network in torch, without a bundle."""
 
     name = "torch halves"
+    precision = "fp32"
 
     def __init__(self, network: Any) -> None:
         super().__init__(4, 8)
