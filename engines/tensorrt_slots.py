@@ -8,6 +8,9 @@ from gstk.engines.cuda import Block, Memory, Stream
 
 __all__ = ["Slots"]
 
+_LEAST_BYTES = 65536
+"""Of a buffer, so that a few points more do not move it, which ends CUDA graphs."""
+
 
 class Slots:
     """Named buffers at fixed addresses. A buffer moves only when it has to grow."""
@@ -29,7 +32,7 @@ class Slots:
                 self._blocks.pop(name, None)
             self._memory.free_returned()
         for name in moved:
-            self._blocks[name] = self._memory.allocate(sizes[name])
+            self._blocks[name] = self._memory.allocate(max(sizes[name], _LEAST_BYTES))
         return moved
 
     def address(self, name: str) -> int:

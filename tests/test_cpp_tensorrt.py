@@ -109,6 +109,28 @@ def test_calls(checked: Path, every_precision: Bundle, tmp_path: Path, what: str
     print(run(checked / "gpu", every_precision.path, tmp_path, what, FAKE_GPUS="1", **settings))
 
 
+@pytest.mark.parametrize("captures", [True, False])
+def test_a_click_more_needs_no_graph_more(
+    checked: Path, every_precision: Bundle, tmp_path: Path, captures: bool
+) -> None:
+    """Of 48 decodes of one to six points: two shapes, each run plainly, flushed in its context, captured, launched."""
+    with installed():
+        build_plans(every_precision, "fp32", [(16, 16, 16)], (16, 32, 32), objects=4, points=6, plans=tmp_path)
+    log = tmp_path / "log"
+    settings = {} if captures else {"FAKE_NO_CAPTURE": "1"}
+    run(checked / "gpu", every_precision.path, tmp_path, "graphs", FAKE_GPUS="1", FAKE_LOG=str(log), **settings)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    small = [line for line in lines if line["shapes"].get("embedding", [])[2:] == [8, 8, 8]]
+    counts = [line["shapes"]["point_coords"][1] for line in small]
+    assert set(counts) == {4, 6}
+    if captures:
+        # Six, and after memory moved one that is flushed again and one that is captured.
+        assert [line["captured"] for line in small] == [False, False, True, False, False, True, False, True]
+    else:
+        assert len(small) == 48 + 3
+        assert not any(line["captured"] for line in small)
+
+
 def test_auto_takes_tensorrt_where_there_are_plans(checked: Path, cache: Path, tmp_path: Path) -> None:
     case = phantom(tmp_path / "case.npz", 3, 40)
     lines = clicks_and_a_box(case)

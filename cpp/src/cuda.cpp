@@ -81,6 +81,25 @@ Stream make_stream() {
     return Stream(stream);
 }
 
+Graph capture(const Stream& stream, const std::function<void()>& queue) {
+    check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal));
+    cudaGraph_t captured = nullptr;
+    try {
+        queue();
+    } catch (...) {
+        cudaStreamEndCapture(stream.get(), &captured);  // makes the stream usable again
+        if (captured) cudaGraphDestroy(captured);
+        cudaGetLastError();
+        throw;
+    }
+    check(cudaStreamEndCapture(stream.get(), &captured));
+    cudaGraphExec_t found = nullptr;
+    const cudaError_t code = cudaGraphInstantiateWithFlags(&found, captured, 0);
+    cudaGraphDestroy(captured);
+    check(code);
+    return Graph(found);
+}
+
 Event make_event() {
     cudaEvent_t event = nullptr;
     check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));

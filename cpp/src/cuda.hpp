@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -81,6 +82,16 @@ struct EventEnd {
 };
 using Stream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, StreamEnd>;
 using Event = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, EventEnd>;
+
+struct GraphEnd {
+    void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
+};
+// Captured work, with the addresses and shapes that it was queued with.
+using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, GraphEnd>;
+
+// Captures what `queue` queues on the stream, without running it. Other threads may call CUDA meanwhile, but must not
+// queue on this stream.
+Graph capture(const Stream& stream, const std::function<void()>& queue);
 
 // A stream that does not wait for the default one, which would make TensorRT wait for the whole device.
 Stream make_stream();

@@ -21,6 +21,7 @@ namespace {
 // The first version in which a strongly typed network means what it means in 11.
 constexpr int kFloorMajor = 10, kFloorMinor = 12;
 constexpr std::chrono::microseconds kPoll{100};  // how often a call that waits for the GPU looks
+constexpr std::size_t kLeastSlotBytes = 65536;   // so that a few points more do not move memory, which ends graphs
 
 // The GPU that a name stands for: `auto` and `cuda` are the first.
 cuda::Device find_device(const std::string& wanted) {
@@ -208,22 +209,30 @@ class TensorRTEngine final : public Engine {
                             {"point_coords", {bucket, question.points, 3}},
                             {"point_labels", {bucket, question.points}}};
         queue(half, [&] {
-            PlanRun& run = plans_[1]->run(profile, stream_);
+            PlanRun* const own = plans_[1]->own(profile, shapes, stream_);
+            PlanRun& run = own ? *own : plans_[1]->run(profile, stream_);
             const std::size_t scratch = run.shape(shapes);
             reserve({{"scratch", scratch},
+                     {"embedding", question.embedding.size_bytes},
                      {"coords", coords_bytes},
                      {"labels", labels_bytes},
                      {"logits", static_cast<std::size_t>(bucket) * object_bytes}});
             copy(slot("coords"), half.in, coords_bytes);
             copy(slot("labels"), half.labels, labels_bytes);
             half.block = question.embedding.handle;
-            auto& features = *static_cast<cuda::Block*>(half.block.get());
+            if (in_slot_.lock() != half.block) {  // one address for all embeddings, as a graph has it
+                in_slot_.reset();
+                const auto& features = *static_cast<cuda::Block*>(half.block.get());
+                cuda::check(cudaMemcpyAsync(slot("embedding"), features.address(), features.size_bytes(),
+                                            cudaMemcpyDefault, stream_.get()));
+                in_slot_ = half.block;
+            }
             run.queue(stream_,
-                      {{"embedding", features.address()},
+                      {{"embedding", slot("embedding")},
                        {"point_coords", slot("coords")},
                        {"point_labels", slot("labels")},
                        {"logits", slot("logits")}},
-                      *slots_.at("scratch"));
+                      *slots_.at("scratch"), own != nullptr);
             cuda::check(cudaMemcpyAsync(landing, slot("logits"), wanted_bytes, cudaMemcpyDefault, stream_.get()));
         });
         settle(half, wait);
@@ -257,6 +266,7 @@ class TensorRTEngine final : public Engine {
             cuda::check(cudaEventRecord(half.done.get(), stream_.get()));
         } catch (...) {
             cudaStreamSynchronize(stream_.get());  // what was queued before the failure works with the half's memory
+            in_slot_.reset();
             throw;
         }
         half.left = true;
@@ -290,8 +300,10 @@ class TensorRTEngine final : public Engine {
             if (!slots_.count(name) || slots_.at(name)->size_bytes() < size) moved.push_back(name);
         if (moved.empty()) return;
         cuda::check(cudaStreamSynchronize(stream_.get()));  // what is queued still uses the old ones
+        in_slot_.reset();
         for (const auto& name : moved) slots_.erase(name);
-        for (const auto& name : moved) slots_[name] = std::make_unique<cuda::Block>(device_index_, sizes.at(name));
+        for (const auto& name : moved)
+            slots_[name] = std::make_unique<cuda::Block>(device_index_, std::max(sizes.at(name), kLeastSlotBytes));
     }
 
     int device_index_ = 0;
@@ -304,6 +316,7 @@ class TensorRTEngine final : public Engine {
     std::mutex queue_;
     cuda::Stream stream_;
     std::map<std::string, std::unique_ptr<cuda::Block>> slots_;
+    std::weak_ptr<void> in_slot_;                     // the embedding that is in its slot
     std::array<Half, 2> halves_;                      // of encoder and decoder
     std::array<std::unique_ptr<PlanRuns>, 2> plans_;  // likewise
 };

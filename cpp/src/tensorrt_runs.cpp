@@ -10,7 +10,7 @@
 namespace gstk::impl {
 namespace {
 
-constexpr std::size_t kKept = 20, kLeastBytes = 256;
+constexpr std::size_t kKept = 20, kLeastBytes = 256, kGraphs = 16;
 
 // TensorRT returns null or false where it fails, and says why to its logger alone, from any of its threads.
 class Log final : public nvinfer1::ILogger {
@@ -75,6 +75,7 @@ PlanRun::PlanRun(nvinfer1::ICudaEngine& engine, int profile, const cuda::Stream&
 
 std::size_t PlanRun::shape(const Shapes& shapes) {
     if (shapes == shapes_) return memory_bytes_;
+    forget();
     shapes_.clear();
     for (const auto& [name, shape] : shapes)
         require(context_->setInputShape(name.c_str(), as_dims(shape)), "take the shape of " + name);
@@ -91,11 +92,31 @@ std::size_t PlanRun::shape(const Shapes& shapes) {
 }
 
 void PlanRun::queue(const cuda::Stream& stream, const std::map<std::string, void*>& addresses,
-                    const cuda::Block& memory) {
-    for (const auto& [name, address] : addresses)
-        require(context_->setTensorAddress(name.c_str(), address), "take an address for " + name);
-    context_->setDeviceMemoryV2(memory.address(), static_cast<std::int64_t>(memory.size_bytes()));
-    require(context_->enqueueV3(stream.get()), "run the plan");
+                    const cuda::Block& memory, bool graph) {
+    if (addresses != addresses_ || memory.address() != scratch_ || memory.size_bytes() != scratch_bytes_) {
+        forget();
+        for (const auto& [name, address] : addresses)
+            require(context_->setTensorAddress(name.c_str(), address), "take an address for " + name);
+        scratch_ = memory.address();
+        scratch_bytes_ = memory.size_bytes();
+        context_->setDeviceMemoryV2(scratch_, static_cast<std::int64_t>(scratch_bytes_));
+        addresses_ = addresses;
+    }
+    const auto execute = [&] { require(context_->enqueueV3(stream.get()), "run the plan"); };
+    if (graph && !graph_ && is_flushed_ && can_capture_) try {
+            graph_ = cuda::capture(stream, execute);
+        } catch (const std::exception&) {
+            can_capture_ = false;  // the work is queued without a graph then, where a lost GPU shows, too
+        }
+    if (graph_) return cuda::check(cudaGraphLaunch(graph_.get(), stream.get()));
+    execute();
+    is_flushed_ = true;
+}
+
+void PlanRun::forget() {
+    graph_.reset();
+    addresses_.clear();
+    is_flushed_ = false;
 }
 
 PlanRuns::PlanRuns(const std::string& content, bool code_allowed) {
@@ -121,6 +142,21 @@ void PlanRuns::require_int64(const char* name) const {
 
 std::int64_t PlanRuns::side(const char* name, int axis) const {
     return engine_->getTensorShape(name).d[axis];
+}
+
+PlanRun* PlanRuns::own(int profile, const Shapes& shapes, const cuda::Stream& stream) {
+    const auto [entry, is_new] = own_.try_emplace({profile, shapes});
+    Own& own = entry->second;
+    own.used = ++uses_;
+    if (!is_new && !own.run) own.run = std::make_unique<PlanRun>(*engine_, profile, stream);
+    while (own_.size() > kGraphs) {
+        const auto oldest = std::min_element(own_.begin(), own_.end(), [](const auto& a, const auto& b) {
+            return a.second.used < b.second.used;
+        });
+        if (oldest->second.run) cuda::check(cudaStreamSynchronize(stream.get()));
+        own_.erase(oldest);
+    }
+    return own.run.get();
 }
 
 PlanRun& PlanRuns::run(int profile, const cuda::Stream& stream) {

@@ -1,8 +1,10 @@
-// A loaded TensorRT plan and its contexts, one for each profile. Mirrors gstk.engines.tensorrt_runs.
+// A loaded TensorRT plan and its contexts: one for each profile, and one for each CUDA graph. Mirrors
+// gstk.engines.tensorrt_runs.
 #pragma once
 
 #include <NvInfer.h>
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -27,15 +29,26 @@ class PlanRun {
     // Gives the inputs their shapes; returns the memory in bytes that the run needs besides inputs and outputs.
     std::size_t shape(const Shapes& shapes);
 
-    // Queues one execution with the addresses of all inputs and outputs.
-    void queue(const cuda::Stream& stream, const std::map<std::string, void*>& addresses, const cuda::Block& memory);
+    // Queues one execution with the addresses of all inputs and outputs; no other thread may queue on the stream
+    // meanwhile. graph: capture the work as a CUDA graph when the same addresses come for the second time.
+    void queue(const cuda::Stream& stream, const std::map<std::string, void*>& addresses, const cuda::Block& memory,
+               bool graph = false);
 
   private:
+    // Drops the graph, which belongs to the shapes and addresses that it was captured with.
+    void forget();
+
     nvinfer1::ICudaEngine& engine_;
     const int profile_;
     std::unique_ptr<nvinfer1::IExecutionContext> context_;
     Shapes shapes_;
     std::size_t memory_bytes_ = 0;
+    std::map<std::string, void*> addresses_;  // of the run before, and its memory
+    void* scratch_ = nullptr;
+    std::size_t scratch_bytes_ = 0;
+    bool is_flushed_ = false;  // TensorRT applies changed shapes in the first execution, which cannot be captured
+    bool can_capture_ = true;
+    cuda::Graph graph_;
 };
 
 class PlanRuns {
@@ -51,11 +64,20 @@ class PlanRuns {
     std::int64_t side(const char* name, int axis) const;
     // The profile's run, which this keeps.
     PlanRun& run(int profile, const cuda::Stream& stream);
+    // A run for these shapes alone where they were used before, else null: a CUDA graph needs a context of its own. The
+    // least recently used is dropped where there are too many.
+    PlanRun* own(int profile, const Shapes& shapes, const cuda::Stream& stream);
 
   private:
+    struct Own {
+        std::unique_ptr<PlanRun> run;  // null after the first use
+        std::uint64_t used = 0;
+    };
     std::unique_ptr<nvinfer1::IRuntime> runtime_;  // outlives what it made
     std::unique_ptr<nvinfer1::ICudaEngine> engine_;
     std::map<int, PlanRun> runs_;
+    std::map<std::pair<int, Shapes>, Own> own_;
+    std::uint64_t uses_ = 0;
 };
 
 }  // namespace gstk::impl

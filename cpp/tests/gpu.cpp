@@ -1,6 +1,6 @@
 // The TensorRT engine through the C ABI, on the stand-in of tests/fake_tensorrt.
 //
-//     gpu BUNDLE PLANS calls|memory|lost
+//     gpu BUNDLE PLANS calls|memory|lost|graphs
 //
 // PLANS: for regions of 16 voxels to 32, four objects, six points. `memory`: the GPU has room for two objects in the
 // largest region, not for four; `lost`: its second run fails.
@@ -114,6 +114,28 @@ void memory(const gstk::Engine& engine) {
     check_groups(engine, large, kLarge, 2);
 }
 
+// Clicks one after the other, of which more and more are CUDA graphs, as they were in the beginning.
+void graphs(const gstk::Engine& engine) {
+    Embedding first, second, large;
+    CHECK(encode(engine, kSmall, 0, first) == GSTK_OK && encode(engine, kSmall, 1, second) == GSTK_OK);
+    std::vector<Logits> expected(13);
+    for (int turn = 0; turn < 4; ++turn)
+        for (std::size_t points = 1; points <= 6; ++points)
+            for (std::size_t which = 0; which < 2; ++which) {
+                Logits found, &known = expected[2 * points + which - 2];
+                CHECK(decode(engine, which ? second : first, kSmall, 0, 1, found, points) == GSTK_OK);
+                if (known.empty()) known = found;
+                CHECK(agree(found, known));
+            }
+    CHECK(!agree(expected[0], expected[1]) && !agree(expected[0], expected[4]));
+    CHECK(encode(engine, kLarge, 0, large) == GSTK_OK);  // memory moves, and the graphs end
+    check_groups(engine, large, kLarge, 4);
+    for (int turn = 0; turn < 3; ++turn) {
+        Logits found;
+        CHECK(decode(engine, second, kSmall, 0, 1, found, 2) == GSTK_OK && agree(found, expected[3]));
+    }
+}
+
 void lost(const gstk::Engine& engine, const char* bundle, const char* plans) {
     Embedding small, other;
     Logits logits;
@@ -139,6 +161,7 @@ int main(int count, char** arguments) {
     CHECK(std::string(engine.describe().device) == "cuda:0: NVIDIA Fake 24GB");
     if (what == "calls") calls(engine);
     if (what == "memory") memory(engine);
+    if (what == "graphs") graphs(engine);
     if (what == "lost") lost(engine, arguments[1], arguments[2]);
     return failures() ? 1 : 0;
 }

@@ -10,6 +10,7 @@
 #include <map>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 namespace {
 
@@ -61,7 +62,17 @@ cudaError_t give_back(std::map<char*, std::size_t>& table, void* address) {
 
 }  // namespace
 
+struct CUgraph_st {
+    std::vector<std::pair<double, std::function<void()>>> work;  // delays in ms
+};
+
+struct CUgraphExec_st {
+    CUgraph_st graph;
+};
+
 struct CUstream_st {
+    CUgraph_st* captured = nullptr;
+    std::thread::id capturer;
     std::deque<Work> work;
     std::size_t queued = 0, done = 0;
 
@@ -87,9 +98,19 @@ std::string fake_setting(const char* name, const char* otherwise) {
 
 void fake_queue(cudaStream_t stream, double delay_ms, std::function<void()> work) {
     const Lock lock(state().mutex);
+    if (stream->captured) {
+        if (stream->capturer != std::this_thread::get_id()) fake_fail(cudaErrorStreamCaptureUnsupported);  // an intruder
+        stream->captured->work.emplace_back(delay_ms, std::move(work));
+        return;
+    }
     const auto delay = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double, std::milli>(delay_ms));
     stream->work.push_back({Clock::now() + delay, std::move(work)});
     ++stream->queued;
+}
+
+bool fake_captures(cudaStream_t stream) {
+    const Lock lock(state().mutex);
+    return stream->captured != nullptr;
 }
 
 bool fake_holds(const void* address, std::size_t size) {
@@ -234,5 +255,42 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
     delete event;
+    return state().sticky;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+    const Lock lock(state().mutex);
+    if (stream->captured || mode != cudaStreamCaptureModeThreadLocal) return cudaErrorInvalidValue;
+    if (!fake_setting("NO_CAPTURE", "").empty()) return cudaErrorStreamCaptureUnsupported;
+    stream->captured = new CUgraph_st;
+    stream->capturer = std::this_thread::get_id();
+    return state().sticky;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+    const Lock lock(state().mutex);
+    if (!stream->captured) return cudaErrorInvalidValue;
+    *graph = stream->captured;
+    stream->captured = nullptr;
+    return state().sticky;
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+    *executable = new CUgraphExec_st{*graph};
+    return state().sticky;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+    for (const auto& [delay_ms, work] : executable->graph.work) fake_queue(stream, delay_ms, work);
+    return state().sticky;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+    delete executable;
+    return state().sticky;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete graph;
     return state().sticky;
 }

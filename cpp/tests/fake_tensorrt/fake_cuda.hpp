@@ -8,6 +8,8 @@
 
 // Queues work that begins when `delay_ms` have passed since.
 void fake_queue(cudaStream_t stream, double delay_ms, std::function<void()> work);
+// Whether a stream's work is captured, for a graph that may be launched later.
+bool fake_captures(cudaStream_t stream);
 // Whether somebody allocated that memory.
 bool fake_holds(const void* address, std::size_t size);
 // From now on every call fails so.

@@ -1,7 +1,8 @@
 // TensorRT on the processor: it loads the plans of tests/fake_tensorrt.py, which hold a graph, and computes with
 // OpenVINO. It keeps TensorRT's rules: without a GPU a plan crashes the process; a plan belongs to a version and a GPU;
 // shapes outside of a profile, missing or unaligned addresses and too little memory make a call return false, with the
-// reason in the logger alone; the memory that a context was given is overwritten by each run.
+// reason in the logger alone; the first run after a change of shape cannot be captured; the memory that a context was
+// given is overwritten by each run.
 #include <NvInfer.h>
 
 #include <algorithm>
@@ -96,6 +97,7 @@ struct Context final : nvinfer1::IExecutionContext {
     std::map<std::string, void*> addresses;
     char* memory = nullptr;
     std::int64_t memory_bytes = 0;
+    bool is_flushed = false;
 
     bool setOptimizationProfileAsync(std::int32_t index, cudaStream_t) noexcept override {
         profile = static_cast<std::size_t>(index);
@@ -109,6 +111,7 @@ struct Context final : nvinfer1::IExecutionContext {
         for (std::size_t i = 0; i < shape.size(); ++i)
             if (shape[i] < low[i] || shape[i] > high[i]) return engine.fail(std::string(name) + " is out of range");
         shapes[name] = shape;
+        is_flushed = false;
         return true;
     }
     std::int32_t inferShapes(std::int32_t, const char**) noexcept override {
@@ -134,9 +137,11 @@ struct Context final : nvinfer1::IExecutionContext {
     bool enqueueV3(cudaStream_t stream) noexcept override {
         if (addresses.size() != engine.header["ends"].size()) return engine.fail("an address is missing");
         if (memory_bytes < scratch_bytes(shapes)) return engine.fail("too little memory");
+        if (fake_captures(stream) && !is_flushed) return engine.fail("changed shapes cannot be captured");
+        is_flushed = true;
         static int runs = 0;
         const bool breaks = std::to_string(++runs) == fake_setting("BREAK_AT", "");
-        note();
+        note(fake_captures(stream));
         fake_queue(stream, std::stod(fake_setting("RUN_MS", "0")),
                    [this, breaks, inputs = shapes, bound = addresses, scratch = memory, size = memory_bytes] {
                        if (breaks || !fake_holds(scratch, static_cast<std::size_t>(size)))
@@ -166,10 +171,10 @@ struct Context final : nvinfer1::IExecutionContext {
         std::memcpy(target, found.data(), found.get_byte_size());
     }
 
-    // A line for each run: the profile and the shapes of its inputs.
-    void note() const {
+    // A line for each run that is queued: the profile, the shapes of its inputs, and whether it was captured.
+    void note(bool is_captured) const {
         const std::string file = fake_setting("LOG", "");
-        if (!file.empty()) std::ofstream(file, std::ios::app) << Json{{"profile", profile}, {"shapes", shapes}} << '\n';
+        if (!file.empty()) std::ofstream(file, std::ios::app) << Json{{"profile", profile}, {"shapes", shapes}, {"captured", is_captured}} << '\n';
     }
 };
 
