@@ -8,7 +8,7 @@ from gstk.engines.cuda import Block, Memory, Stream
 
 __all__ = ["Slots"]
 
-_LEAST_BYTES = 65536
+_LEAST_BYTES = 4096
 """Of a buffer, so that a few points more do not move it, which ends CUDA graphs."""
 
 

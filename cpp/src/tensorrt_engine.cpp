@@ -21,7 +21,7 @@ namespace {
 // The first version in which a strongly typed network means what it means in 11.
 constexpr int kFloorMajor = 10, kFloorMinor = 12;
 constexpr std::chrono::microseconds kPoll{100};  // how often a call that waits for the GPU looks
-constexpr std::size_t kLeastSlotBytes = 65536;   // so that a few points more do not move memory, which ends graphs
+constexpr std::size_t kLeastSlotBytes = 4096;   // so that a few points more do not move memory, which ends graphs
 
 // The GPU that a name stands for: `auto` and `cuda` are the first.
 cuda::Device find_device(const std::string& wanted) {
