@@ -25,7 +25,7 @@ _KINDS: tuple[tuple[type[EngineError], str, str], ...] = (
     (
         OutOfMemory,
         r"out of memory|OUT_?OF_?MEMORY|bad_alloc|BFCArena|failed to allocate|cannot allocate|not enough memory|"
-        r"MEMORY_?ALLOCATION|ALLOC_FAILED",
+        r"MEMORY_?ALLOCATION|ALLOC_FAILED|failed to map segment",
         _MORE_MEMORY,
     ),
     (
@@ -83,10 +83,11 @@ def memory_errors(task: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, ImportError) as error:
-        reason = reason_of(error, _LENGTH)
-        if isinstance(error, ImportError) and not re.search(_NO_ROOM, str(error)):
+    except (MemoryError, ImportError, RuntimeError) as error:
+        line = next((line for line in str(error).splitlines() if re.search(_NO_ROOM, line)), None)
+        if line is None and not isinstance(error, MemoryError):
             raise
+        reason = reason_of(line or error, _LENGTH)
         raise OutOfMemory(f"there is too little memory to {task} ({reason}); {_MORE_MEMORY}") from None
 
 
