@@ -85,7 +85,7 @@ def test_links_and_files_are_there(name: str) -> None:
     folders = "benchmarks|calibration|cpp|docs|engines|examples|export|tests|toolkit|training"
     for target in re.findall(rf"`((?:{folders})/[\w./-]+)`", text):
         assert (ROOT / target).exists(), target
-    for group in re.findall(r"pip install [^`\n]*\[([\w,]+)\]", text):
+    for group in re.findall(r"pip install [^`\n]*?(?:gstk|\.)\[([\w,]+)\]", text):
         assert set(group.split(",")) <= set(extras()), group
     for target in re.findall(r"`?make (demo|test|quick|docs|lint|types|format)\b", text):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M), target
