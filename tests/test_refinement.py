@@ -119,6 +119,25 @@ def test_a_prompt_on_another_object_loses_nothing(gate: tuple[Gate, Session]) ->
         np.testing.assert_array_equal(session.mask, plain.mask)
 
 
+def test_undo_and_redo_meanwhile_lose_nothing(gate: tuple[Gate, Session]) -> None:
+    engine, session = gate
+    called: list[Region] = []
+    session.add_point(FIRST, on_refined=called.append)
+    session.add_point(SECOND, object_id=2, on_refined=called.append)
+    assert engine.waiting.wait(WAIT_S)
+    for step in (session.undo, session.redo):
+        engine.waiting.clear()
+        step()
+        assert engine.waiting.wait(WAIT_S)  # what was refined goes on
+    engine.open.set()
+    assert session.refined(WAIT_S)
+    with open_session(FloodEngine()) as plain:
+        plain.set_image(an_image())
+        plain.add_point(FIRST)
+        plain.add_point(SECOND, object_id=2)
+        np.testing.assert_array_equal(session.mask, plain.mask)
+
+
 def test_cancel_leaves_the_coarse_mask(gate: tuple[Gate, Session]) -> None:
     engine, session = gate
     session.add_point(FIRST, on_refined=lambda region: pytest.fail("nothing was refined"))

@@ -285,7 +285,7 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
             PromptError: there is nothing to redo.
             Interrupted: by `cancel`; nothing has changed.
         """
-        with self._lock:
+        with self._lock, self._making_way():
             image = self._current()
             return image.do_again(self._segmenter.restore(image, image.latest_undone()))
 
