@@ -102,13 +102,17 @@ def test_orientation_is_nibabels(seed: int) -> None:
 
 @pytest.mark.parametrize("name", list(PROFILES))
 @settings(max_examples=8)
-@given(seed=st.integers(0, 10**6), tilted=st.booleans())
-def test_first_window_is_what_the_network_sees_in_monai(name: str, seed: int, tilted: bool) -> None:
-    """Image, point and way back of one click: small and large volumes, every order and sign of axes, tilted ones."""
+@given(seed=st.integers(0, 10**6), tilted=st.booleans(), is_rounded=st.booleans())
+def test_first_window_is_what_the_network_sees_in_monai(name: str, seed: int, tilted: bool, is_rounded: bool) -> None:
+    """Image, point and way back of one click: small and large volumes, every order and sign of axes, tilted ones.
+
+    NIfTI rounds the numbers of axes to float32; MONAI then begins the grid elsewhere.
+    """
     rng = np.random.default_rng(seed)
     profile: InputProfile = PROFILES[name]
     shape = tuple(int(n) for n in rng.integers(6, 48, 3))
-    volume = a_volume(rng, shape, a_direction(rng, 0.3 if tilted else 0.0))  # type: ignore[arg-type]
+    direction = a_direction(rng, 0.3 if tilted else 0.0)
+    volume = a_volume(rng, shape, direction.astype(np.float32) if is_rounded else direction)  # type: ignore[arg-type]
     if name == "challenge":
         volume = Volume(np.clip(volume.image / 8 + 120, 0, 255).astype(np.uint8), volume.geometry)
     network = Recorder()
@@ -130,9 +134,10 @@ def test_first_window_is_what_the_network_sees_in_monai(name: str, seed: int, ti
     region, values = image.grid.nearest(window, image.to_window(patch[0, 0] - 0.5))
     ours = np.zeros(volume.image.shape, bool)
     ours[region] = values > 0
-    # The reference keeps what is connected to the click.
+    # The reference keeps what is connected to the click. Where the grid begins elsewhere, voxels of the volume lie
+    # halfway between two of its own, and the way back is left to the rounding of affines.
     different = mask & ~ours
-    assert different.mean() <= 1e-3
+    assert different.mean() <= (2e-2 if any(image.grid.origin) else 1e-3)
 
 
 @pytest.mark.parametrize("name", ["ct", "zyx", "challenge"])

@@ -146,12 +146,14 @@ class BundlePipeline:
     def _to_image(self, points_xyz: NDArray[np.float64]) -> torch.Tensor:
         """Voxels (K,3) of the volume as voxels of the image.
 
-        Rounded to a millionth: MONAI truncates them to place a window, and where they are whole numbers, whether the
-        window is a voxel further would otherwise be left to the rounding of affines.
+        Whole numbers within a thousandth: MONAI truncates them to place a window, and whether the window is a voxel
+        further would otherwise be left to the rounding of affines, which NIfTI keeps as float32.
         """
         found = self._data["image"]
         matrix = np.linalg.inv(found.affine.numpy()) @ self._affine.numpy()
-        moved = np.round(points_xyz @ matrix[:3, :3].T + matrix[:3, 3], 6)
+        moved = points_xyz @ matrix[:3, :3].T + matrix[:3, 3]
+        whole = np.rint(moved)
+        moved = np.where(np.abs(moved - whole) < 1e-3, whole, moved)
         if self._profile.axis_order == "zyx":  # which `Transposed` does not tell the affine
             moved = moved[:, ::-1].copy()
         return torch.from_numpy(moved).to(self._device)

@@ -7,6 +7,8 @@
 namespace gstk::impl {
 namespace {
 
+// How far beyond a corner's planes, in voxels of the grid, MONAI lets others lie to begin the grid at that corner.
+constexpr double kCorner = 1e-8;
 constexpr double kRightAngle = 1e-3;  // largest scalar product of two axes that count as at right angles
 
 void check_right_angles(const Profile& profile, const Matrix& axes) {
@@ -18,6 +20,40 @@ void check_right_angles(const Profile& profile, const Matrix& axes) {
                             printable(profile.name), ", which resamples to ", profile.spacing_mm,
                             " mm; resample it to a grid of right angles first");
         }
+}
+
+// Whether MONAI's `compute_shape_offset` finds a corner of the volume to begin the grid at, else it centres the grid. Along
+// rotated axes whose numbers are rounded to float32, as in NIfTI, it finds none.
+bool begins_at_a_corner(const Geometry& geometry, const Triple& step) {
+    const Matrix& axes = geometry.direction();  // columns: x, y, z
+    const Triple& spacing = geometry.spacing_mm();
+    const auto gram = [&](int a, int b) {
+        double sum = 0;
+        for (const Triple& row : axes) sum += row[a] * spacing[2 - a] * row[b] * spacing[2 - b];
+        return sum;
+    };
+    // Voxels of the volume in those of a grid whose axes are brought to right angles, as MONAI's `zoom_affine` does: by the
+    // Cholesky factor of the products of the axes.
+    Matrix factor{};
+    for (int i = 0; i < 3; ++i)
+        for (int j = 0; j <= i; ++j) {
+            double value = gram(i, j);
+            for (int k = 0; k < j; ++k) value -= factor[i][k] * factor[j][k];
+            factor[i][j] = i == j ? std::sqrt(value) : value / factor[j][j];
+        }
+    std::array<Triple, 8> corners{};
+    Triple least{};
+    for (std::size_t corner = 0; corner < corners.size(); ++corner)
+        for (int i = 0; i < 3; ++i) {
+            double& place = corners[corner][i];
+            for (int j = i; j < 3; ++j)
+                if (corner >> j & 1) place += factor[j][i] * static_cast<double>(geometry.shape()[2 - j] - 1);
+            place /= spacing[2 - i] * step[2 - i];
+            least[i] = std::min(least[i], place);  // the first corner lies at 0
+        }
+    return std::any_of(corners.begin(), corners.end(), [&](const Triple& corner) {
+        return corner[0] <= least[0] + kCorner && corner[1] <= least[1] + kCorner && corner[2] <= least[2] + kCorner;
+    });
 }
 
 // A part of a volume as float.
@@ -54,10 +90,10 @@ struct Between {
     bool is_whole = true;       // all weights are 0
 };
 
-Between between(const std::vector<std::int64_t>& indices, double step, std::int64_t count) {
+Between between(const std::vector<std::int64_t>& indices, double origin, double step, std::int64_t count) {
     Between found;
     for (const std::int64_t index : indices) {
-        const double at = std::min(static_cast<double>(index) * step, static_cast<double>(count) - 1);
+        const double at = std::clamp(origin + static_cast<double>(index) * step, 0.0, static_cast<double>(count - 1));
         const auto below = std::min(static_cast<std::int64_t>(std::floor(at + 1e-9)), count - 1);
         const double weight = std::clamp(at - static_cast<double>(below), 0.0, 1.0);
         found.below.push_back(below);
@@ -102,20 +138,24 @@ std::optional<TrainingGrid> TrainingGrid::of(const Profile& profile, const Volum
     for (int a = 0; a < 3; ++a)
         grid.region_.stop[a] = static_cast<std::int64_t>(
             std::nearbyint(static_cast<double>(grid.volume_shape_[a] - 1) / grid.step_[a] + 1));
+    if (!begins_at_a_corner(volume.geometry, grid.step_))
+        for (int a = 0; a < 3; ++a)
+            grid.origin_[a] = (static_cast<double>(grid.volume_shape_[a]) -
+                               static_cast<double>(grid.region_.stop[a]) * grid.step_[a]) / 2;
     if (profile.crop_margin) grid.region_ = grid.cropped(volume, *profile.crop_margin);
     return grid;
 }
 
 Window TrainingGrid::window(const Voxel& first, const Shape& shape) const {
     Window window{{}, step_, shape};
-    for (int a = 0; a < 3; ++a) window.start[a] = (static_cast<double>(first[a]) - 0.5) * step_[a] + 0.5;
+    for (int a = 0; a < 3; ++a) window.start[a] = origin_[a] + (static_cast<double>(first[a]) - 0.5) * step_[a] + 0.5;
     return window;
 }
 
 bool TrainingGrid::holds(const Window& window) const {
     for (int a = 0; a < 3; ++a) {
         if (std::abs(window.step[a] - step_[a]) > 1e-9 * step_[a]) return false;
-        const double first = (window.start[a] - 0.5) / step_[a] + 0.5, whole = std::nearbyint(first);
+        const double first = (window.start[a] - origin_[a] - 0.5) / step_[a] + 0.5, whole = std::nearbyint(first);
         if (std::abs(first - whole) > 1e-6 + 1e-5 * std::abs(whole)) return false;
     }
     return true;
@@ -124,7 +164,7 @@ bool TrainingGrid::holds(const Window& window) const {
 Voxel TrainingGrid::first_of(const Window& window) const {
     Voxel first{};
     for (int a = 0; a < 3; ++a)
-        first[a] = static_cast<std::int64_t>(std::nearbyint((window.start[a] - 0.5) / step_[a] + 0.5));
+        first[a] = static_cast<std::int64_t>(std::nearbyint((window.start[a] - origin_[a] - 0.5) / step_[a] + 0.5));
     return first;
 }
 
@@ -134,7 +174,8 @@ Window TrainingGrid::window_around(const Triple& voxel, const Shape& sides, cons
         const std::size_t a = axes.order[n];
         const std::int64_t count = region_.stop[a] - region_.start[a], side = sides[a];
         // To be truncated: without noise.
-        double point = std::nearbyint((voxel[a] / step_[a] - static_cast<double>(region_.start[a])) * 1e6) / 1e6;
+        const double place = (voxel[a] - origin_[a]) / step_[a] - static_cast<double>(region_.start[a]);
+        double point = std::nearbyint(place * 1e6) / 1e6;
         if (axes.flipped[n]) point = static_cast<double>(count - 1) - point;
         const std::int64_t before = std::max<std::int64_t>(side - count, 0) / 2, padded = std::max(side, count);
         point += static_cast<double>(before);
@@ -188,7 +229,7 @@ TrainingGrid::Nearest TrainingGrid::nearest(const Window& window, const Grid<flo
         const std::int64_t most = std::min(region_.stop[a], first[a] + window.shape[a]);
         std::int64_t start = 0, stop = 0;
         for (std::int64_t i = 0; i < count; ++i) {
-            const double at = std::nearbyint(static_cast<double>(i) / step_[a]);
+            const double at = std::nearbyint((static_cast<double>(i) - origin_[a]) / step_[a]);
             const auto nearest = std::clamp<std::int64_t>(static_cast<std::int64_t>(at), 0, last);
             start += nearest < least;
             stop += nearest < most;
@@ -234,7 +275,8 @@ Region TrainingGrid::cropped(const Volume& volume, std::int64_t margin) const {
 bool TrainingGrid::has_foreground(const Volume& volume, int axis, std::int64_t index) const {
     Region planes{{}, volume_shape_}, of_grid = region_;
     const auto below = static_cast<std::int64_t>(
-        std::floor(std::min(static_cast<double>(index) * step_[axis], static_cast<double>(volume_shape_[axis] - 1))));
+        std::floor(std::clamp(origin_[axis] + static_cast<double>(index) * step_[axis], 0.0,
+                              static_cast<double>(volume_shape_[axis] - 1))));
     planes.start[axis] = below;
     planes.stop[axis] = std::min(below + 2, volume_shape_[axis]);
     if (!any_above_zero(volume, planes)) return false;  // interpolation makes nothing larger than what it is between
@@ -249,7 +291,7 @@ Grid<float> TrainingGrid::interpolate(const Volume& volume, const Indices& index
     std::array<Between, 3> places;
     Region support;
     for (int a = 0; a < 3; ++a) {
-        places[a] = between(index[a], step_[a], volume_shape_[a]);
+        places[a] = between(index[a], origin_[a], step_[a], volume_shape_[a]);
         const auto ends = std::minmax_element(places[a].below.begin(), places[a].below.end());
         support.start[a] = *ends.first;
         support.stop[a] = std::min(*ends.second + 2, volume_shape_[a]);

@@ -1,8 +1,8 @@
 // The grid that a network was trained on, laid over a volume: windows on it hold what the training saw; mirrors
 // gstk.core.training_grid.
 //
-// As MONAI's `Spacing` lays it: its first voxel is the volume's, its axes are the volume's, and values between voxels are
-// linear, without a filter. The part around the foreground is what counts (`CropForeground`); beyond it there is padding.
+// As MONAI's `Spacing` lays it: its axes are the volume's, its first voxel is the volume's or, on oblique axes with rounded
+// numbers, as far from it as MONAI shifts it, and values between voxels are linear, without a filter. The part around the foreground is what counts (`CropForeground`); beyond it there is padding.
 #pragma once
 
 #include <optional>
@@ -53,6 +53,7 @@ class TrainingGrid {
     Grid<float> interpolate(const Volume& volume, const Indices& indices) const;
 
     Triple step_{1, 1, 1};
+    Triple origin_{};  // voxel of the volume where the grid's first voxel lies
     Shape volume_shape_{};
     Region region_;
 };

@@ -1,7 +1,8 @@
 """The grid that a network was trained on, laid over a volume: windows on it hold what the training saw.
 
-As MONAI's `Spacing` lays it: its first voxel is the volume's, its axes are the volume's, and values between voxels are
-linear, without a filter. The part around the foreground is what counts (`CropForeground`); beyond it there is padding.
+As MONAI's `Spacing` lays it: its axes are the volume's; its first voxel is the volume's or, on oblique axes with
+rounded numbers, as far from it as MONAI shifts it; values between voxels are linear, without a filter. The part around
+the foreground is what counts (`CropForeground`); beyond it there is padding.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from gstk.errors import ProfileError
 
 __all__ = ["TrainingGrid"]
 
+_CORNER = 1e-8
+"""How far beyond a corner's planes, in voxels of the grid, MONAI lets others lie to begin the grid at that corner."""
 _RIGHT_ANGLE = 1e-3
 """Largest scalar product of two axes that count as at right angles."""
 
@@ -36,12 +39,14 @@ class TrainingGrid:
         step: voxels of the volume per voxel of the grid.
         volume_shape: voxels of the volume.
         low, high: first and last voxel of the grid, the last outside, that count.
+        origin: voxel of the volume where the grid's first voxel lies.
     """
 
     step: tuple[float, float, float]
     volume_shape: tuple[int, int, int]
     low: tuple[int, int, int]
     high: tuple[int, int, int]
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @classmethod
     def of(cls, profile: InputProfile, volume: NDArray[Any], geometry: Geometry) -> TrainingGrid | None:
@@ -66,6 +71,9 @@ class TrainingGrid:
         sides = [round((n - 1) / t + 1) for n, t in zip(volume.shape, step, strict=True)]
         z, y, x = volume.shape
         grid = cls(step, (z, y, x), (0, 0, 0), (sides[0], sides[1], sides[2]))
+        if not _begins_at_a_corner(geometry, step):
+            z, y, x = ((n - m * t) / 2 for n, m, t in zip(volume.shape, sides, step, strict=True))
+            grid = replace(grid, origin=(z, y, x))
         return grid if profile.crop_margin is None else grid._cropped(volume, profile.crop_margin)
 
     @property
@@ -76,19 +84,19 @@ class TrainingGrid:
 
     def window(self, first: Sequence[int], shape: Sequence[int]) -> Window:
         """The window of the grid's voxels from `first` on, which may lie outside of what counts."""
-        start = tuple((a - 0.5) * t + 0.5 for a, t in zip(first, self.step, strict=True))
+        start = tuple(o + (a - 0.5) * t + 0.5 for a, t, o in zip(first, self.step, self.origin, strict=True))
         return Window(start, self.step, tuple(int(n) for n in shape))  # type: ignore[arg-type]
 
     def holds(self, window: Window) -> bool:
         """Whether a window's voxels are the grid's."""
         if not np.allclose(window.step, self.step, rtol=1e-9, atol=0):
             return False
-        first = (np.array(window.start) - 0.5) / self.step + 0.5
+        first = (np.array(window.start) - self.origin - 0.5) / self.step + 0.5
         return bool(np.allclose(first, np.rint(first), atol=1e-6))
 
     def first_of(self, window: Window) -> tuple[int, int, int]:
         """The first voxel of a window that the grid holds."""
-        z, y, x = (round((s - 0.5) / t + 0.5) for s, t in zip(window.start, self.step, strict=True))
+        z, y, x = (round((s - o - 0.5) / t + 0.5) for s, t, o in zip(window.start, self.step, self.origin, strict=True))
         return (z, y, x)
 
     def window_around(self, point_zyx: Sequence[float], sides: Sequence[int], axes: AxisMap) -> Window:
@@ -102,7 +110,8 @@ class TrainingGrid:
         first = [0, 0, 0]
         for along, axis in enumerate(axes.order):
             count, side = self.shape[axis], int(sides[axis])
-            point = round(point_zyx[axis] / self.step[axis] - self.low[axis], 6)  # to be truncated: without noise
+            place = (point_zyx[axis] - self.origin[axis]) / self.step[axis] - self.low[axis]
+            point = round(place, 6)  # to be truncated: without noise
             flipped = axes.flipped[along]
             if flipped:
                 point = count - 1 - point
@@ -165,7 +174,8 @@ class TrainingGrid:
         first, region, taken = self.first_of(window), [], []
         for axis, count in enumerate(self.volume_shape):
             last = round((count - 1) / self.step[axis] + 1) - 1
-            nearest = np.clip(np.rint(np.arange(count) / self.step[axis]).astype(np.int64), 0, last)
+            places = (np.arange(count) - self.origin[axis]) / self.step[axis]
+            nearest = np.clip(np.rint(places).astype(np.int64), 0, last)
             least = max(self.low[axis], first[axis])
             most = min(self.high[axis], first[axis] + window.shape[axis])
             start, stop = np.searchsorted(nearest, [least, most])
@@ -186,7 +196,7 @@ class TrainingGrid:
 
     def _has_foreground(self, volume: NDArray[Any], axis: int, index: int) -> bool:
         """Whether a plane of the grid, counted on all of it, has a value above 0."""
-        at = min(index * self.step[axis], volume.shape[axis] - 1)
+        at = min(max(self.origin[axis] + index * self.step[axis], 0), volume.shape[axis] - 1)
         planes = slice(math.floor(at), math.floor(at) + 2)
         part = volume[tuple(planes if a == axis else slice(None) for a in range(3))]
         if not (part > 0).any():  # interpolation makes nothing larger than what it is between
@@ -198,8 +208,8 @@ class TrainingGrid:
     def _interpolate(self, volume: NDArray[Any], index: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
         """Values at voxels of the grid, float32, linear between those of the volume."""
         where, weights = [], []
-        for indices, step, count in zip(index, self.step, volume.shape, strict=True):
-            at = np.minimum(indices * step, count - 1.0)
+        for indices, step, count, origin in zip(index, self.step, volume.shape, self.origin, strict=True):
+            at = np.clip(origin + indices * step, 0, count - 1.0)
             below = np.minimum(np.floor(at + 1e-9).astype(np.int64), count - 1)
             where.append(below)
             weights.append(np.clip(at - below, 0, 1))
@@ -215,3 +225,17 @@ class TrainingGrid:
                 lower += upper
             values = lower
         return values
+
+
+def _begins_at_a_corner(geometry: Geometry, step: Sequence[float]) -> bool:
+    """Whether MONAI's `compute_shape_offset` finds a corner of the volume to begin the grid at; else it is centred.
+
+    Along rotated axes whose numbers are rounded to float32, as in NIfTI, it finds none.
+    """
+    sides_mm = np.array(geometry.spacing_mm)[::-1]
+    own = np.reshape(geometry.direction, (3, 3)) * sides_mm
+    # Voxels of the volume in those of a grid whose axes are brought to right angles, as MONAI's `zoom_affine` does.
+    to_grid = np.linalg.cholesky(own.T @ own).T / (sides_mm * np.array(step)[::-1])[:, None]
+    faces = [(0.0, n - 1.0) for n in geometry.shape[::-1]]
+    corners = to_grid @ np.reshape(np.meshgrid(*faces, indexing="ij"), (3, -1))
+    return bool((corners <= corners.min(axis=1, keepdims=True) + _CORNER).all(axis=0).any())
