@@ -42,6 +42,14 @@ def final_mask(*points: Point) -> NDArray[np.uint16]:
         return session.mask.copy()
 
 
+def final_mask_of_two() -> NDArray[np.uint16]:
+    with open_session(FloodEngine()) as session:
+        session.set_image(an_image())
+        session.add_point(FIRST)
+        session.add_point(SECOND, object_id=2)
+        return session.mask.copy()
+
+
 @pytest.fixture
 def gate() -> Iterator[tuple[Gate, Session]]:
     engine = Gate()
@@ -112,11 +120,7 @@ def test_a_prompt_on_another_object_loses_nothing(gate: tuple[Gate, Session]) ->
     session.add_point(SECOND, object_id=2)
     assert session.refined(WAIT_S)
     assert called.is_set()
-    with open_session(FloodEngine()) as plain:
-        plain.set_image(an_image())
-        plain.add_point(FIRST)
-        plain.add_point(SECOND, object_id=2)
-        np.testing.assert_array_equal(session.mask, plain.mask)
+    np.testing.assert_array_equal(session.mask, final_mask_of_two())
 
 
 def test_undo_and_redo_meanwhile_lose_nothing(gate: tuple[Gate, Session]) -> None:
@@ -131,11 +135,7 @@ def test_undo_and_redo_meanwhile_lose_nothing(gate: tuple[Gate, Session]) -> Non
         assert engine.waiting.wait(WAIT_S)  # what was refined goes on
     engine.open.set()
     assert session.refined(WAIT_S)
-    with open_session(FloodEngine()) as plain:
-        plain.set_image(an_image())
-        plain.add_point(FIRST)
-        plain.add_point(SECOND, object_id=2)
-        np.testing.assert_array_equal(session.mask, plain.mask)
+    np.testing.assert_array_equal(session.mask, final_mask_of_two())
 
 
 def test_cancel_leaves_the_coarse_mask(gate: tuple[Gate, Session]) -> None:
