@@ -56,7 +56,7 @@ types: $(DEV)/.installed $(STUBS)/.made
 	$(DEV)/bin/basedpyright
 
 # Threads of torch that wait do not keep a core from the other worker.
-unit: $(DEV)/.installed native
+unit: $(DEV)/.installed viewers
 	OMP_WAIT_POLICY=PASSIVE $(DEV)/bin/pytest -q -n 2 --dist loadfile --durations=10
 
 # Without the tests that build C++, export, train or start a browser: under two minutes on two idle cores.
@@ -77,7 +77,7 @@ native:
 		if apt-cache show $$name >/dev/null 2>&1; then \
 			DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq $$name >/dev/null || true; fi; done
 
-# napari with its nnInteractive plugin, 1.3 GB, in an environment of its own; without it tests/test_napari.py skips.
+# napari with its nnInteractive plugin, 1.3 GB, in an environment of its own: tests/test_napari.py clicks in it.
 viewers: native $(VIEWERS)/.installed
 
 docs: $(DEV)/.installed

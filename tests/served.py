@@ -72,7 +72,10 @@ def serving(settings: Settings | None = None, engine: Any = None, first: Case | 
             await services[0].stop()
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(lambda: None, log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
+    # What the extra `serve` installs; faster parsers and loops that other packages bring are not to replace it here.
+    config = uvicorn.Config(
+        lambda: None, log_level="warning", lifespan="on", timeout_graceful_shutdown=2, http="h11", loop="asyncio"
+    )
     server = Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
