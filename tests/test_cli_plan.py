@@ -52,7 +52,7 @@ def test_a_plan_is_shown_before_anything_runs(run: Run, phantom: Path) -> None:
     assert run("plan", phantom, "--lps", "--point-mm", f"5:{x},{y},{z}").out == clicked.out
 
 
-def test_a_plan_of_classes(run: Run, by_class: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_planned_and_segmented(run: Run, by_class: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GSTK_CACHE", str(tmp_path / "cache"))
     image = sitk.GetImageFromArray(np.random.default_rng(0).integers(-200, 300, (40, 60, 50)).astype(np.int16))
     image.SetSpacing((1.5, 1.5, 1.5))
@@ -71,6 +71,11 @@ def test_a_plan_of_classes(run: Run, by_class: Bundle, tmp_path: Path, monkeypat
     for wrong, said in ((("heart of gold",), "class"), (("liver", "--point", "3,3,3"), "expected one of the two")):
         refused = run(*plan, *wrong)
         assert (refused.code, said in refused.err) == (1, True)
+    made = run("infer", scan, "--bundle", by_class.path, "--classes", "liver,spleen", "-o", tmp_path / "out")
+    assert made.code == 0, made.err
+    headings, *_ = (line.split("┃") for line in made.out.splitlines() if "voxels" in line)
+    assert [heading.strip() for heading in headings[1:-1]] == ["object", "voxels", "millilitres"]
+    assert re.search(r"^time +[\d.]+ s, reading and writing included$", made.out, re.MULTILINE)
 
 
 def test_a_plan_of_nothing_or_for_no_time_is_refused(run: Run, phantom: Path, tmp_path: Path) -> None:

@@ -175,6 +175,20 @@ def test_dicom_folder_is_finished_until_one_of_its_slices_changes(session: Sessi
     assert "another content of the input" in str(results[0].error)
 
 
+def test_replaced_results_leave_no_names_or_pictures_behind(session: Session, tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    out = tmp_path / "out"
+    infer(session, scan, out, prompts=CLICK, object_names={1: "liver"}, overlay=True)
+    (out / "notes.txt").write_text("the user's own")
+    made = {path.name for path in out.iterdir()}
+    assert {"scan_mask.nii.gz", "scan_mask_labels.json", "scan_mask_overlay.png"} <= made
+    with pytest.raises(OutputError, match="1 more exist"):
+        infer(session, scan, out, prompts={1: ObjectPrompts((Point((1, 1, 1)),))})
+    assert {path.name for path in out.iterdir()} == made
+    infer(session, scan, out, prompts={1: ObjectPrompts((Point((1, 1, 1)),))}, overwrite=True)
+    assert {path.name for path in out.iterdir()} == {JOURNAL, "notes.txt", "scan_mask.nii.gz"}
+
+
 def test_masks_to_begin_with_count_by_content(session: Session, tmp_path: Path) -> None:
     scan = write_scan(tmp_path / "scan.nii.gz")
     start = infer(session, scan, tmp_path / "start", prompts=CLICK)[0].output

@@ -121,7 +121,8 @@ class RunRecord:
             hashes = {self._name(final): sha256_of(file) for file, final in files.items()}
             entry = Entry(self._name(task.mask), hashes, os.fspath(task.source), made_of, self.run, told)
             self.journal.add(entry)
-            publish(files)
+            # Names or a picture of the mask that is replaced would be taken for those of the new one.
+            publish(files, replaced=[path for path in task[1:] if path not in files.values()])
         return result
 
     def _name(self, path: Path) -> str:

@@ -291,13 +291,16 @@ class _Report:
         from gstk.cli.tables import print_table
 
         table = Table(title=printable(result.source.name), title_justify="left")
-        for heading in ("object", "voxels", "millilitres", "seconds"):
+        one_by_one = any(entry.seconds for entry in result.objects)  # not so for classes, which share their windows
+        for heading in ("object", "voxels", "millilitres", *(["seconds"] if one_by_one else [])):
             table.add_column(heading, justify="right")
         for entry in result.objects:
-            seconds = "" if entry.name and not entry.seconds else f"{entry.seconds:.2f}"
+            seconds = [f"{entry.seconds:.2f}"] if one_by_one else []
             called = f"{entry.object_id} {entry.name}".strip()
-            table.add_row(called, f"{entry.voxels:,}", f"{entry.volume_ml:.2f}", seconds)
+            table.add_row(called, f"{entry.voxels:,}", f"{entry.volume_ml:.2f}", *seconds)
         print_table(table)
+        if not one_by_one:
+            typer.echo(f"time       {result.seconds:.1f} s, reading and writing included")
         report, budget = result.report, result.budget
         if (
             budget is not None

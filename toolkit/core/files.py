@@ -84,16 +84,23 @@ def scratch_folder(folder: StrPath) -> Iterator[Path]:
             raise OutputError(str(error).replace(str(scratch), str(target))) from error
 
 
-def publish(files: Mapping[Path, Path]) -> None:
+def publish(files: Mapping[Path, Path], replaced: Iterable[Path] = ()) -> None:
     """Give files of a scratch folder their final names; each replaces an older file of its name.
 
     Args:
         files: final path by path in the scratch folder, on one file system and on the disk already. They are moved in
             this order, so the file that readers look for goes last.
+        replaced: files of an older result that the new one does not have, whether they exist or not. They are removed
+            before.
 
     Raises:
-        OutputError: a file cannot be moved.
+        OutputError: a file cannot be moved or removed.
     """
+    for old in replaced:
+        try:
+            old.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(old, error) from error
     for scratch, target in files.items():
         try:
             os.replace(scratch, target)
