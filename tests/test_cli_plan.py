@@ -52,7 +52,9 @@ def test_a_plan_is_shown_before_anything_runs(run: Run, phantom: Path) -> None:
     assert run("plan", phantom, "--lps", "--point-mm", f"5:{x},{y},{z}").out == clicked.out
 
 
-def test_classes_planned_and_segmented(run: Run, by_class: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planned_and_segmented_classes(
+    run: Run, by_class: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GSTK_CACHE", str(tmp_path / "cache"))
     image = sitk.GetImageFromArray(np.random.default_rng(0).integers(-200, 300, (40, 60, 50)).astype(np.int16))
     image.SetSpacing((1.5, 1.5, 1.5))
