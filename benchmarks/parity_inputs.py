@@ -103,6 +103,8 @@ def inputs_of(raw: Path, cases: Path, network: str, profile: str, folder: Path) 
         yield from as_written(iter([variants[5]]), folder)
         return
     yield from as_written(iter(variants), folder)
+    for oblique in variants[4:6]:  # once more as NIfTI, which rounds axes to float32
+        yield from as_written(iter([oblique]), folder)
     for name in sorted(path.name for path in cases.glob("CT_*.npz" if takes_ct else "*.npz")):
         yield Input(name, gstk.read_volume(cases / name), "soft" if takes_ct else None)
 

@@ -175,7 +175,7 @@ def _network_image(rng: np.random.Generator, profile: InputProfile) -> dict[str,
     if profile.intensities.source == "case":
         image = np.clip(image, 0, 255)
     turned = _direction(rng)
-    spacing = tuple(rng.choice([0.75, 1.0, 1.5, 3.0, *rng.uniform(0.6, 5, 2)], 3).tolist())
+    spacing = tuple(rng.choice([0.75, 1.0, 1.5, 3.0, 3.0, *rng.uniform(0.6, 5, 2)], 3).tolist())
     geometry = Geometry(shape, spacing, (4.0, -3.0, 20.0), turned)  # type: ignore[arg-type]
     dtype = rng.choice(["u1"] if profile.intensities.source == "case" else ["i2", "f4", "f8"])
     volume = Volume(image.astype(dtype), geometry, "CT", "HU", bool(rng.random() < 0.8))
@@ -200,9 +200,10 @@ def _network_image(rng: np.random.Generator, profile: InputProfile) -> dict[str,
 
 
 def _direction(rng: np.random.Generator) -> tuple[float, ...]:
-    """Axes in any order and of any sign, half of them oblique."""
+    """Axes in any order and of any sign, half of them oblique, and half of them rounded to float32, as in NIfTI."""
     turned = Rotation.from_euler("xyz", rng.uniform(-0.5, 0.5, 3) * rng.integers(0, 2)).as_matrix()
-    return tuple((turned @ np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], 3)).ravel().tolist())
+    axes = turned @ np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], 3)
+    return tuple((axes.astype(np.float32) if rng.random() < 0.5 else axes).ravel().tolist())
 
 
 def _header(rng: np.random.Generator) -> dict[str, Any]:

@@ -7,8 +7,6 @@
 namespace gstk::impl {
 namespace {
 
-// How far beyond a corner's planes, in voxels of the grid, MONAI lets others lie to begin the grid at that corner.
-constexpr double kCorner = 1e-8;
 constexpr double kRightAngle = 1e-3;  // largest scalar product of two axes that count as at right angles
 
 void check_right_angles(const Profile& profile, const Matrix& axes) {
@@ -20,40 +18,6 @@ void check_right_angles(const Profile& profile, const Matrix& axes) {
                             printable(profile.name), ", which resamples to ", profile.spacing_mm,
                             " mm; resample it to a grid of right angles first");
         }
-}
-
-// Whether MONAI's `compute_shape_offset` finds a corner of the volume to begin the grid at, else it centres the grid. Along
-// rotated axes whose numbers are rounded to float32, as in NIfTI, it finds none.
-bool begins_at_a_corner(const Geometry& geometry, const Triple& step) {
-    const Matrix& axes = geometry.direction();  // columns: x, y, z
-    const Triple& spacing = geometry.spacing_mm();
-    const auto gram = [&](int a, int b) {
-        double sum = 0;
-        for (const Triple& row : axes) sum += row[a] * spacing[2 - a] * row[b] * spacing[2 - b];
-        return sum;
-    };
-    // Voxels of the volume in those of a grid whose axes are brought to right angles, as MONAI's `zoom_affine` does: by the
-    // Cholesky factor of the products of the axes.
-    Matrix factor{};
-    for (int i = 0; i < 3; ++i)
-        for (int j = 0; j <= i; ++j) {
-            double value = gram(i, j);
-            for (int k = 0; k < j; ++k) value -= factor[i][k] * factor[j][k];
-            factor[i][j] = i == j ? std::sqrt(value) : value / factor[j][j];
-        }
-    std::array<Triple, 8> corners{};
-    Triple least{};
-    for (std::size_t corner = 0; corner < corners.size(); ++corner)
-        for (int i = 0; i < 3; ++i) {
-            double& place = corners[corner][i];
-            for (int j = i; j < 3; ++j)
-                if (corner >> j & 1) place += factor[j][i] * static_cast<double>(geometry.shape()[2 - j] - 1);
-            place /= spacing[2 - i] * step[2 - i];
-            least[i] = std::min(least[i], place);  // the first corner lies at 0
-        }
-    return std::any_of(corners.begin(), corners.end(), [&](const Triple& corner) {
-        return corner[0] <= least[0] + kCorner && corner[1] <= least[1] + kCorner && corner[2] <= least[2] + kCorner;
-    });
 }
 
 // A part of a volume as float.
@@ -135,10 +99,9 @@ std::optional<TrainingGrid> TrainingGrid::of(const Profile& profile, const Volum
         check_right_angles(profile, volume.geometry.direction());
         for (int a = 0; a < 3; ++a) grid.step_[a] = profile.spacing_mm / volume.geometry.spacing_mm()[a];
     }
-    for (int a = 0; a < 3; ++a)
-        grid.region_.stop[a] = static_cast<std::int64_t>(
-            std::nearbyint(static_cast<double>(grid.volume_shape_[a] - 1) / grid.step_[a] + 1));
-    if (!begins_at_a_corner(volume.geometry, grid.step_))
+    grid.places_ = GridPlaces(volume.geometry, grid.step_);
+    grid.region_.stop = grid.places_.sides();
+    if (grid.places_.is_centred())
         for (int a = 0; a < 3; ++a)
             grid.origin_[a] = (static_cast<double>(grid.volume_shape_[a]) -
                                static_cast<double>(grid.region_.stop[a]) * grid.step_[a]) / 2;
@@ -219,32 +182,36 @@ IntensityRange TrainingGrid::percentiles(const Volume& volume, const std::pair<d
 
 TrainingGrid::Nearest TrainingGrid::nearest(const Window& window, const Grid<float>& values) const {
     const Voxel first = first_of(window);
+    Region counted;  // voxels of the window that count
     Nearest found;
-    Indices taken;
+    std::array<GridPlaces::Ends, 3> ends;
+    bool is_separable = true;
     for (int a = 0; a < 3; ++a) {
-        const std::int64_t count = volume_shape_[a];
-        const auto last =
-            static_cast<std::int64_t>(std::nearbyint(static_cast<double>(count - 1) / step_[a] + 1)) - 1;
-        const std::int64_t least = std::max(region_.start[a], first[a]);
-        const std::int64_t most = std::min(region_.stop[a], first[a] + window.shape[a]);
-        std::int64_t start = 0, stop = 0;
-        for (std::int64_t i = 0; i < count; ++i) {
-            const double at = std::nearbyint((static_cast<double>(i) - origin_[a]) / step_[a]);
-            const auto nearest = std::clamp<std::int64_t>(static_cast<std::int64_t>(at), 0, last);
-            start += nearest < least;
-            stop += nearest < most;
-            if (nearest >= least && nearest < most) taken[a].push_back(nearest - first[a]);
-        }
+        counted.start[a] = std::max(region_.start[a], first[a]);
+        counted.stop[a] = std::min(region_.stop[a], first[a] + window.shape[a]);
+        ends[a] = places_.nearest_ends(a);
+        const auto &least = ends[a].least, &largest = ends[a].largest;
+        is_separable = is_separable && least == largest;
+        const auto start = std::lower_bound(largest.begin(), largest.end(), counted.start[a]) - largest.begin();
+        const auto stop = std::lower_bound(least.begin(), least.end(), counted.stop[a]) - least.begin();
         found.region.start[a] = start;
         found.region.stop[a] = std::max(start, stop);
     }
     found.values = Grid<float>(found.region.shape());
     auto to = found.values.values.begin();
-    for (const auto z : taken[0])
-        for (const auto y : taken[1]) {
-            const float* line = values.line(z, y);
-            to = std::transform(taken[2].begin(), taken[2].end(), to, [&](std::int64_t x) { return line[x]; });
+    Voxel from;
+    for (std::int64_t z = found.region.start[0]; z < found.region.stop[0]; ++z) {
+        from[0] = ends[0].least[z];
+        for (std::int64_t y = found.region.start[1]; y < found.region.stop[1]; ++y) {
+            from[1] = is_separable ? ends[1].least[y] : places_.nearest(1, {z, y, 0});
+            const bool is_inside = from[1] >= counted.start[1] && from[1] < counted.stop[1];
+            const float* line = is_inside ? values.line(from[0] - first[0], from[1] - first[1]) : nullptr;
+            for (std::int64_t x = found.region.start[2]; x < found.region.stop[2]; ++x, ++to) {
+                from[2] = is_separable ? ends[2].least[x] : places_.nearest(2, {z, y, x});
+                if (is_inside && from[2] >= counted.start[2] && from[2] < counted.stop[2]) *to = line[from[2] - first[2]];
+            }
         }
+    }
     return found;
 }
 

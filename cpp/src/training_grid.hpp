@@ -2,12 +2,14 @@
 // gstk.core.training_grid.
 //
 // As MONAI's `Spacing` lays it: its axes are the volume's, its first voxel is the volume's or, on oblique axes with rounded
-// numbers, as far from it as MONAI shifts it, and values between voxels are linear, without a filter. The part around the foreground is what counts (`CropForeground`); beyond it there is padding.
+// numbers, as far from it as MONAI shifts it, and values between voxels are linear, without a filter. The part around the
+// foreground is what counts (`CropForeground`); beyond it there is padding.
 #pragma once
 
 #include <optional>
 
 #include "axis_map.hpp"
+#include "grid_places.hpp"
 #include "window.hpp"
 
 namespace gstk::impl {
@@ -39,8 +41,9 @@ class TrainingGrid {
         Region region;
         Grid<float> values;
     };
-    // Values of a window on the volume's voxels, each from the nearest voxel of the grid (MONAI's `Invertd`); of the voxels
-    // whose nearest counts and lies in the window.
+    // Values of a window on the volume's voxels, each from the nearest voxel of the grid (MONAI's `Invertd`); of a box around
+    // all voxels whose nearest counts and lies in the window. Where axes are not quite at right angles, the box's sides may
+    // hold other voxels; these get 0.
     Nearest nearest(const Window& window, const Grid<float>& values) const;
 
   private:
@@ -53,6 +56,7 @@ class TrainingGrid {
     Grid<float> interpolate(const Volume& volume, const Indices& indices) const;
 
     Triple step_{1, 1, 1};
+    GridPlaces places_;  // where the volume's voxels lie on the grid, to the last millionth; for the way back
     Triple origin_{};  // voxel of the volume where the grid's first voxel lies
     Shape volume_shape_{};
     Region region_;

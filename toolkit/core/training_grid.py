@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
+from gstk.core.grid_places import GridPlaces
 from gstk.core.orientation import AxisMap
 from gstk.core.profile import InputProfile
 from gstk.core.regions import Region
@@ -25,8 +26,6 @@ from gstk.errors import ProfileError
 
 __all__ = ["TrainingGrid"]
 
-_CORNER = 1e-8
-"""How far beyond a corner's planes, in voxels of the grid, MONAI lets others lie to begin the grid at that corner."""
 _RIGHT_ANGLE = 1e-3
 """Largest scalar product of two axes that count as at right angles."""
 
@@ -39,6 +38,7 @@ class TrainingGrid:
         step: voxels of the volume per voxel of the grid.
         volume_shape: voxels of the volume.
         low, high: first and last voxel of the grid, the last outside, that count.
+        places: where the volume's voxels lie on the grid, to the last millionth; for the way back.
         origin: voxel of the volume where the grid's first voxel lies.
     """
 
@@ -46,6 +46,7 @@ class TrainingGrid:
     volume_shape: tuple[int, int, int]
     low: tuple[int, int, int]
     high: tuple[int, int, int]
+    places: GridPlaces
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @classmethod
@@ -68,11 +69,10 @@ class TrainingGrid:
                 )
             z, y, x = (profile.spacing_mm / side for side in geometry.spacing_mm)
             step = (z, y, x)
-        sides = [round((n - 1) / t + 1) for n, t in zip(volume.shape, step, strict=True)]
-        z, y, x = volume.shape
-        grid = cls(step, (z, y, x), (0, 0, 0), (sides[0], sides[1], sides[2]))
-        if not _begins_at_a_corner(geometry, step):
-            z, y, x = ((n - m * t) / 2 for n, m, t in zip(volume.shape, sides, step, strict=True))
+        places = GridPlaces.of(geometry, step)
+        grid = cls(step, geometry.shape, (0, 0, 0), places.sides, places)
+        if places.is_centred:
+            z, y, x = ((n - m * t) / 2 for n, m, t in zip(volume.shape, places.sides, step, strict=True))
             grid = replace(grid, origin=(z, y, x))
         return grid if profile.crop_margin is None else grid._cropped(volume, profile.crop_margin)
 
@@ -169,19 +169,28 @@ class TrainingGrid:
         """Values of a window on the volume's voxels, each from the nearest voxel of the grid (MONAI's `Invertd`).
 
         Returns:
-            The voxels of the volume whose nearest voxel counts and lies in the window; and their values, (z,y,x).
+            A box of the volume around all voxels whose nearest voxel counts and lies in the window; and their values,
+            (z,y,x). Where axes are not quite at right angles, the box's sides may hold other voxels; these get 0.
         """
-        first, region, taken = self.first_of(window), [], []
-        for axis, count in enumerate(self.volume_shape):
-            last = round((count - 1) / self.step[axis] + 1) - 1
-            places = (np.arange(count) - self.origin[axis]) / self.step[axis]
-            nearest = np.clip(np.rint(places).astype(np.int64), 0, last)
-            least = max(self.low[axis], first[axis])
-            most = min(self.high[axis], first[axis] + window.shape[axis])
-            start, stop = np.searchsorted(nearest, [least, most])
-            region.append(slice(int(start), int(stop)))
-            taken.append(nearest[start:stop] - first[axis])
-        return (region[0], region[1], region[2]), values[np.ix_(*taken)]
+        first, region = self.first_of(window), []
+        least = [max(a, b) for a, b in zip(self.low, first, strict=True)]
+        most = [min(b, a + n) for b, a, n in zip(self.high, first, window.shape, strict=True)]
+        ends = [self.places.nearest_ends(axis) for axis in range(3)]
+        for (low, high), a, b in zip(ends, least, most, strict=True):
+            start, stop = int(np.searchsorted(high, a)), int(np.searchsorted(low, b))
+            region.append(slice(start, max(start, stop)))
+        box, index = (region[0], region[1], region[2]), [np.arange(axis.start, axis.stop) for axis in region]
+        if all(np.array_equal(low, high) for low, high in ends):
+            return box, values[np.ix_(*(low[i] - a for (low, _), i, a in zip(ends, index, first, strict=True)))]
+        found = np.zeros([len(i) for i in index], values.dtype)
+        for plane, z in zip(found, index[0], strict=True):
+            from_plane = values[self.places.nearest(0, z) - first[0]]
+            y = self.places.nearest(1, z, index[1])[:, None]
+            x = self.places.nearest(2, z, index[1][:, None], index[2])
+            inside = (y >= least[1]) & (y < most[1]) & (x >= least[2]) & (x < most[2])
+            y, x = np.broadcast_to(y, x.shape)[inside], x[inside]
+            plane[inside] = from_plane[y - first[1], x - first[2]]
+        return box, found
 
     def _cropped(self, volume: NDArray[Any], margin: int) -> TrainingGrid:
         """The part of the grid around its values above 0; all of it where there are none."""
@@ -225,17 +234,3 @@ class TrainingGrid:
                 lower += upper
             values = lower
         return values
-
-
-def _begins_at_a_corner(geometry: Geometry, step: Sequence[float]) -> bool:
-    """Whether MONAI's `compute_shape_offset` finds a corner of the volume to begin the grid at; else it is centred.
-
-    Along rotated axes whose numbers are rounded to float32, as in NIfTI, it finds none.
-    """
-    sides_mm = np.array(geometry.spacing_mm)[::-1]
-    own = np.reshape(geometry.direction, (3, 3)) * sides_mm
-    # Voxels of the volume in those of a grid whose axes are brought to right angles, as MONAI's `zoom_affine` does.
-    to_grid = np.linalg.cholesky(own.T @ own).T / (sides_mm * np.array(step)[::-1])[:, None]
-    faces = [(0.0, n - 1.0) for n in geometry.shape[::-1]]
-    corners = to_grid @ np.reshape(np.meshgrid(*faces, indexing="ij"), (3, -1))
-    return bool((corners <= corners.min(axis=1, keepdims=True) + _CORNER).all(axis=0).any())
