@@ -63,17 +63,19 @@ class GridPlaces:
         if all(low / t >= -_CORNER for (low, _), t in zip(reach, step, strict=True)):
             return places
         middle = [sum(v * n / 2 for v, n in zip(row, shape, strict=True)) for row in upright]
-        z, y, x = (m / 2 - middle[axis] / step[axis] for axis, m in enumerate(sides))
-        return replace(places, first=(z, y, x), is_centred=True)
+        first = [m / 2 - middle[axis] / step[axis] for axis, m in enumerate(sides)]
+        return replace(places, first=(first[0], first[1], first[2]), is_centred=True)
 
-    def nearest(self, axis: int, *index_zyx: NDArray[np.int64] | int) -> NDArray[np.int64]:
+    def nearest(self, axis: int, *index_zyx: NDArray[np.integer] | np.integer) -> NDArray[np.int64]:
         """The nearest voxels of the grid along one of its axes.
 
         Args:
             axis: of the grid.
             index_zyx: voxels of the volume, as many axes as `axis` depends on: z; z and y; or all.
         """
-        of_volume = sum(v * np.asarray(i, np.float64) for v, i in zip(self.upright[axis], index_zyx, strict=False))
+        of_volume: NDArray[np.float64] | np.float64 = np.float64(0)
+        for value, index in zip(self.upright[axis], index_zyx, strict=False):
+            of_volume = of_volume + value * np.asarray(index, np.float64)
         return self._rounded(axis, of_volume)
 
     def nearest_ends(self, axis: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -82,7 +84,7 @@ class GridPlaces:
         low, high = (self._rounded(axis, end + along) for end in _reach(self.upright[axis], self.shape, axis))
         return low, high
 
-    def _rounded(self, axis: int, of_volume: NDArray[np.float64]) -> NDArray[np.int64]:
+    def _rounded(self, axis: int, of_volume: NDArray[np.float64] | np.float64) -> NDArray[np.int64]:
         """The nearest voxels of the grid to places in voxels of the volume."""
         place = of_volume / self.step[axis] + self.first[axis]
         return np.clip(np.rint(place), 0, self.sides[axis] - 1).astype(np.int64)
