@@ -16,6 +16,7 @@ from gstk.core.profile import find_profile
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.core.volume import Volume
 from gstk.core.window import WindowPolicy
+from gstk.errors import PromptError
 from gstk.session.state import ImageState, ObjectState, given_mask, resume_from_mask
 
 SHAPE = (6, 7, 8)
@@ -98,6 +99,26 @@ def test_masks_beyond_the_memory_for_them_are_dropped_the_oldest_first(monkeypat
         image.commit({1: state})
     assert [before.logits is not None for _, before in image.history] == [False, False, False, True, True]
     assert image.history[2][1].given is states[1].given  # what it began with stays, to compute it again
+
+
+def test_masks_that_objects_begin_with_take_a_bit_a_voxel_and_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = an_image()
+    rng = np.random.default_rng(3)
+    masks = [rng.random(SHAPE) < 0.5 for _ in range(40)]
+    states = [given_mask(mask, image) for mask in masks]
+    one = states[0].given
+    assert one is not None
+    assert one.size_bytes == np.prod(SHAPE) / 8
+    monkeypatch.setattr("gstk.session.state._HISTORY_BYTES", 10 * one.size_bytes)
+    for state in states:
+        image.commit({1: state})
+    held = {id(before.given) for _, before in image.history}
+    assert len(held) == len(image.history) == 10
+    for k in range(38, 28, -1):  # and each mask comes back as it was
+        image.take_back(image.history[-1][1].begun_anew(ObjectPrompts()))
+        np.testing.assert_array_equal(image.merge() == 1, masks[k])
+    with pytest.raises(PromptError, match="nothing to undo"):
+        image.latest_before()
 
 
 def test_masks_and_steps_of_the_history_are_limited() -> None:

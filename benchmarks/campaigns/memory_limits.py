@@ -52,6 +52,14 @@ def group_root() -> Path | None:
     return None
 
 
+def remove_ended_groups() -> None:
+    """Removes the groups of clicks that are over; the system keeps those in which a process runs."""
+    root = group_root()
+    for group in root.glob("gstk-*") if root else ():
+        with suppress(OSError):
+            group.rmdir()
+
+
 def limit_space(more_bytes: int) -> None:
     """This process may map so much more, and nothing beyond."""
     import resource
@@ -166,6 +174,7 @@ def main() -> int:
             else:
                 limit = int(4e6 * 250**share)  # 4 MB to 1 GB
                 found = run([sys.executable, __file__, "--click", mode, backend, str(limit)], environment)
+                remove_ended_groups()
             part["runs"] += 1
             part["outcomes"][found["outcome"]] = part["outcomes"].get(found["outcome"], 0) + 1
             said = {"backend": backend, "limit_mb": round(limit / 1e6), **found}

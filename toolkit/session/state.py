@@ -25,7 +25,39 @@ __all__ = ["ImageState", "ObjectState", "class_mask", "given_mask", "resume_from
 _HISTORY_BYTES, _HISTORY_MASKS = 2**29, 100
 """Memory for the masks of the history, and their number; `undo` computes older ones again."""
 _HISTORY_STEPS = 1000
-"""Changes that `undo` takes back."""
+"""Changes that `undo` takes back: fewer, where the masks that objects began with take more than `_HISTORY_BYTES`."""
+
+
+@dataclass(frozen=True)
+class GivenMask:
+    """A mask that an object began with, in a bit a voxel: `undo` cannot compute it again.
+
+    Attributes:
+        window: what the network sees first; None where the mask is empty.
+        region: the mask's place; None where it is empty.
+        bits: `numpy.packbits` of its voxels in the region.
+        class_id, grid_mask: as of `ObjectState`.
+    """
+
+    window: Window | None
+    region: Region | None
+    bits: NDArray[np.uint8]
+    class_id: int | None = None
+    grid_mask: GridMask | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the mask."""
+        return self.bits.nbytes + (0 if self.grid_mask is None else self.grid_mask.values.nbytes)
+
+    def begun(self) -> ObjectState:
+        """The object that begins with it, without prompts."""
+        state = ObjectState(window=self.window, class_id=self.class_id, grid_mask=self.grid_mask, given=self)
+        if self.region is None:
+            return state
+        shape = [axis.stop - axis.start for axis in self.region]
+        mask = np.unpackbits(self.bits, count=voxel_count(self.region)).reshape(shape).view(np.bool_)
+        return replace(state, region=self.region, logits=_as_logits(mask))
 
 
 @dataclass
@@ -42,7 +74,7 @@ class ObjectState:
         grid_mask: of an object of a class, its mask on the training grid.
         is_tiled: whether the network saw it in tiles at the training's resolution.
         is_coarse: the mask is a first answer in coarse windows, which a finer one is to replace.
-        given: the object as it began, with a mask from outside; None where it began with prompts.
+        given: the mask from outside that it began with; None where it began with prompts.
         compromises: what was skipped to have this mask in time.
     """
 
@@ -51,7 +83,7 @@ class ObjectState:
     region: Region | None = None
     logits: NDArray[np.float32] | None = None
     is_fallback: bool = False
-    given: ObjectState | None = None
+    given: GivenMask | None = None
     compromises: tuple[str, ...] = ()
     class_id: int | None = None
     grid_mask: GridMask | None = None
@@ -67,7 +99,7 @@ class ObjectState:
         """The object before its first click: with the mask that it began with, or without one."""
         if self.given is None:
             return ObjectState(ObjectPrompts(box=prompts.box, novel=prompts.novel))
-        return replace(self.given, given=self.given)
+        return self.given.begun()
 
     def is_extended_by(self, prompts: ObjectPrompts) -> bool:
         """Whether `prompts` only add clicks, which then change the present mask one after the other."""
@@ -163,6 +195,7 @@ class ImageState:
         after = self.objects.get(object_id, ObjectState())
         self.undone.append((object_id, after))
         _drop_old_masks(self.undone)
+        _drop_steps_of_given_masks(self.undone)
         self.objects[object_id] = before
         return self._masks_changed(before.region, after.region)
 
@@ -255,6 +288,7 @@ class ImageState:
         self.history.append((object_id, before))
         del self.history[:-_HISTORY_STEPS]
         _drop_old_masks(self.history)
+        _drop_steps_of_given_masks(self.history)
         return self._masks_changed(before.region, state.region)
 
 
@@ -272,6 +306,18 @@ def _drop_old_masks(states: list[tuple[int, ObjectState]]) -> None:
             masks += 1
 
 
+def _drop_steps_of_given_masks(states: list[tuple[int, ObjectState]]) -> None:
+    """Forgets the oldest steps, where there is no memory for the masks that their objects began with."""
+    masks: dict[int, int] = {}
+    for index in reversed(range(len(states))):
+        given = states[index][1].given
+        if given is not None:
+            masks[id(given)] = given.size_bytes
+        if sum(masks.values()) > _HISTORY_BYTES:
+            del states[: index + 1]
+            return
+
+
 def _around(regions: Sequence[Region | None]) -> Region:
     """The smallest region around all; empty where there is none."""
     whole: Region | None = None
@@ -282,21 +328,23 @@ def _around(regions: Sequence[Region | None]) -> Region:
 
 def given_mask(mask: NDArray[np.bool_], image: ImageState) -> ObjectState:
     """An object that begins with a mask, bool (z,y,x), without prompts; empty where the mask is."""
-    region = bounds(mask)
-    if region is None:
-        return ObjectState()
-    low, high = _faces(region)
-    window = frame(image.geometry, low, high, image.policy)
-    state = ObjectState(ObjectPrompts(), window, region, _as_logits(mask[region]))
-    return replace(state, given=state)
+    given = _pack(mask, image)
+    return ObjectState() if given.region is None else given.begun()
 
 
 def class_mask(mask: NDArray[np.bool_], on_grid: NDArray[np.bool_], image: ImageState, class_id: int) -> ObjectState:
     """An object that begins with the mask of a class, bool (z,y,x) of the volume and of the training grid."""
     assert image.source.grid is not None  # as every profile with classes has
     grid_mask = GridMask.cropped(image.source.grid.low, on_grid)
-    state = replace(given_mask(mask, image), class_id=class_id, grid_mask=grid_mask, given=None)
-    return replace(state, given=state)
+    return replace(_pack(mask, image), class_id=class_id, grid_mask=grid_mask).begun()
+
+
+def _pack(mask: NDArray[np.bool_], image: ImageState) -> GivenMask:
+    region = bounds(mask)
+    if region is None:
+        return GivenMask(None, None, np.zeros(0, np.uint8))
+    window = frame(image.geometry, *_faces(region), image.policy)
+    return GivenMask(window, region, np.packbits(mask[region]))
 
 
 def resume_from_mask(
