@@ -109,7 +109,7 @@ def test_masks_that_objects_begin_with_take_a_bit_a_voxel_and_bounded_memory(mon
     one = states[0].given
     assert one is not None
     assert one.size_bytes == np.prod(SHAPE) / 8
-    monkeypatch.setattr("gstk.session.state._HISTORY_BYTES", 10 * one.size_bytes)
+    monkeypatch.setattr("gstk.session.state._GIVEN_BYTES", 10 * one.size_bytes)
     for state in states:
         image.commit({1: state})
     held = {id(before.given) for _, before in image.history}

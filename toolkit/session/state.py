@@ -25,7 +25,8 @@ __all__ = ["ImageState", "ObjectState", "class_mask", "given_mask", "resume_from
 _HISTORY_BYTES, _HISTORY_MASKS = 2**29, 100
 """Memory for the masks of the history, and their number; `undo` computes older ones again."""
 _HISTORY_STEPS = 1000
-"""Changes that `undo` takes back: fewer, where the masks that objects began with take more than `_HISTORY_BYTES`."""
+"""Changes that `undo` takes back: fewer, where the masks that objects began with take more than `_GIVEN_BYTES`."""
+_GIVEN_BYTES = 2**29
 
 
 @dataclass(frozen=True)
@@ -313,7 +314,7 @@ def _drop_steps_of_given_masks(states: list[tuple[int, ObjectState]]) -> None:
         given = states[index][1].given
         if given is not None:
             masks[id(given)] = given.size_bytes
-        if sum(masks.values()) > _HISTORY_BYTES:
+        if sum(masks.values()) > _GIVEN_BYTES:
             del states[: index + 1]
             return
 
