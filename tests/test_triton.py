@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
+from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from kserve import Models, served
 from typer.testing import CliRunner
 
 ort = pytest.importorskip("onnxruntime")
@@ -18,6 +21,7 @@ text_format = pytest.importorskip("google.protobuf.text_format")
 
 from gstk.cli import app  # noqa: E402
 from gstk.core.bundle import Bundle  # noqa: E402
+from gstk.engines import open_engine  # noqa: E402
 from gstk.errors import ExportError, PlanError  # noqa: E402
 from gstk.export.triton import TritonOptions, write_triton_repository  # noqa: E402
 
@@ -107,6 +111,62 @@ def test_class_segmenter_is_the_network(messages: Any, repository: dict[str, Pat
     (output,) = config.output
     assert tensors[output.name].shape == (1, 4, 16, 24, 32)
     np.testing.assert_allclose(tensors[output.name][0], expected.numpy(), atol=0.02 * float(expected.abs().max()))
+
+
+@pytest.fixture(scope="module")
+def address(messages: Any, repository: dict[str, Path]) -> Iterator[str]:
+    """Where the stand-in for Triton serves the repository."""
+    configs = {name: read(messages, folder) for name, folder in repository.items()}
+    with served(Models(configs, repository, messages.DataType.Name)) as address:
+        yield address
+
+
+def test_the_client_of_the_page(address: str, repository: dict[str, Path]) -> None:
+    """The program of docs/triton.md with NVIDIA's own client, on a window of 32³ voxels that is not empty."""
+    pytest.importorskip("tritonclient.http", reason="the client needs its extra `http`", exc_type=RuntimeError)
+    page = (Path(__file__).parents[1] / "docs" / "triton.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    image = np.random.default_rng(5).random((1, 1, 32, 32, 32)).astype(np.float32)
+    for shown, here in (
+        ('"localhost:8000"', repr(address)),
+        ("np.zeros((1, 1, 128, 128, 128), np.float32)", "window"),
+        ("NAME_", "small_"),
+    ):
+        assert shown in program
+        program = program.replace(shown, here)
+    names: dict[str, Any] = {"window": image}
+    exec(program, names)
+    assert names["logits"].dtype == np.float32
+    assert names["logits"].shape == (1, 2, 32, 32, 32)
+    session = ort.InferenceSession(repository["small_class_encoder"] / "1" / "model.onnx")
+    (features,) = session.run(None, {"image": image})
+    second = ort.InferenceSession(repository["small_class_logits"] / "1" / "model.onnx")
+    (expected,) = second.run(None, {"features": features, "class_ids": np.array([1, 3])})
+    np.testing.assert_allclose(names["logits"], expected, atol=1e-6)
+
+
+def test_a_click_over_the_wire(address: str, by_class: Bundle) -> None:
+    """Encoder and decoder by NVIDIA's client are the bundle's; a request that does not fit is refused with a reason."""
+    http = pytest.importorskip("tritonclient.http", exc_type=RuntimeError)
+    client = http.InferenceServerClient(address)
+
+    def ask(model: str, **arrays: np.ndarray) -> Any:
+        given = []
+        for name, array in arrays.items():
+            tensor = http.InferInput(name, array.shape, {"f": "FP32", "i": "INT64"}[array.dtype.kind])
+            tensor.set_data_from_numpy(array)
+            given.append(tensor)
+        return client.infer(f"small_{model}", given)
+
+    image = np.random.default_rng(6).random((1, 1, 32, 32, 32)).astype(np.float32)
+    coords, labels = np.full((1, 2, 3), 16, np.float32), np.array([[1, -2]])
+    embedding = ask("encoder", image=image).as_numpy("embedding")
+    logits = ask("prompt_decoder", embedding=embedding, point_coords=coords, point_labels=labels).as_numpy("logits")
+    with open_engine(by_class, "onnxruntime", "fp16") as engine:
+        expected = engine.decode(engine.encode(image), coords, labels)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    with pytest.raises(Exception, match=r"got image float32 \(1, 32, 32, 32\), expected"):
+        ask("encoder", image=image[0])
 
 
 def test_external_weights_come_along(small_export: Any, tmp_path: Path) -> None:
