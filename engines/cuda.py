@@ -18,7 +18,7 @@ import numpy as np
 from cuda.bindings import runtime as cudart
 from numpy.typing import DTypeLike, NDArray
 
-from gstk.errors import OutOfMemory
+from gstk.errors import EngineError, OutOfMemory
 
 __all__ = [
     "Block",
@@ -31,6 +31,7 @@ __all__ = [
     "capture",
     "check",
     "copy",
+    "device_of",
     "memory_bytes",
     "on_device",
 ]
@@ -61,6 +62,8 @@ def check(result: tuple[Any, ...]) -> Any:
         CUDAError: any other code.
     """
     code, *values = result
+    if code != cudart.cudaError_t.cudaSuccess:
+        cudart.cudaGetLastError()  # otherwise the next to ask for it, such as torch, takes it for its own
     if code == cudart.cudaError_t.cudaErrorMemoryAllocation:
         raise OutOfMemory("CUDA has no memory left (cudaErrorMemoryAllocation); take smaller regions, or free memory")
     if code != cudart.cudaError_t.cudaSuccess:
@@ -83,6 +86,22 @@ def on_device(index: int) -> Iterator[None]:
     finally:
         if before != index:
             check(cudart.cudaSetDevice(before))
+
+
+def device_of(address: int) -> int | None:
+    """The index of the GPU that memory lies on; None for managed memory, which all GPUs reach.
+
+    Raises:
+        EngineError: the memory is the host's, or CUDA does not know it.
+    """
+    about, kinds = check(cudart.cudaPointerGetAttributes(address)), cudart.cudaMemoryType
+    if about.type == kinds.cudaMemoryTypeManaged:
+        return None
+    if about.type != kinds.cudaMemoryTypeDevice:
+        raise EngineError(
+            f"got an array at the address {address:#x}, no memory of a GPU that CUDA knows; copy it to one first"
+        )
+    return int(about.device)
 
 
 def memory_bytes() -> MemoryBytes:
@@ -123,10 +142,6 @@ class Event:
     def synchronise(self) -> None:
         """Waits until the stream has reached the event."""
         check(cudart.cudaEventSynchronize(self.event))
-
-    def before(self, stream: int) -> None:
-        """Makes all work that the stream (a handle) queues from now on wait for the event."""
-        check(cudart.cudaStreamWaitEvent(stream, self.event, 0))
 
     def close(self) -> None:
         """Gives it back."""
@@ -293,6 +308,7 @@ def capture(stream: Stream, found: list[Graph]) -> Iterator[None]:
         yield
     except BaseException:
         cudart.cudaStreamEndCapture(stream.handle)  # makes the stream usable again; the graph is discarded
+        cudart.cudaGetLastError()
         raise
     captured = check(cudart.cudaStreamEndCapture(stream.handle))
     try:

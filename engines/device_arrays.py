@@ -73,6 +73,7 @@ class ExternalDeviceArray:
         device: CUDA's index of the GPU; None if the protocol does not state it.
         stream: handle of the stream that last wrote the array; None if no synchronisation is needed.
         owner: the object that keeps the memory alive.
+        read_only: whether the host program forbids writing to it.
     """
 
     address: int
@@ -81,6 +82,7 @@ class ExternalDeviceArray:
     device: int | None
     stream: int | None
     owner: Any
+    read_only: bool = False
 
 
 class DeviceArray:
@@ -180,9 +182,9 @@ def _from_interface(name: str, source: object, interface: dict[str, Any]) -> Ext
     if strides is not None and not _is_contiguous(shape, tuple(int(s) // dtype.itemsize for s in strides)):
         raise _not_contiguous(name, shape)
     stream = interface.get("stream")
-    return ExternalDeviceArray(
-        int(interface["data"][0]), shape, dtype, None, None if stream is None else int(stream), source
-    )
+    address, read_only = interface["data"]
+    written_by = None if stream is None else int(stream)
+    return ExternalDeviceArray(int(address), shape, dtype, None, written_by, source, bool(read_only))
 
 
 def _from_dlpack(name: str, source: Any) -> ExternalDeviceArray:

@@ -37,7 +37,7 @@ _KINDS: tuple[tuple[type[EngineError], str, str], ...] = (
     (
         DeviceError,
         r"\bCUDA\b.{0,40}(?:error|failure)|cudaError|CUDA_ERROR|CUDNN|CUBLAS|illegal memory access|device-side assert|"
-        r"launch failure",
+        r"launch failure|\bCUDA (?:runtime|driver) \(|misaligned address",
         "start another process; this one does not use the GPU again",
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -95,7 +95,7 @@ class TensorRTEngine(BundleEngine):
         shape = image_shape(array.shape)
         self._check_region(shape)
         if stream is not None:
-            array = ExternalDeviceArray(array.address, array.shape, array.dtype, array.device, stream, array.owner)
+            array = replace(array, stream=stream)
         with self._encoding, self._failing_as(f"encode a region of {shape}"):
             self._require_open()
             encoded = self._execution.encode(array, self._channels, self._profile(shape))
@@ -123,6 +123,8 @@ class TensorRTEngine(BundleEngine):
         target = None
         if out is not None:
             target = self._checked_device_array("out", out, self._execution.logits_dtype)
+            if target.read_only:
+                raise EngineError("got out, an array that is read-only, expected one to write to")
             if target.shape != (len(labels), 1, *region):
                 raise EngineError(f"got out {target.shape}, expected {(len(labels), 1, *region)}")
         with self._decoding, self._failing_as(f"decode {len(labels)} objects in a region of {region}"):
@@ -171,8 +173,10 @@ class TensorRTEngine(BundleEngine):
             raise EngineError(
                 f"got {name} of dtype {array.dtype}, expected {dtype} as the plan has it; convert it first"
             )
-        if array.device is not None and array.device != self.device.index:
-            raise EngineError(f"got {name} on cuda:{array.device}, expected {self.device.id}; copy it there first")
+        # An array's interface names no GPU, and work on another GPU's memory ends all use of both.
+        device = self._execution.device_of(array.address) if array.device is None else array.device
+        if device not in (None, self.device.index):
+            raise EngineError(f"got {name} on cuda:{device}, expected {self.device.id}; copy it there first")
         return array
 
     def _encode(self, image: NDArray[np.float32]) -> tuple[Any, int]:

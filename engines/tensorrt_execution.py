@@ -13,7 +13,7 @@ import math
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.engines.arguments import Shape
-from gstk.engines.cuda import Block, CUDAError, Event, Memory, PinnedArea, Stream, copy, on_device
+from gstk.engines.cuda import Block, CUDAError, Event, Memory, PinnedArea, Stream, copy, device_of, on_device
 from gstk.engines.device_arrays import DeviceArray, ExternalDeviceArray
 from gstk.engines.failures import lost_device
 from gstk.engines.tensorrt_profiles import Dims, buckets
@@ -148,16 +148,14 @@ class Execution:
                 pinned = self._image.array(image.shape, self.image_dtype)
                 np.copyto(pinned, image, casting="same_kind")
                 image = pinned
-            with self._queue:
+            with self._queued(done):
                 run = self._encoder.plain(profile)
-                needed = run.shape({"image": image.shape})
+                needed = run.shape({"image": image.shape}, {"embedding": shape})
                 image_bytes = math.prod(image.shape) * self.image_dtype.itemsize
                 self._reserve({"scratch": needed, "image": image_bytes})
                 block = self._memory.allocate(math.prod(shape) * self._embedding_dtype.itemsize)
                 source = self._queue_image(image, image_bytes)
                 self._queue_run(run, {"image": source, "embedding": block.address}, graph=False)
-                done.record(self._stream.handle)
-            done.synchronise()
         return Encoded(block, shape)
 
     @property
@@ -189,9 +187,10 @@ class Execution:
         with on_device(self._device):
             staged = self._image.array(image.shape, image_dtype)
             np.copyto(staged, image, casting="same_kind")
-            with self._queue:
+            with self._queued(done):
                 run = self._classes.plain(profile)
-                sizes = {"scratch": run.shape({"image": image.shape}), "image": voxels * image_dtype.itemsize}
+                needed = run.shape({"image": image.shape}, {"features": (1, *found.shape)})
+                sizes = {"scratch": needed, "image": voxels * image_dtype.itemsize}
                 sizes["features"] = channels * voxels * dtype.itemsize
                 self._reserve(sizes)
                 source = self._queue_image(staged, sizes["image"])
@@ -201,11 +200,9 @@ class Execution:
             # this buffer, wait for the caller's lock.
             for channel, target in enumerate(found):
                 landing = self._features.array(target.shape, dtype)
-                with self._queue:
+                with self._queued(done):
                     address = features + channel * voxels * dtype.itemsize
                     copy(landing.ctypes.data, address, landing.nbytes, self._stream)
-                    done.record(self._stream.handle)
-                done.synchronise()
                 np.copyto(target, landing)
         return found
 
@@ -233,6 +230,7 @@ class Execution:
                 address, owner = block.address, block
             else:
                 address, owner = out.address, out.owner
+                self._wait_for(out, self._events[1])
             for _ in self._decoded(request, address):
                 pass
         return DeviceArray(address, shape, self.logits_dtype, self._device, owner)
@@ -277,12 +275,12 @@ class Execution:
         landing = self._logits.array((count, object_bytes), np.uint8).ctypes.data if target is None else target
         if target is not None:
             landing += first * object_bytes
-        done = self._events[1]
-        with self._queue:
+        with self._queued(self._events[1]):
             own = self._decoder.own(request.profile, tuple(shapes.values())) if self._graphs else None
             run = own or self._decoder.plain(request.profile)
             sizes = {name: values.nbytes for name, values in staged.items()}
-            sizes |= {"scratch": run.shape(shapes), "logits": bucket * object_bytes}
+            logits = {"logits": (bucket, 1, *encoded.roi_shape)}
+            sizes |= {"scratch": run.shape(shapes, logits), "logits": bucket * object_bytes}
             sizes["embedding"] = encoded.block.size_bytes
             self._reserve(sizes)
             for name, values in staged.items():
@@ -293,26 +291,44 @@ class Execution:
             addresses = {name: self._slots.address(name) for name in (*shapes, "logits")}
             self._queue_run(run, addresses, graph=own is not None)
             copy(landing, addresses["logits"], count * object_bytes, self._stream)
-            done.record(self._stream.handle)
-        done.synchronise()
 
-    def _reserve(self, sizes: Mapping[str, int]) -> None:
+    @contextmanager
+    def _queued(self, done: Event) -> Iterator[None]:
+        """Queues the block's work while no other thread queues any, and waits until it is done.
+
+        Where the block or the wait ends early, as by Ctrl-C, what was queued ends first, since it uses the caller's
+        memory. A CUDA error that made the block fail shows itself there.
+        """
         try:
-            moved = self._slots.reserve(sizes)
+            with self._queue:
+                yield
+                done.record(self._stream.handle)
+            done.synchronise()
         except BaseException:
             self._in_slot = None
+            self._stream.synchronise()
             raise
-        if "embedding" in moved:
+
+    def _wait_for(self, array: ExternalDeviceArray, event: Event) -> None:
+        """Makes the stream wait for what a host program has queued on an array so far, where it names a stream."""
+        if array.stream is not None:
+            event.record(array.stream)
+            self._stream.wait(event)
+
+    def device_of(self, address: int) -> int | None:
+        """See `gstk.engines.cuda.device_of`."""
+        with on_device(self._device):
+            return device_of(address)
+
+    def _reserve(self, sizes: Mapping[str, int]) -> None:
+        if "embedding" in self._slots.reserve(sizes):
             self._in_slot = None
 
     def _queue_image(self, image: NDArray[Any] | ExternalDeviceArray, size_bytes: int) -> int:
         """Queues the copies that bring an image to the encoder's input; returns the address of that input."""
         slot = self._slots.address("image")
         if isinstance(image, ExternalDeviceArray):
-            if image.stream is not None:
-                written = self._events[0]
-                written.record(image.stream)
-                self._stream.wait(written)
+            self._wait_for(image, self._events[0])
             if image.address % _ALIGNMENT == 0:
                 return image.address
             copy(slot, image.address, size_bytes, self._stream)

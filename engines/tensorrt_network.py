@@ -169,6 +169,8 @@ def _build(
         said = "; ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors)
         raise PlanError(f"TensorRT {trt.__version__} does not take {onnx.name}: {said or what_went_wrong('parse it')}")
     _require_typed(network, precision, kind)
+    for tensor in _ends(network):  # by TensorRT's header, all layouts are allowed otherwise
+        tensor.allowed_formats = 1 << int(trt.TensorFormat.LINEAR)
     config = _config(builder, network, profiles, settings)
     config.progress_monitor = monitor
     # The cache must live for as long as the configuration that refers to it.
@@ -255,11 +257,15 @@ def _require_typed(network: trt.INetworkDefinition, precision: str, kind: str) -
 
 def _require_same_ends(network: trt.INetworkDefinition, dtypes: dict[str, str]) -> None:
     """Raises an error if an input or output of the plan does not have the graph's type."""
-    tensors = [network.get_input(index) for index in range(network.num_inputs)]
-    tensors += [network.get_output(index) for index in range(network.num_outputs)]
-    for tensor in tensors:
+    for tensor in _ends(network):
         if dtypes.get(tensor.name) != tensor.dtype.name:
             raise PlanError(
                 f"got {tensor.name} in {dtypes.get(tensor.name)} from TensorRT, expected {tensor.dtype.name} as the "
                 "graph has it; report this with TensorRT's version"
             )
+
+
+def _ends(network: trt.INetworkDefinition) -> list[trt.ITensor]:
+    """The inputs and outputs of a network."""
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    return tensors + [network.get_output(index) for index in range(network.num_outputs)]

@@ -47,11 +47,19 @@ class Run:
         self._flushed, self._capturable = False, True
         self._memory_bytes = 0
 
-    def shape(self, shapes: Mapping[str, Dims]) -> int:
+    def shape(self, shapes: Mapping[str, Dims], outputs: Mapping[str, Dims]) -> int:
         """Sets the shapes of the inputs.
+
+        Args:
+            shapes: of the inputs.
+            outputs: shapes of the outputs that the caller has memory for; the inputs' shapes decide them.
 
         Returns:
             The memory in bytes that the run needs in addition to inputs and outputs.
+
+        Raises:
+            PlanError: an output has another shape, and would be written beyond its memory.
+            RuntimeError: TensorRT refuses a shape.
         """
         if shapes == self._shapes:
             return self._memory_bytes
@@ -63,6 +71,10 @@ class Run:
         missing = self._context.infer_shapes()
         if missing:
             raise RuntimeError(f"TensorRT wants shapes of {', '.join(missing)} that the plan's graph does not have")
+        for name, expected in outputs.items():
+            found = tuple(self._context.get_tensor_shape(name))
+            if found != expected:
+                raise PlanError(f"got a plan whose {name} has the shape {found}, expected {expected}; build it again")
         needed = self._context.update_device_memory_size_for_shapes()
         # TensorRT returns 0 on failure, too; the largest size of the profile is always enough.
         self._memory_bytes = needed or self._engine.get_device_memory_size_for_profile_v2(self._profile)
@@ -147,10 +159,13 @@ class PlanRuns:
         if weights is not None:
             _refit(self._engine, weights)
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        for name in names:
+            _require_plain(self._engine, name)
         self.dtypes = {name: np.dtype(_NUMPY[self._engine.get_tensor_dtype(name)]) for name in names}
         self._stream, self._limit = stream, limit
         self._plain: dict[int, Run] = {}
         self._own: OrderedDict[Hashable, Run | None] = OrderedDict()
+        self._has_room = True
 
     def plain(self, profile: int) -> Run:
         """The run of a profile that serves all shapes."""
@@ -166,8 +181,12 @@ class PlanRuns:
         key = (profile, shapes)
         seen = key in self._own
         run = self._own.get(key)
-        if seen and run is None:
-            run = Run(self._engine, profile, self._stream)
+        if seen and run is None and self._has_room:
+            try:
+                run = Run(self._engine, profile, self._stream)
+            except (RuntimeError, OutOfMemory) as error:  # a context has memory of its own
+                _log.warning("decodes of other shapes get no CUDA graph (%s)", error)
+                self._has_room = False
         self._own[key] = run
         self._own.move_to_end(key)
         while len(self._own) > self._limit:
@@ -185,6 +204,18 @@ class PlanRuns:
         self._plain.clear()
         self._own.clear()
         del self._engine
+
+
+def _require_plain(engine: trt.ICudaEngine, name: str) -> None:
+    """Raises an error if an input or output is not a row-major array in GPU memory, as which it is used."""
+    where = engine.get_tensor_location(name)
+    layouts = {engine.get_tensor_format(name, index) for index in range(engine.num_optimization_profiles)}
+    if where != trt.TensorLocation.DEVICE or layouts != {trt.TensorFormat.LINEAR}:
+        found = ", ".join(sorted(layout.name for layout in layouts))
+        raise PlanError(
+            f"got a plan whose {name} is on the {where.name} in the layout {found}, expected DEVICE and LINEAR; build "
+            "it again with gstk build --rebuild"
+        )
 
 
 def _refit(engine: trt.ICudaEngine, onnx: Path) -> None:

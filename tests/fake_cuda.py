@@ -25,6 +25,13 @@ class cudaError_t(enum.IntEnum):
     cudaErrorStreamCaptureInvalidated = 901
 
 
+class cudaMemoryType(enum.IntEnum):
+    cudaMemoryTypeUnregistered = 0
+    cudaMemoryTypeHost = 1
+    cudaMemoryTypeDevice = 2
+    cudaMemoryTypeManaged = 3
+
+
 class cudaMemcpyKind(enum.IntEnum):
     cudaMemcpyDefault = 4
 
@@ -69,6 +76,8 @@ class FakeCUDA:
     Attributes:
         limit_bytes: memory of the GPU.
         sticky: the error that every call gives from now on; None as long as the context is whole.
+        last: the error that the next to ask for it gets, as TensorRT and torch ask after each launch.
+        elsewhere: GPU, and kind of memory, of addresses that are not this GPU's.
         no_capture: let captures fail.
         captures, launches: of graphs, so far.
     """
@@ -83,6 +92,8 @@ class FakeCUDA:
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.current = threading.local()
         self.sticky: cudaError_t | None = None
+        self.last = cudaError_t.cudaSuccess
+        self.elsewhere: dict[int, tuple[int, cudaMemoryType]] = {}
         self.no_capture = False
         self.captures = self.launches = self.most_bytes = 0
         self._next = 100
@@ -105,6 +116,9 @@ class FakeCUDA:
     def holds(self, address: int, size: int) -> bool:
         tables = (*self.device.items(), *self.pinned.items())
         return any(start <= address and address + size <= start + length for start, (_, length) in tables)
+
+    def on_device(self, address: int) -> bool:
+        return any(start <= address < start + length for start, (_, length) in self.device.items())
 
     def capturing(self) -> bool:
         """Whether this thread captures: then CUDA forbids it what is not part of a stream."""
@@ -129,19 +143,35 @@ def module(state: FakeCUDA) -> types.ModuleType:
             with state.lock:
                 if state.sticky is not None and function.__name__ != "cudaGetErrorString":
                     return (state.sticky, None)
-                return function(*args)
+                result = function(*args)
+                if result[0] != _GOOD and function.__name__ != "cudaGetLastError":
+                    state.last = result[0]
+                return result
 
         guarded.__name__, guarded.__wrapped__ = function.__name__, function  # type: ignore[attr-defined]
         setattr(found, function.__name__, guarded)
         return guarded
 
-    for kind in (cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode):
+    for kind in (cudaError_t, cudaMemcpyKind, cudaMemoryType, cudaStreamCaptureMode):
         setattr(found, kind.__name__, kind)
     found.cudaStreamNonBlocking, found.cudaEventDisableTiming = cudaStreamNonBlocking, cudaEventDisableTiming
 
     @public
     def cudaGetErrorString(error):
         return _GOOD, {700: b"an illegal memory access was encountered"}.get(int(error), b"an error")
+
+    @public
+    def cudaGetLastError():
+        last, state.last = state.last, _GOOD
+        return (last,)
+
+    @public
+    def cudaPointerGetAttributes(ptr):
+        kind = (
+            cudaMemoryType.cudaMemoryTypeDevice if state.on_device(ptr) else cudaMemoryType.cudaMemoryTypeUnregistered
+        )
+        device, kind = state.elsewhere.get(ptr, (0, kind))
+        return _GOOD, types.SimpleNamespace(type=kind, device=device)
 
     @public
     def cudaGetDevice():

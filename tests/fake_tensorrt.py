@@ -49,6 +49,10 @@ class Fake:
         builds: of each build: settings that TensorRT was given.
         on_step, on_capture: called at each step of a build, and while a run is captured.
         float_only: build FP32 plans whatever the graph says.
+        on_host: inputs and outputs that are said to lie in the host's memory.
+        channels: that outputs are said to have; None for those of the graph.
+        most_contexts: beyond which there is no memory for another.
+        break_run: called by each run, which then fails as for `reason`.
         scratch_bytes: of a run, for each voxel and object.
     """
 
@@ -61,6 +65,11 @@ class Fake:
         self.on_step: Any = None
         self.on_capture: Any = None
         self.float_only = False
+        self.on_host: set[str] = set()
+        self.channels: int | None = None
+        self.most_contexts: int | None = None
+        self.break_run: Any = None
+        self.reason = "misaligned address"
         self.scratch_bytes = 64
         self.module = _module(self, version)
 
@@ -115,6 +124,8 @@ def _module(fake: Fake, version: str) -> types.ModuleType:
     verbosity = enumeration("ProfilingVerbosity", "LAYER_NAMES_ONLY", "DETAILED")
     enumeration("LayerInformationFormat", "JSON")
     enumeration("MemoryPoolType", "WORKSPACE")
+    formats = enumeration("TensorFormat", "LINEAR", "HWC8")
+    locations = enumeration("TensorLocation", "DEVICE", "HOST")
     enumeration("PreviewFeature", "RUNTIME_ACTIVATION_RESIZE_10_10")
     strategies = enumeration("ExecutionContextAllocationStrategy", "STATIC", "USER_MANAGED")
     layers = enumeration("LayerType", "CONVOLUTION", "DECONVOLUTION", "CAST")
@@ -146,6 +157,7 @@ def _module(fake: Fake, version: str) -> types.ModuleType:
     class Tensor:
         def __init__(self, name, dtype, shape):
             self.name, self.dtype, self.shape = name, dtype, Dims(list(shape))
+            self.allowed_formats = sum(1 << int(layout) for layout in formats)
 
     class Layer:
         def __init__(self, node, types_of):
@@ -337,6 +349,11 @@ def _module(fake: Fake, version: str) -> types.ModuleType:
                     for t in ts
                 ],
                 "results": [(name, kind.name) for name, kind in network._results if kind is not None],
+                # What may have another layout gets one.
+                "layouts": {
+                    t.name: (formats.LINEAR if t.allowed_formats == 1 << int(formats.LINEAR) else formats.HWC8).name
+                    for t in (*network._inputs, *network._outputs)
+                },
                 "detailed": config.profiling_verbosity == verbosity.DETAILED,
             }
             fake.builds.append(
@@ -425,6 +442,12 @@ def _module(fake: Fake, version: str) -> types.ModuleType:
         def get_tensor_dtype(self, name):
             return self._ends[name][0]
 
+        def get_tensor_location(self, name):
+            return locations.HOST if name in fake.on_host else locations.DEVICE
+
+        def get_tensor_format(self, name, profile_index):
+            return formats[self._header["layouts"][name]]
+
         def create_engine_inspector(self):
             return EngineInspector(self._header)
 
@@ -439,6 +462,9 @@ def _module(fake: Fake, version: str) -> types.ModuleType:
 
         def create_execution_context(self, strategy):
             assert strategy == strategies.USER_MANAGED
+            if fake.most_contexts is not None and fake.contexts >= fake.most_contexts:
+                self.fail("Error Code 2: OutOfMemory (no further information)")
+                return None
             fake.contexts += 1
             return IExecutionContext(self)
 
@@ -468,6 +494,18 @@ def _module(fake: Fake, version: str) -> types.ModuleType:
         def update_device_memory_size_for_shapes(self):
             return self._engine._scratch(self._shapes)
 
+        def get_tensor_shape(self, name):
+            dims = self._engine._ends[name][1]
+            if name in self._shapes:
+                return Dims(list(self._shapes[name]))
+            sides = self._shapes.get("image", self._shapes.get("embedding"))[2:]
+            if name == "embedding":
+                sides = [side // 2 for side in sides]
+            elif "image" not in self._shapes:
+                sides = [2 * side for side in sides]
+            objects = self._shapes.get("point_coords", (1,))[0]
+            return Dims([objects, fake.channels or (1 if name == "logits" else dims[1]), *sides])
+
         def set_tensor_address(self, name, memory):
             if memory % 256:
                 self.fail(f"the address of {name} is not aligned")
@@ -486,6 +524,13 @@ def _module(fake: Fake, version: str) -> types.ModuleType:
             captured = stream.captured is not None
             if engine._stripped:
                 self.fail("weights are missing: refit the engine")
+                return False
+            if fake.break_run is not None:
+                fake.break_run()
+                self.fail(f"Error Code 1: Cuda Runtime ({fake.reason})")
+                return False
+            if fake.cuda.last:
+                self.fail(f"Error Code 1: Cuda Runtime ({fake.cuda.last.name}), which another call left")
                 return False
             if missing or memory[1] < needed:
                 self.fail(f"no address of {missing}, or {memory[1]} of {needed} bytes of memory")

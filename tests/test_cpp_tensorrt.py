@@ -27,7 +27,7 @@ pytest.importorskip("onnxruntime", reason="Python's stand-in computes with ONNX 
 pytestmark = needs_a_compiler
 
 TINY = builtin("tiny")
-ENGINE, DRIVER, ARCHITECTURE, PLAN = 9, 15, 17, 18
+ENGINE, DRIVER, DEVICE, ARCHITECTURE, PLAN = 9, 15, 16, 17, 18
 """Codes of gstk.h."""
 
 
@@ -109,21 +109,20 @@ def test_calls(checked: Path, every_precision: Bundle, tmp_path: Path, what: str
     print(run(checked / "gpu", every_precision.path, tmp_path, what, FAKE_GPUS="1", **settings))
 
 
-@pytest.mark.parametrize("captures", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"FAKE_NO_CAPTURE": "1"}, {"FAKE_NO_CONTEXT": "3"}])
 def test_a_click_more_needs_no_graph_more(
-    checked: Path, every_precision: Bundle, tmp_path: Path, captures: bool
+    checked: Path, every_precision: Bundle, tmp_path: Path, settings: dict[str, str]
 ) -> None:
     """Of 48 decodes of one to six points: two shapes, each run plainly, flushed in its context, captured, launched."""
     with installed():
         build_plans(every_precision, "fp32", [(16, 16, 16)], (16, 32, 32), objects=4, points=6, plans=tmp_path)
     log = tmp_path / "log"
-    settings = {} if captures else {"FAKE_NO_CAPTURE": "1"}
     run(checked / "gpu", every_precision.path, tmp_path, "graphs", FAKE_GPUS="1", FAKE_LOG=str(log), **settings)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     small = [line for line in lines if line["shapes"].get("embedding", [])[2:] == [8, 8, 8]]
     counts = [line["shapes"]["point_coords"][1] for line in small]
     assert set(counts) == {4, 6}
-    if captures:
+    if not settings:
         # Six, and after memory moved one that is flushed again and one that is captured.
         assert [line["captured"] for line in small] == [False, False, True, False, False, True, False, True]
     else:
@@ -160,6 +159,10 @@ def test_calls_end_in_time_or_when_they_are_cancelled(checked: Path, cache: Path
         ({"VERSION": "10.14.1.2"}, "cuda", PLAN, r"for TensorRT 10\.13\.0\.35, expected 10\.14\.1\.2; run: gstk build"),
         ({"VERSION": "10.11.0.1"}, "cuda", 10, r"got TensorRT 10\.11\.0\.1, expected 10\.12 or newer"),
         ({"CUDA": 12080}, "cuda", PLAN, r"driver for CUDA 13\.0, on one for 12\.8"),
+        ({"ON_HOST": "point_labels"}, "cuda", PLAN, "whose point_labels is no row-major array in GPU memory"),
+        ({"WIDE": "embedding"}, "cuda", PLAN, "whose embedding would be written beyond the memory for it"),
+        ({"WIDE": "logits"}, "cuda", PLAN, "whose logits would be written beyond the memory for it"),
+        ({"REFUSE": 1}, "cuda", DEVICE, "an illegal memory access was encountered; start another process"),
     ],
 )
 def test_what_cannot_run_here_is_named(
@@ -251,6 +254,9 @@ def test_names_are_tensorrts() -> None:
         "enqueueV3": "execute_async_v3",
         "setEngineHostCodeAllowed": "engine_host_code_allowed",
         "log": "log",
+        "getNbIOTensors": "num_io_tensors",
+        "getIOTensorName": "get_tensor_name",
+        "getNbOptimizationProfiles": "num_optimization_profiles",
     }
     header = (FAKES / "NvInfer.h").read_text()
     old, new = (

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import test_engines
 from engine_inputs import prompts, region
-from fake_cuda import cudaError_t
+from fake_cuda import cudaError_t, cudaMemoryType
 from fake_tensorrt import Fake, installed
 
 from gstk.core.manifest import RoiRules
@@ -263,6 +263,71 @@ def test_cuda_error_ends_the_process_s_use_of_the_gpu(
     engine.close()
 
 
+@pytest.mark.parametrize(
+    ("reason", "kind"), [("misaligned address", DeviceError), ("out of memory", OutOfMemory), ("odd", DeviceError)]
+)
+def test_what_was_queued_ends_before_a_failure_is_told(
+    fresh: Any, fake: Fake, monkeypatch: pytest.MonkeyPatch, reason: str, kind: type[Exception]
+) -> None:
+    """It copies from and to memory that the caller may use for something else then."""
+    monkeypatch.setattr(failures, "_lost", [])
+    monkeypatch.setattr(fake, "reason", reason)
+    stream = fake.cuda.stream(fresh._execution._stream.handle)
+    monkeypatch.setattr(fake, "break_run", lambda: None)
+    with pytest.raises(kind):
+        fresh.encode(region((8, 8, 8)))
+    assert stream.done == stream.queued > 0
+
+
+def test_ctrl_c_waits_for_the_gpu(fresh: Any, fake: Fake, small_export: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (8, 8, 8)
+    stream = fake.cuda.stream(fresh._execution._stream.handle)
+    with monkeypatch.context() as patch:
+        patch.setattr(fake, "break_run", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fresh.encode(region(shape))
+    assert stream.done == stream.queued > 0
+    logits = fresh.decode(fresh.encode(region(shape)), *prompts(shape, 1, 1))
+    np.testing.assert_allclose(logits, expected(small_export, shape, 0, 1, 1), atol=1e-5)
+
+
+def test_plans_whose_ends_are_no_plain_arrays_are_refused(
+    fake: Fake, cache: Path, fresh: Any, small_export: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(fake, "channels", 3)
+        with pytest.raises(
+            PlanError, match=r"whose embedding has the shape \(1, 3, 4, 4, 4\), expected \(1, 8, 4, 4, 4\)"
+        ):
+            fresh.encode(region((8, 8, 8)))
+    fresh.encode(region((8, 8, 8)))
+    with monkeypatch.context() as patch:
+        patch.setattr(fake, "on_host", {"point_labels"})
+        with pytest.raises(PlanError, match="whose point_labels is on the HOST in the layout LINEAR, expected DEVICE"):
+            open_engine(small_export.bundle, "tensorrt")
+    layouts = fresh._execution._encoder._engine._header["layouts"]
+    monkeypatch.setitem(layouts, "image", "HWC8")
+    from gstk.engines.tensorrt_runs import _require_plain
+
+    with pytest.raises(PlanError, match="whose image is on the DEVICE in the layout HWC8"):
+        _require_plain(fresh._execution._encoder._engine, "image")
+
+
+def test_no_room_for_a_graph_s_context(fresh: Any, fake: Fake, small_export: Any, caplog: Any) -> None:
+    shape = (8, 8, 8)
+    embedding, request = fresh.encode(region(shape)), prompts(shape, 1, 1)
+    fresh.decode(embedding, *request)
+    fake.most_contexts = fake.contexts
+    try:
+        found = [fresh.decode(embedding, *request) for _ in range(4)]
+    finally:
+        fake.most_contexts = None
+    assert fake.cuda.launches == 0
+    assert caplog.text.count("no CUDA graph") == 1
+    for logits in found:
+        np.testing.assert_allclose(logits, expected(small_export, shape, 0, 1, 1), atol=1e-5)
+
+
 def test_encodes_and_decodes_from_threads(fresh: BundleEngine, small_export: Any) -> None:
     """While regions of many sizes are encoded, which moves the memory, decodes of others stay right."""
     shape = (8, 8, 8)
@@ -370,6 +435,35 @@ def test_memory_that_a_host_had_is_not_used_again(fresh: Any, fake: Fake) -> Non
     fresh.decode_device(embedding, *prompts((8, 8, 8), 1, 1))
     assert all(piece is not raw for piece, _ in fake.cuda.device.values())  # CUDA has it back, after all work is done
     assert again.address in fake.cuda.device
+
+
+def test_an_array_to_write_to_is_waited_for(fresh: Any, fake: Fake, small_export: Any) -> None:
+    """What its program has queued on it, such as a last use of what it held, comes first."""
+    shape = (8, 8, 8)
+    embedding, request = fresh.encode(region(shape)), prompts(shape, 1, 1)
+    out = OnGPU(fake, np.ones((1, 1, *shape), np.float32), stream=1)
+    fresh.decode_device(embedding, *request, out=out)
+    host = fake.cuda.stream(1)
+    host.run(host.queued)
+    np.testing.assert_allclose(out.array, expected(small_export, shape, 0, 1, 1), atol=1e-5)
+
+
+def test_arrays_that_cannot_be_used_are_refused(fresh: Any, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (8, 8, 8)
+    embedding, request = fresh.encode(region(shape)), prompts(shape, 1, 1)
+    out = OnGPU(fake, np.ones((1, 1, *shape), np.float32))
+    out.interface["data"] = (out.address, True)
+    with pytest.raises(EngineError, match="got out, an array that is read-only"):
+        fresh.decode_device(embedding, *request, out=out)
+    image = OnGPU(fake, region(shape))
+    monkeypatch.setitem(fake.cuda.elsewhere, image.address, (1, cudaMemoryType.cudaMemoryTypeDevice))
+    with pytest.raises(EngineError, match="got image on cuda:1, expected cuda:0"):
+        fresh.encode_device(image)
+    monkeypatch.setitem(fake.cuda.elsewhere, image.address, (0, cudaMemoryType.cudaMemoryTypeHost))
+    with pytest.raises(EngineError, match="no memory of a GPU that CUDA knows; copy it to one"):
+        fresh.encode_device(image)
+    monkeypatch.setitem(fake.cuda.elsewhere, image.address, (1, cudaMemoryType.cudaMemoryTypeManaged))
+    fresh.encode_device(image)
 
 
 @pytest.mark.parametrize(

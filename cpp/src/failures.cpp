@@ -29,7 +29,7 @@ const Kind kKinds[] = {
      "install the NVIDIA driver, or a newer one, or take another backend"},
     {GSTK_ERROR_DEVICE,
      R"(\bCUDA\b.{0,40}(error|failure)|cudaError|CUDA_ERROR|CUDNN|CUBLAS|illegal memory access|device-side assert|)"
-     R"(launch failure)",
+     R"(launch failure|\bCUDA (runtime|driver) \(|misaligned address)",
      "start another process; this one does not use the GPU again"},
 };
 

@@ -92,7 +92,8 @@ class TensorRTEngine final : public Engine {
         std::shared_ptr<cuda::Block> block;
         queue(half, [&] {
             PlanRun& run = plans_[0]->run(profile, stream_);
-            const std::size_t scratch = run.shape({{"image", {1, 1, shape[0], shape[1], shape[2]}}});
+            const Shapes given{{"image", {1, 1, shape[0], shape[1], shape[2]}}};
+            const std::size_t scratch = run.shape(given, "embedding", features);
             reserve({{"scratch", scratch}, {"image", image_bytes}});
             block = std::make_shared<cuda::Block>(device_index_, features_bytes);
             half.block = block;
@@ -211,7 +212,7 @@ class TensorRTEngine final : public Engine {
         queue(half, [&] {
             PlanRun* const own = plans_[1]->own(profile, shapes, stream_);
             PlanRun& run = own ? *own : plans_[1]->run(profile, stream_);
-            const std::size_t scratch = run.shape(shapes);
+            const std::size_t scratch = run.shape(shapes, "logits", {bucket, 1, shape[0], shape[1], shape[2]});
             reserve({{"scratch", scratch},
                      {"embedding", question.embedding.size_bytes},
                      {"coords", coords_bytes},
@@ -265,8 +266,9 @@ class TensorRTEngine final : public Engine {
             work();
             cuda::check(cudaEventRecord(half.done.get(), stream_.get()));
         } catch (...) {
-            cudaStreamSynchronize(stream_.get());  // what was queued before the failure works with the half's memory
             in_slot_.reset();
+            // What was queued before the failure works with the half's memory; a CUDA error that is behind it shows here.
+            cuda::check(cudaStreamSynchronize(stream_.get()));
             throw;
         }
         half.left = true;

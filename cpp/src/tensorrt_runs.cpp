@@ -73,7 +73,7 @@ PlanRun::PlanRun(nvinfer1::ICudaEngine& engine, int profile, const cuda::Stream&
     cuda::check(cudaStreamSynchronize(stream.get()));
 }
 
-std::size_t PlanRun::shape(const Shapes& shapes) {
+std::size_t PlanRun::shape(const Shapes& shapes, const std::string& output, const Dims& expected) {
     if (shapes == shapes_) return memory_bytes_;
     forget();
     shapes_.clear();
@@ -83,6 +83,10 @@ std::size_t PlanRun::shape(const Shapes& shapes) {
     if (context_->inferShapes(1, &missing) != 0)
         throw std::runtime_error("TensorRT wants the shape of " + std::string(missing ? missing : "an input") +
                                  " that the plan's graph does not have");
+    const nvinfer1::Dims found = context_->getTensorShape(output.c_str());
+    if (found.nbDims < 0 || !std::equal(expected.begin(), expected.end(), found.d, found.d + found.nbDims))
+        throw error(GSTK_ERROR_PLAN, "got a plan whose ", output,
+                    " would be written beyond the memory for it; build it again with gstk build --rebuild");
     memory_bytes_ = context_->updateDeviceMemorySizeForShapes();
     // 0 also stands for a failure; the profile's largest need is right then.
     if (!memory_bytes_) memory_bytes_ = static_cast<std::size_t>(engine_.getDeviceMemorySizeForProfileV2(profile_));
@@ -125,6 +129,19 @@ PlanRuns::PlanRuns(const std::string& content, bool code_allowed) {
     runtime_->setEngineHostCodeAllowed(code_allowed);
     engine_.reset(runtime_->deserializeCudaEngine(content.data(), content.size()));
     require(engine_ != nullptr, "load the plan");
+    require_plain();
+}
+
+void PlanRuns::require_plain() const {
+    for (std::int32_t i = 0; i < engine_->getNbIOTensors(); ++i) {
+        const char* name = engine_->getIOTensorName(i);
+        bool is_plain = engine_->getTensorLocation(name) == nvinfer1::TensorLocation::kDEVICE;
+        for (std::int32_t profile = 0; profile < engine_->getNbOptimizationProfiles(); ++profile)
+            is_plain = is_plain && engine_->getTensorFormat(name, profile) == nvinfer1::TensorFormat::kLINEAR;
+        if (!is_plain)
+            throw error(GSTK_ERROR_PLAN, "got a plan whose ", name,
+                        " is no row-major array in GPU memory; build it again with gstk build --rebuild");
+    }
 }
 
 bool PlanRuns::is_half(const char* name) const {
@@ -148,7 +165,11 @@ PlanRun* PlanRuns::own(int profile, const Shapes& shapes, const cuda::Stream& st
     const auto [entry, is_new] = own_.try_emplace({profile, shapes});
     Own& own = entry->second;
     own.used = ++uses_;
-    if (!is_new && !own.run) own.run = std::make_unique<PlanRun>(*engine_, profile, stream);
+    if (!is_new && !own.run && has_room_) try {
+            own.run = std::make_unique<PlanRun>(*engine_, profile, stream);
+        } catch (const std::exception&) {  // a context has memory of its own; the profile's serves all shapes
+            has_room_ = false;
+        }
     while (own_.size() > kGraphs) {
         const auto oldest = std::min_element(own_.begin(), own_.end(), [](const auto& a, const auto& b) {
             return a.second.used < b.second.used;

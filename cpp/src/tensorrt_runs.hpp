@@ -26,8 +26,9 @@ class PlanRun {
   public:
     PlanRun(nvinfer1::ICudaEngine& engine, int profile, const cuda::Stream& stream);
 
-    // Gives the inputs their shapes; returns the memory in bytes that the run needs besides inputs and outputs.
-    std::size_t shape(const Shapes& shapes);
+    // Gives the inputs their shapes; returns the memory in bytes that the run needs besides inputs and outputs. Throws
+    // where `output` has another shape than the one that there is memory for.
+    std::size_t shape(const Shapes& shapes, const std::string& output, const Dims& expected);
 
     // Queues one execution with the addresses of all inputs and outputs; no other thread may queue on the stream
     // meanwhile. graph: capture the work as a CUDA graph when the same addresses come for the second time.
@@ -69,6 +70,9 @@ class PlanRuns {
     PlanRun* own(int profile, const Shapes& shapes, const cuda::Stream& stream);
 
   private:
+    // Throws where an input or output is no row-major array in GPU memory, as which it is used.
+    void require_plain() const;
+
     struct Own {
         std::unique_ptr<PlanRun> run;  // null after the first use
         std::uint64_t used = 0;
@@ -78,6 +82,7 @@ class PlanRuns {
     std::map<int, PlanRun> runs_;
     std::map<std::pair<int, Shapes>, Own> own_;
     std::uint64_t uses_ = 0;
+    bool has_room_ = true;  // for contexts of their own
 };
 
 }  // namespace gstk::impl

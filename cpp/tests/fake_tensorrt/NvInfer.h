@@ -18,6 +18,8 @@ class Dims64 {
 using Dims = Dims64;
 
 enum class DataType : std::int32_t { kFLOAT = 0, kHALF = 1, kINT64 = 8 };
+enum class TensorFormat : std::int32_t { kLINEAR = 0, kHWC8 = 2 };
+enum class TensorLocation : std::int32_t { kDEVICE = 0, kHOST = 1 };
 enum class ExecutionContextAllocationStrategy : std::int32_t { kUSER_MANAGED = 2 };
 
 class ILogger {
@@ -34,6 +36,7 @@ class IExecutionContext {
     virtual bool setInputShape(const char* name, const Dims& dims) noexcept = 0;
     virtual std::int32_t inferShapes(std::int32_t most, const char** names) noexcept = 0;
     virtual std::size_t updateDeviceMemorySizeForShapes() noexcept = 0;
+    virtual Dims getTensorShape(const char* name) const noexcept = 0;
     virtual bool setTensorAddress(const char* name, void* address) noexcept = 0;
     virtual void setDeviceMemoryV2(void* memory, std::int64_t size) noexcept = 0;
     virtual bool enqueueV3(cudaStream_t stream) noexcept = 0;
@@ -44,6 +47,11 @@ class ICudaEngine {
     virtual ~ICudaEngine() = default;
     virtual DataType getTensorDataType(const char* name) const noexcept = 0;
     virtual Dims getTensorShape(const char* name) const noexcept = 0;
+    virtual std::int32_t getNbIOTensors() const noexcept = 0;
+    virtual const char* getIOTensorName(std::int32_t index) const noexcept = 0;
+    virtual std::int32_t getNbOptimizationProfiles() const noexcept = 0;
+    virtual TensorLocation getTensorLocation(const char* name) const noexcept = 0;
+    virtual TensorFormat getTensorFormat(const char* name, std::int32_t profile) const noexcept = 0;
     virtual std::int64_t getDeviceMemorySizeForProfileV2(std::int32_t profile) const noexcept = 0;
     virtual IExecutionContext* createExecutionContext(ExecutionContextAllocationStrategy strategy) noexcept = 0;
 };

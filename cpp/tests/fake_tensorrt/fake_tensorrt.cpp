@@ -74,6 +74,19 @@ struct Engine final : nvinfer1::ICudaEngine {
         std::copy(sides.begin(), sides.end(), found.d);
         return found;
     }
+    std::int32_t getNbIOTensors() const noexcept override { return static_cast<std::int32_t>(header["ends"].size()); }
+    const char* getIOTensorName(std::int32_t index) const noexcept override {
+        return header["ends"][static_cast<std::size_t>(index)][0].get_ref<const std::string&>().c_str();
+    }
+    std::int32_t getNbOptimizationProfiles() const noexcept override {
+        return static_cast<std::int32_t>(header["profiles"].size());
+    }
+    nvinfer1::TensorLocation getTensorLocation(const char* name) const noexcept override {
+        return fake_setting("ON_HOST", "") == name ? nvinfer1::TensorLocation::kHOST : nvinfer1::TensorLocation::kDEVICE;
+    }
+    nvinfer1::TensorFormat getTensorFormat(const char* name, std::int32_t) const noexcept override {
+        return header["layouts"][name] == "LINEAR" ? nvinfer1::TensorFormat::kLINEAR : nvinfer1::TensorFormat::kHWC8;
+    }
     std::int64_t getDeviceMemorySizeForProfileV2(std::int32_t profile) const noexcept override {
         std::map<std::string, Shape> shapes;
         for (const auto& item : header["profiles"][static_cast<std::size_t>(profile)].items())
@@ -124,6 +137,15 @@ struct Context final : nvinfer1::IExecutionContext {
     std::size_t updateDeviceMemorySizeForShapes() noexcept override {
         return fake_setting("SHY", "").empty() ? static_cast<std::size_t>(scratch_bytes(shapes)) : 0;
     }
+    nvinfer1::Dims getTensorShape(const char* name) const noexcept override {
+        const bool encodes = shapes.count("image");
+        nvinfer1::Dims found = engine.getTensorShape(name);
+        if (!encodes) found.d[0] = shapes.at("point_coords")[0];
+        for (std::size_t i = 2; i < 5; ++i)
+            found.d[i] = encodes ? shapes.at("image")[i] / 2 : 2 * shapes.at("embedding")[i];
+        if (fake_setting("WIDE", "") == name) found.d[1] *= 2;
+        return found;
+    }
     bool setTensorAddress(const char* name, void* address) noexcept override {
         if (reinterpret_cast<std::uintptr_t>(address) % 256)
             return engine.fail(std::string("the address of ") + name + " is not aligned");
@@ -135,6 +157,10 @@ struct Context final : nvinfer1::IExecutionContext {
         memory_bytes = size;
     }
     bool enqueueV3(cudaStream_t stream) noexcept override {
+        if (!fake_setting("REFUSE", "").empty()) {
+            fake_queue(stream, 0, [] { fake_fail(cudaErrorIllegalAddress); });
+            return engine.fail("Error Code 1: an odd reason");
+        }
         if (addresses.size() != engine.header["ends"].size()) return engine.fail("an address is missing");
         if (memory_bytes < scratch_bytes(shapes)) return engine.fail("too little memory");
         if (fake_captures(stream) && !is_flushed) return engine.fail("changed shapes cannot be captured");
@@ -180,6 +206,11 @@ struct Context final : nvinfer1::IExecutionContext {
 
 nvinfer1::IExecutionContext* Engine::createExecutionContext(
     nvinfer1::ExecutionContextAllocationStrategy strategy) noexcept {
+    static int made = 0;
+    if (std::to_string(++made) == fake_setting("NO_CONTEXT", "")) {
+        fail("Error Code 2: OutOfMemory (no further information)");
+        return nullptr;
+    }
     return strategy == nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED ? new Context(*this) : nullptr;
 }
 
