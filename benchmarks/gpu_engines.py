@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from gpu_conformance import conformance
 from gpu_memory import PeakMemory
-from gpu_timing import WARM_UP, question, spread
+from gpu_timing import question, spread, warm_up
 
 from gstk.core.bundle import Bundle, find_bundle
 from gstk.engines import Engine, open_engine
@@ -118,7 +118,10 @@ def build(bundle: str, precision: str, sides: list[int], plans: str, device: str
     return {
         "seconds": time.perf_counter() - began,
         "bytes": {kind: record.size_bytes for kind, record in records.items()},
+        "dtypes": {kind: dict(record.dtypes) for kind, record in records.items()},
         "layers": {kind: dict(record.layers) for kind, record in records.items()},
+        "memory_bytes": {kind: list(record.memory_bytes) for kind, record in records.items()},
+        "profiles": str(results[0].plan.record.profiles),
     }
 
 
@@ -157,21 +160,33 @@ def engine(way: str, bundle: str, sides: list[int], repeats: int, folder: str, d
             if agreement["max_abs_error"] > allowed or agreement["mask_agreement"] < tolerance.agreement:
                 report["failures"].append(f"{way} at {side}³: {agreement}, allowed {allowed:.1e}")
             yield report
+        if backend == "tensorrt":
+            report["without_graphs"] = _without_graphs(bundle, precision, device, options, sides[0], repeats)
+            yield report
         report["conformance"] = conformance(opened, min(sides), tolerance)
         report["failures"] += [f"{way}, {name}: {said}" for name, said in report["conformance"].items() if said != "ok"]
         yield report
 
 
+def _without_graphs(
+    bundle: str, precision: str, device: str, options: dict[str, str], side: int, repeats: int
+) -> dict[str, Any]:
+    """Seconds of a click that is not launched as a CUDA graph."""
+    with open_engine(bundle, "tensorrt", precision, device=device, options={**options, "graphs": "off"}) as plain:
+        return {"region": side, "click_s": _time(plain, side, repeats)["click_s"]}
+
+
 def _time(engine: Engine, side: int, repeats: int) -> dict[str, Any]:
     image, coords, labels = question(side)
     encodes, clicks = [], []
-    for turn in range(WARM_UP + repeats):
+    first = warm_up(engine.device.id)
+    for turn in range(first + repeats):
         began = time.perf_counter()
         embedding = engine.encode(image)
         _wait(engine)
         encoded = time.perf_counter()
         logits = engine.decode(embedding, coords, labels)  # they arrive in host memory: nothing is left to wait for
-        if turn >= WARM_UP:
+        if turn >= first:
             encodes.append(encoded - began)
             clicks.append(time.perf_counter() - encoded)
     return {"encode_s": spread(encodes), "click_s": spread(clicks), "logits": logits}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from full_size import random_network
-from gpu_timing import WARM_UP, question, spread
+from gpu_timing import question, spread, warm_up
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -72,7 +72,7 @@ def peak_rates(device: torch.device) -> dict[str, float]:
         if device.type == "cpu" and dtype == torch.float16:
             continue  # emulated
         a, b = (torch.rand(side, side, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
-        for _ in range(WARM_UP):
+        for _ in range(warm_up(device.type)):
             a @ b
         wait(device)
         began = time.perf_counter()
@@ -142,7 +142,7 @@ def _measure(
             torch.cuda.reset_peak_memory_stats(device)
         began = time.perf_counter()
         encodes, clicks, first = [], [], 0.0
-        for turn in range(WARM_UP + repeats):
+        for turn in range(warm_up(device.type) + repeats):
             start = time.perf_counter()
             embedding = encode(image)
             wait(device)
@@ -151,7 +151,7 @@ def _measure(
             wait(device)
             if turn == 0:
                 first = time.perf_counter() - began
-            if turn >= WARM_UP:
+            if turn >= warm_up(device.type):
                 encodes.append(middle - start)
                 clicks.append(time.perf_counter() - middle)
     peak = peaks.get({torch.bfloat16: "bf16", torch.float16: "fp16"}.get(way.dtype or torch.float32, "float32"), 0.0)
@@ -232,7 +232,15 @@ def training(device_name: str, full_size: bool, steps: int) -> Iterator[dict[str
                 )
             workers = 8 if full_size else 0
             recipe = replace(recipe, data=replace(recipe.data, workers=workers))
-            found = measure(recipe, stage, cases if name == "coreset" else [], device_name, steps, peak)
+            found = measure(
+                recipe,
+                stage,
+                cases if name == "coreset" else [],
+                device_name,
+                steps,
+                peak,
+                warm_up=5 if full_size else 1,
+            )
             found["steps_an_hour"] = 3600 / found["seconds_a_step"]
             report["recipes"][f"{name}, stage {stage}"] = found
             yield report

@@ -47,7 +47,13 @@ def flops(trainer: Trainer) -> float:
 
 
 def measure(
-    recipe: Recipe, stage: int, cases: list[Path], device: str, steps: int, peak_tflops: float
+    recipe: Recipe,
+    stage: int,
+    cases: list[Path],
+    device: str,
+    steps: int,
+    peak_tflops: float,
+    warm_up: int = WARM_UP,
 ) -> dict[str, Any]:
     processes = join_processes(device)
     torch.manual_seed(0)
@@ -55,9 +61,9 @@ def measure(
     rows = []
     if processes.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    for progress in itertools.islice(trainer.run(), WARM_UP + steps):
+    for progress in itertools.islice(trainer.run(), warm_up + steps):
         rows.append([progress.values[key] for key in ("seconds", "wait", "loss")])
-    seconds, wait, loss = np.array(rows[WARM_UP:]).T
+    seconds, wait, loss = np.array(rows[warm_up:]).T
     memory = torch.cuda.max_memory_allocated() / 1e9 if processes.device.type == "cuda" else None
     work = flops(trainer)
     return {

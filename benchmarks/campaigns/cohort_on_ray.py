@@ -1,7 +1,7 @@
 """A cohort of generated CTs on Ray: workers and the driver are killed, nothing is lost and nothing done twice.
 
     python benchmarks/campaigns/cohort_on_ray.py --state FOLDER [--volumes 1000] [--workers 8] [--worker-deaths 10]
-        [--driver-deaths 1] [--faster 100] [--out benchmarks/results/cohort_on_ray.json]
+        [--driver-deaths 1] [--faster 100] [--command-line] [--out benchmarks/results/cohort_on_ray.json]
 
 Each driver is a process that segments every class of every CT with `gstk.infer` on one Ray cluster of this machine. A
 stand-in for the network finds classes by brightness and waits for as long as a CT took, measured with the full-size
@@ -9,6 +9,9 @@ network in INT8 (`everything_speed.json`), divided by `--faster`. SIGKILL ends w
 driver; the next driver goes on with `resume=True`. At the end every result must be, byte by byte, what one process
 makes of the CT without interruption, and no finished result may have been written again. The exit code is 1 where that
 fails.
+
+With `--command-line` nothing stands in for anything: each driver is `gstk infer --classes everything --ray … --resume`
+on a bundle of random weights with NVIDIA's classes, a network of 8 channels, in OpenVINO.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +43,10 @@ from gstk.session.session import Session
 
 SHAPE, PATCH, WINDOWS = (24, 40, 40), 32, 4
 """Voxels of a CT (z,y,x) at 1.5 mm, side of a window, and windows of a CT."""
+BACKEND = "openvino"
 POLL_S, GONE_S, STUCK_S = 0.2, 120.0, 600.0
+REAL_WINDOW_S = 0.05
+"""About a window of the small network; moments of death are drawn within it."""
 MODULES = (str(Path(__file__).parent), str(ROOT / "tests"))
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 """Of Ray, in the environment. By default its workers give way to all other work, and starve on a busy machine."""
@@ -70,6 +76,29 @@ def open_stand_in(marks: Path | None, window_s: float) -> Session:
     """A session whose weights have NVIDIA's classes."""
     profile = replace(find_profile("nv-segment-ct"), patch=(PATCH,) * 3)
     return Session(WaitingEngine(marks, window_s), POLICY, profile=profile)  # type: ignore[arg-type]
+
+
+def open_bundle(bundle: Path) -> Session:
+    """As a worker of `gstk infer` opens it."""
+    import gstk
+
+    return gstk.open(bundle, BACKEND, 1, "fp32")
+
+
+def write_bundle(folder: Path) -> Path:
+    """A bundle of a small network with random weights, whose classes are NVIDIA's; one that is there stays."""
+    import torch
+    from class_weights import balance_classes
+    from full_size import random_network
+
+    from gstk.export.export import export_bundle
+
+    bundle = folder / "bundle"
+    if not bundle.exists():
+        weights = folder / "weights.pt"
+        torch.save(balance_classes(random_network(full_size=False)).state_dict(), weights)
+        export_bundle(weights, bundle, profile=replace(find_profile("nv-segment-ct"), patch=(PATCH,) * 3))
+    return bundle
 
 
 def write_cohort(folder: Path, volumes: int) -> None:
@@ -129,9 +158,12 @@ class Cohort:
         volumes, workers: how many.
         window_s: time of a window of the stand-in.
         seed: of the moments of death.
+        alone_s: seconds of a CT in one process, from `check`.
         seen: inode and time of each file of a result, by path, when it was first seen.
         failures: what went wrong.
         deaths: moments of death, in finished results.
+        bundle: drivers are `gstk infer` with this bundle; None for drivers with the stand-in.
+        orphans_s: seconds that workers lived on after each driver's death.
     """
 
     state: Path
@@ -140,9 +172,11 @@ class Cohort:
     workers: int
     window_s: float
     seed: int = 0
+    alone_s: float = 0.0
     seen: dict[str, tuple[int, int]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     deaths: list[dict[str, Any]] = field(default_factory=list)
+    bundle: Path | None = None
     orphans_s: list[float] = field(default_factory=list)
 
     def run(self, worker_deaths: int, driver_deaths: int) -> float:
@@ -190,12 +224,19 @@ class Cohort:
 
     def check(self, sample: int) -> None:
         """Compares the results with those of one process; every one is there, and `sample` of them are made again."""
-        summary = json.loads((self.state / "summary.json").read_text())
-        if summary["results"] != self.volumes or summary["errors"]:
-            self.failures.append(f"{summary['results']} results, {summary['errors'][:3]}")
+        if self.bundle is None:
+            summary = json.loads((self.state / "summary.json").read_text())
+            if summary["results"] != self.volumes or summary["errors"]:
+                self.failures.append(f"{summary['results']} results, {summary['errors'][:3]}")
+        elif (found := self.counts()["results"]) != self.volumes:
+            self.failures.append(f"{found} results of {self.volumes}")
         numbers = sorted(random.Random(self.seed).sample(range(self.volumes), min(sample, self.volumes)))
         cases = [self.state / "cohort" / f"{number:05}" / "ct.nii.gz" for number in numbers]
-        results = infer(open_stand_in(None, 0.0), cases, self.state / "alone", classes=["everything"], overwrite=True)
+        opener = partial(open_stand_in, None, 0.0) if self.bundle is None else partial(open_bundle, self.bundle)
+        with opener() as session:
+            began = time.perf_counter()
+            results = infer(session, cases, self.state / "alone", classes=["everything"], overwrite=True)
+            self.alone_s = (time.perf_counter() - began) / len(cases)
         for number, result in zip(numbers, results, strict=True):
             for name in ("ct_mask.nii.gz", "ct_mask_labels.json"):
                 alone = (result.output or Path()).with_name(name)
@@ -204,26 +245,31 @@ class Cohort:
                     self.failures.append(f"{whole} is not what one process makes")
 
     def counts(self) -> dict[str, int]:
-        """Lines of the journal, results with more than one, and windows that the stand-ins answered."""
+        """Results, lines of the journal, those of a result that has one, and windows that stand-ins answered."""
         lines = (self.state / "out" / JOURNAL).read_text().splitlines()
         masks = [json.loads(line)["mask"] for line in lines]
-        windows = sum(mark.stat().st_size for mark in (self.state / "marks").iterdir())
-        return {
+        found = {
             "results": len(set(masks)),
             "journal_lines": len(lines),
             "journal_lines_twice": len(masks) - len(set(masks)),
-            "windows_answered": windows,
         }
+        if self.bundle is None:
+            found["windows_answered"] = sum(mark.stat().st_size for mark in (self.state / "marks").iterdir())
+        return found
 
     def _start(self) -> subprocess.Popen[bytes]:
         code = "import sys, cohort_on_ray; cohort_on_ray.drive_by_words(sys.argv[1:])"
         path = os.pathsep.join([*MODULES, *sys.path])
-        words = [str(self.state), self.address, str(self.workers), str(self.window_s)]
+        words = ["-c", code, str(self.state), self.address, str(self.workers), str(self.window_s)]
+        if self.bundle is not None:
+            words = ["-m", "gstk", "infer", str(self.state / "cohort"), "-o", str(self.state / "out")]
+            words += ["--classes", "everything", "--resume", "--ray", self.address, "--workers", str(self.workers)]
+            words += ["--bundle", str(self.bundle), "--backend", BACKEND, "--precision", "fp32"]
         log = (self.state / "driver.log").open("ab")
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         with log:
             return subprocess.Popen(
-                [sys.executable, "-c", code, *words], stdout=log, stderr=log, env=environment, start_new_session=True
+                [sys.executable, *words], stdout=log, stderr=log, env=environment, start_new_session=True
             )
 
     def _look(self) -> None:
@@ -237,6 +283,8 @@ class Cohort:
                 self.seen[name] = now
 
     def _alive(self) -> list[int]:
+        if self.bundle is not None:
+            return workers_of_this_cluster()
         pids = (int(mark.name) for mark in (self.state / "marks").iterdir())
         return sorted(pid for pid in pids if is_alive(pid))
 
@@ -249,6 +297,18 @@ class Cohort:
                 break
             time.sleep(0.05)
         return time.perf_counter() - began
+
+
+def workers_of_this_cluster() -> list[int]:
+    """Processes of gstk's workers, by the name that Ray gives them, among those that this process has started."""
+    import psutil
+
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if process.name().startswith("ray::_Actor") or "ray::_Actor" in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return sorted(found)
 
 
 def is_alive(pid: int) -> bool:
@@ -273,24 +333,37 @@ def main() -> int:
     parser.add_argument("--driver-deaths", type=int, default=1)
     parser.add_argument("--faster", type=float, default=100.0)
     parser.add_argument("--compared", type=int, default=1000, help="results that one process makes again")
+    parser.add_argument("--command-line", action="store_true", help="drivers are gstk infer, with real windows")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     measured = json.loads(MEASURED.read_text())
     case_s = measured["extrapolated"]["gstk int8"]["whole_s"]
     window_s = case_s / WINDOWS / arguments.faster
+    bundle = None
+    if arguments.command_line:
+        arguments.state.mkdir(parents=True, exist_ok=True)
+        bundle, window_s = write_bundle(arguments.state.resolve()), REAL_WINDOW_S
     with ray_cluster(arguments.workers) as address:
-        cohort = Cohort(arguments.state.resolve(), address, arguments.volumes, arguments.workers, window_s)
+        cohort = Cohort(
+            arguments.state.resolve(), address, arguments.volumes, arguments.workers, window_s, bundle=bundle
+        )
         seconds = cohort.run(arguments.worker_deaths, arguments.driver_deaths)
     cohort.check(arguments.compared)
-    ideal_s = arguments.volumes * case_s / arguments.faster / arguments.workers
+    if bundle is None:
+        cost = {"measured_case_s": case_s, "faster": arguments.faster}
+        ideal_s = arguments.volumes * case_s / arguments.faster / arguments.workers
+    else:
+        cores = os.cpu_count() or 1
+        cost = {"case_s_in_one_process": cohort.alone_s}
+        ideal_s = arguments.volumes * cohort.alone_s / min(cores, arguments.workers)
     from machine import describe
 
     report = {
         "machine": describe("ray"),
         "volumes": arguments.volumes,
         "workers": arguments.workers,
-        "measured_case_s": case_s,
-        "faster": arguments.faster,
+        "command_line": arguments.command_line,
+        **cost,
         "deaths": cohort.deaths,
         "workers_gone_after_their_driver_s": cohort.orphans_s,
         "seconds": seconds,
