@@ -90,10 +90,11 @@ class Part:
 def parts_for(device: str) -> list[Part]:
     """In order."""
     ways = [way for way, (backend, *_) in gpu_engines.WAYS.items() if backend != "openvino" or device == "cpu"]
+    slow = ["torch FP16 graphs"] if device == "cpu" else [way for way in ways if "TensorRT" in way]  # or emulated
     return [
         Part("network", 6),
         Part("inside FP16", 1, needs_bundle=True),
-        *(Part(way, 3 if "TensorRT" in way else 1, needs_bundle=True) for way in ways),
+        *(Part(way, 3 if way in slow else 1, needs_bundle=True) for way in ways),
         Part("arrays", 0.5),
         Part("training", 3),
     ]
@@ -150,7 +151,13 @@ class Running:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **threads},
+            # A part that is cut off while it compiles would leave half a file to the next run in a shared cache.
+            env={
+                "OMP_WAIT_POLICY": "PASSIVE",
+                "TORCHINDUCTOR_CACHE_DIR": str(Path(setting.folder) / f"compiled {name}"),
+                **os.environ,
+                **threads,
+            },
         )
         self.found: dict[str, Any] = {}
         self._last_line = "no message"
