@@ -351,7 +351,8 @@ def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, mult
         take_channels_last(model)
         shapes: dict[str, list[int]] = {"point_coords": [1, -1, 3], "point_labels": [1, -1]}
         if roi is not None:
-            shapes["embedding"] = [1, *(side // 2 for side in roi), -1]
+            channels = model.input("embedding").partial_shape[4].get_length()
+            shapes["embedding"] = [1, *(side // 2 for side in roi), channels]
         model.reshape(shapes)
         convolve_last_product(model)
         if not ignores:

@@ -72,7 +72,8 @@ class Run:
         if missing:
             raise RuntimeError(f"TensorRT wants shapes of {', '.join(missing)} that the plan's graph does not have")
         for name, expected in outputs.items():
-            found = tuple(self._context.get_tensor_shape(name))
+            given = self._context.get_tensor_shape(name)
+            found = tuple(given[axis] for axis in range(len(given)))
             if found != expected:
                 raise PlanError(f"got a plan whose {name} has the shape {found}, expected {expected}; build it again")
         needed = self._context.update_device_memory_size_for_shapes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,8 @@ COUNTS = (1, 2, 3, 4, 5, 7, 13, 40)
 
 
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
-def decoders(
-    request: pytest.FixtureRequest, small_export: Any, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Any, Any]:
-    """A decoder of an older gstk as it is, and one that ignores points."""
+def old(request: pytest.FixtureRequest, small_export: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graph of a decoder of an older gstk."""
     import onnx_ir as ir
 
     from gstk.export.graphs import prompt_decoder_graph
@@ -33,14 +32,26 @@ def decoders(
         to_fp16_graph(traced)
     file = tmp_path_factory.mktemp("old") / "prompt_decoder.onnx"
     ir.save(traced, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def decoders(old: Path) -> tuple[Any, Any]:
+    """The decoder as it is, and one that ignores points."""
     core, found = module.shared_core(), []
     for rewrite in (False, True):
-        model = core.read_model(file)
+        model = core.read_model(old)
         model.reshape({"point_coords": [1, -1, 3], "point_labels": [1, -1]})
         assert not rewrite or ignore_padding(model) == 4  # two layers: among prompts, and from image to prompts
         found.append(core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}))
     assert [ignores_padding(compiled) for compiled in found] == [False, True]
     return found[0], found[1]
+
+
+def test_a_hot_region_s_decoder_ignores_points(old: Path) -> None:
+    core = module.shared_core()
+    model = module._read_model(core, old, True, (16, 24, 32), 4, ignores=False)
+    assert ignores_padding(core.compile_model(model, "CPU"))
 
 
 @pytest.mark.parametrize("points", COUNTS)
