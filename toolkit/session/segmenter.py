@@ -374,10 +374,16 @@ class ObjectSegmenter:
 
 
 def lies_in_window_ahead(image: ImageState, prompts: ObjectPrompts) -> bool:
-    """Whether an object's first window is the one that is encoded in the background."""
+    """Whether an object's first window is the one that is encoded in the background.
+
+    A window of the training's resolution lies around the click as it did in training, and no other takes its place.
+    """
     if image.ahead is None or prompts.box is not None or not can_start(prompts):
         return False
-    first_clicks, _ = network_points(initial_prompts(prompts))
+    first = initial_prompts(prompts)
+    if image.policy.training_window is not None:
+        return initial_window(image.geometry, first, image.policy) == image.ahead[0]
+    first_clicks, _ = network_points(first)
     return lie_well_inside(first_clicks, image.ahead[0], image.geometry)
 
 

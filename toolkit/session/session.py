@@ -147,7 +147,8 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
                 read as needed and must not change meanwhile.
             spacing_mm: (z,y,x) of an array; None is 1 each. A `Volume` knows its own.
             look_at: the voxel (z,y,x) where the first click is expected, or "centre": a window around it is encoded in
-                the background, and a first click near it needs no other. None waits for the click.
+                the background, and a first click near it needs no other, unless the profile has a resolution and its
+                own window lies elsewhere. None waits for the click.
             intensity_window: for networks that take the challenge's 0 to 255, how other intensities are brought there:
                 "auto", a CT window's name, "percentile" or (width, level); see `gstk.core.intensities`.
             assume_window: for networks that take HU, the window by which 0 to 255 were made, or "hu".
