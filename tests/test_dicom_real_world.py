@@ -250,3 +250,62 @@ def test_a_slice_that_says_it_lies_kilometres_away_is_another_image(tmp_path: Pa
         np.testing.assert_array_equal(case.image, STORED[:5])
         assert case.geometry.spacing_mm[0] == pytest.approx(1.2)
         assert "images" in words
+
+
+@pytest.mark.parametrize("told", ["StackID", "FrameAcquisitionNumber"])
+def test_stacks_that_lie_apart_are_images_of_their_own(tmp_path: Path, told: str) -> None:
+    """Two stacks of one scan with 114 mm between them: not one volume that is resampled across the gap."""
+    values = ["1", "1", "1", "2", "2", "2"] if told == "StackID" else [1, 1, 1, 2, 2, 2]
+    groups = [{"FrameContentSequence": sequence(**{told: value})} for value in values]
+    file = enhanced(tmp_path / "e.dcm", [0, 1, 2, 3, 4, 5], groups)
+    header = pydicom.dcmread(file)
+    for k, frame in enumerate(header.PerFrameFunctionalGroupsSequence):
+        frame.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 3.0 * k + 114 * (k > 2)]
+    header.save_as(file)
+    case, words = said(file)
+    np.testing.assert_array_equal(case.image, STORED[:3])
+    assert case.geometry == Geometry((3, 10, 12), (3, 0.7, 0.6))
+    assert "took number 1, 3 slices" in words
+    np.testing.assert_array_equal(read_volume(file, phase=2).image, STORED[3:])
+
+
+def test_packages_of_one_volume_are_put_together(tmp_path: Path) -> None:
+    """dcm2niix 839: three stacks whose slices lie between each other's are one volume."""
+    places = [0, 3, 1, 4, 2, 5]
+    groups = [{"FrameContentSequence": sequence(StackID=str(k // 2 + 1))} for k in range(6)]
+    np.testing.assert_array_equal(quietly(enhanced(tmp_path / "e.dcm", places, groups)).image, STORED)
+
+
+@pytest.mark.parametrize("total", [2, None])
+def test_a_concatenation_of_which_a_file_is_missing(tmp_path: Path, total: int | None) -> None:
+    for number in (1, 2):
+        places = [0, 1, 2] if number == 1 else [3, 4, 5]
+        enhanced(
+            tmp_path / f"{number}.dcm", places, ConcatenationUID="1.2.9", InConcatenationNumber=number,
+            InConcatenationTotalNumber=total,
+        )  # fmt: skip
+    np.testing.assert_array_equal(quietly(tmp_path).image, STORED)
+    (tmp_path / "1.dcm").unlink()
+    _, words = said(tmp_path)
+    assert "lacks files 1 of the 2 that its image is stored in: slices are missing" in words
+
+
+def test_directions_that_are_not_of_length_one(tmp_path: Path) -> None:
+    long = quietly(write_stack(tmp_path / "long", STORED, ImageOrientationPatient=6 * [[2, 0, 0, 0, 3, 0]]))
+    assert long.geometry == Geometry(SHAPE, (2.5, 0.9, 0.8))
+    _, words = said(write_stack(tmp_path / "skew", STORED, ImageOrientationPatient=6 * [[1, 0, 0, 0.2, 0.98, 0]]))
+    assert "state no directions at right angles; their z spacing of 2.5 mm is the distance between their" in words
+
+
+def test_one_place_twice_with_other_pixels_says_so_in_one_line(tmp_path: Path) -> None:
+    twice = np.concatenate([STORED, STORED[4:5] + 1])
+    case, words = said(write_stack(tmp_path / "ct", twice, [(0, 0, 2.5 * k) for k in (*range(6), 4)]))
+    np.testing.assert_array_equal(case.image, STORED)
+    assert words.count("|") == 0
+    assert "left out 2: 1 slice" in words
+
+
+def test_the_spacing_at_the_detector_is_said(tmp_path: Path) -> None:
+    case, words = said(write_stack(tmp_path / "x", STORED, PixelSpacing=None, ImagerPixelSpacing=[0.3, 0.2]))
+    assert case.geometry.spacing_mm == (2.5, 0.3, 0.2)
+    assert "the pixel spacing is that at the detector" in words

@@ -101,6 +101,7 @@ def read_dicom(
         if unread:
             what = f"{len(unread)} DICOM files of {folder.name} cannot be read as images and are left out"
             _warn(f"{what}, {unread[0]} first")
+    _warn_of_missing_parts(path.name, by_series[uid])
     stack = _pick_stack(path, stacks, phase)
     return _assemble(path.name, stack, reader, is_label_map)
 
@@ -139,6 +140,20 @@ def _warn_of_other_series(folder: Path, by_series: dict[str, list[Frame]], chose
             f"{folder.name} holds {len(by_series)} DICOM series; took {chosen} ({len(by_series[chosen])} slices), not "
             f"{others}; a file given instead of the folder, or --series, picks another"
         )
+
+
+def _warn_of_missing_parts(name: str, frames: Sequence[Frame]) -> None:
+    """Says which files of a concatenation, one image in several files, are not there."""
+    parts: dict[str, set[int]] = {}
+    totals: dict[str, int] = {}
+    for uid, number, total in {frame.part for frame in frames if frame.part[0]}:
+        parts.setdefault(uid, set()).add(number)
+        totals[uid] = max(totals.get(uid, 0), number, total)
+    for uid, numbers in parts.items():
+        missing = sorted(set(range(1, totals[uid] + 1)) - numbers)
+        if missing:
+            which = ", ".join(map(str, missing[:10]))
+            _warn(f"{name} lacks files {which} of the {totals[uid]} that its image is stored in: slices are missing")
 
 
 def _pick_stack(path: Path, stacks: Sequence[Stack], phase: int | None) -> Stack:
@@ -187,7 +202,8 @@ def _assemble(name: str, stack: Stack, reader: PixelReader, nearest: bool) -> Di
     if not stack.has_place or len(frames) == 1:
         spacing_z, source = _stated_spacing(frames)
         if len(frames) > 1:
-            what = f"the {len(frames)} slices of {name} state no positions"
+            lacking = "positions" if frames[0].position_mm is None else "directions at right angles"
+            what = f"the {len(frames)} slices of {name} state no {lacking}"
             _warn(f"{what}; their z spacing of {spacing_z:.3g} mm is {source}")
         elif frames[0].spacing_between_mm is None:
             _warn(f"{name} is one slice; its z spacing of {spacing_z:.3g} mm is {source}")
@@ -253,6 +269,12 @@ def _stated_spacing(frames: Sequence[Frame]) -> tuple[float, str]:
     first = frames[0]
     if first.spacing_between_mm:
         return first.spacing_between_mm, "the stated spacing between slices"
+    positions = [frame.position_mm for frame in frames]
+    if len(frames) > 1 and None not in positions:
+        steps = np.diff(np.array(positions, np.float64), axis=0)
+        mean_mm = float(np.linalg.norm(steps.mean(axis=0)))
+        if mean_mm > 0 and float(np.linalg.norm(steps - steps.mean(axis=0), axis=1).max()) <= EVEN_SHARE * mean_mm:
+            return mean_mm, "the distance between their positions"
     locations = [frame.location_mm for frame in frames]
     if len(frames) > 1 and None not in locations:
         spacing_mm, uneven = spacing_of(np.sort(np.array(locations, np.float64)))

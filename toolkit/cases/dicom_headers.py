@@ -76,6 +76,8 @@ class Frame:
         has_lut: whether values come from a table in place of slope and intercept.
         table: values by a table of real world values; None where there is none, or where slope and intercept are taken.
         note: what is to be said of how its values were chosen; "" for nothing.
+        part: UID of the concatenation that its file is a part of, number of the part, and number of parts; "" and 0 for
+            what is not stated.
         phase: values of `PHASE_KEYS`, in their order; "" for none.
     """
 
@@ -105,6 +107,7 @@ class Frame:
     has_lut: bool = False
     table: RealWorldMapping | None = None
     note: str = ""
+    part: tuple[str, int, int] = ("", 0, 0)
     phase: tuple[str, ...] = field(default=())
 
 
@@ -199,6 +202,7 @@ def _frame(file: Path, header: Any, per_frame: Sequence[Any], index: int, rows: 
     if mapping is not None:
         slope, intercept, units, has_lut = mapping.slope, mapping.intercept, mapping.units or units, False
     types = [str(part).upper() for part in _list(header.get("ImageType"))]
+    spacing_mm, where = _spacing(measures, header)
     photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
     return Frame(
         file,
@@ -213,7 +217,7 @@ def _frame(file: Path, header: Any, per_frame: Sequence[Any], index: int, rows: 
         instance=_whole(header, "InstanceNumber"),
         position_mm=position,
         orientation=_checked(orientation),
-        spacing_mm=_spacing(measures, header),
+        spacing_mm=spacing_mm,
         thickness_mm=_positive(measures, "SliceThickness"),
         spacing_between_mm=None if not between else abs(between),
         location_mm=_number(header, "SliceLocation"),
@@ -226,7 +230,12 @@ def _frame(file: Path, header: Any, per_frame: Sequence[Any], index: int, rows: 
         is_mosaic="MOSAIC" in types or _is_siemens_mosaic(header),
         has_lut=has_lut,
         table=mapping if mapping is not None and mapping.table is not None else None,
-        note=note,
+        note="; ".join(filter(None, (note, where))),
+        part=(
+            _text(header, "ConcatenationUID"),
+            _whole(header, "InConcatenationNumber") or 0,
+            _whole(header, "InConcatenationTotalNumber") or 0,
+        ),
         phase=tuple(_phase_value(group(name) if name else header, key) for key, name, _ in PHASE_KEYS),
     )
 
@@ -284,22 +293,28 @@ def _stepped(
     return tuple(float(p + step_mm * n) for p, n in zip(position, normal, strict=True))
 
 
-def _spacing(measures: Any, header: Any) -> tuple[float, ...] | None:
-    found = _numbers(measures, "PixelSpacing", 2)
-    for keyword in ("ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        found = found or _numbers(header, keyword, 2)
-    return found if found and min(found) > 0 else None
+def _spacing(measures: Any, header: Any) -> tuple[tuple[float, ...] | None, str]:
+    """Distances between rows and columns, and what is to be said of them."""
+    places = ((measures, "PixelSpacing"), (header, "ImagerPixelSpacing"), (header, "NominalScannedPixelSpacing"))
+    for place, keyword in places:
+        found = _numbers(place, keyword, 2)
+        if found and min(found) > 0:
+            at_detector = keyword == "ImagerPixelSpacing"
+            return found, "the pixel spacing is that at the detector, no other is stated" if at_detector else ""
+    return None, ""
 
 
 def _checked(orientation: tuple[float, ...] | None) -> tuple[float, ...] | None:
-    """Two directions of length 1 at right angles (to a degree), else None."""
+    """Two directions at right angles (to a degree), of length 1 where theirs is another; else None."""
     if orientation is None:
         return None
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
     lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if min(lengths) < 0.9 or max(lengths) > 1.1 or abs(float(row @ column)) > 0.02:
+    if not min(lengths) > 0 or abs(float(row @ column)) > 0.02 * lengths[0] * lengths[1]:
         return None
-    return orientation
+    if min(lengths) > 0.9 and max(lengths) < 1.1:
+        return orientation
+    return tuple(float(v) for v in (*(row / lengths[0]), *(column / lengths[1])))
 
 
 def _phase_value(place: Any, key: str) -> str:

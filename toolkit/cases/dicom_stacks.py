@@ -20,6 +20,8 @@ _SAME_DIRECTION = 1e-3
 _SAME_PLACE_MM = 1e-3
 _FAR_MM, _FAR_GAPS = 1000.0, 20
 """A gap between slices that is larger than both, the second as a multiple of the median gap, parts two images."""
+_PARTED = 3
+"""A gap of more spacings parts images that the headers tell apart, such as two stacks of one scan."""
 _VIEWS = ("sagittal", "coronal", "axial")
 
 _Frames: TypeAlias = list[Frame]
@@ -138,7 +140,7 @@ def _split(group: _Frames, pixels_of: _PixelsOf) -> list[Stack]:
     if len(places) == len(group):
         if _unevenness(group) < EVEN_SHARE:
             return [_stack(group)]
-        return _interleaved(group) or [_stack(part) for part in _apart(group)]
+        return _even_parts(group) or [_stack(part) for part in _apart(group)]
     for keys in _key_choices(group):
         parts = _parts(group, keys)
         fits = len(parts) < len(group) and all(len(_by_place(part)) == len(part) for part in parts.values())
@@ -169,6 +171,8 @@ def _split(group: _Frames, pixels_of: _PixelsOf) -> list[Stack]:
 
 def _apart(group: _Frames) -> list[_Frames]:
     """Parts of a group with gaps between them that no patient fills, as where a position is damaged."""
+    if len(group) < 2:
+        return [group]
     order = np.argsort(_heights(group), kind="stable")
     gaps = np.diff(_heights(group)[order])
     limit_mm = max(_FAR_MM, _FAR_GAPS * float(np.median(gaps)))
@@ -176,13 +180,16 @@ def _apart(group: _Frames) -> list[_Frames]:
     return [[group[i] for i in order[start:end]] for start, end in pairwise(ends)]
 
 
-def _interleaved(group: _Frames) -> list[Stack]:
-    """Images whose slices lie between each other's, each even in itself; none where there is no such choice."""
+def _even_parts(group: _Frames) -> list[Stack]:
+    """Images, each even in itself, whose slices lie between each other's or far apart; none where there are none."""
     for keys in _key_choices(group):
         parts = _parts(group, keys)
         ranges = sorted((min(h), max(h)) for h in (_heights(part) for part in parts.values()))
-        overlap = all(later[0] < earlier[1] for earlier, later in pairwise(ranges))
-        if overlap and all(len(p) > 2 and _unevenness(p) < EVEN_SHARE for p in parts.values()):
+        gaps = [later[0] - earlier[1] for earlier, later in pairwise(ranges)]
+        if not all(len(p) > 2 and _unevenness(p) < EVEN_SHARE for p in parts.values()):
+            continue
+        widest_mm = max(spacing_of(np.sort(_heights(part)))[0] for part in parts.values())
+        if all(gap < 0 for gap in gaps) or all(gap > _PARTED * widest_mm for gap in gaps):
             return [_stack(part, _words(keys, value)) for value, part in parts.items()]
     return []
 
