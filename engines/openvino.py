@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gstk.engines.arguments import Shape
 from gstk.engines.base import BundleEngine
 from gstk.engines.devices import Device, memory_bytes
+from gstk.engines.openvino_attention import softmax_over_rows, upsample_tokens
 from gstk.engines.openvino_cache import compile_cached
 from gstk.engines.openvino_fold import convolve_last_product
 from gstk.engines.openvino_int8 import fuse_residual_sums, is_quantised, widen_unsigned
@@ -357,6 +358,8 @@ def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, mult
         convolve_last_product(model)
         if not ignores:
             ignore_padding(model)
+        upsample_tokens(model)
+        softmax_over_rows(model)
     else:
         give_channels_last(model)
         if roi is not None:

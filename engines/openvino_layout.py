@@ -1,7 +1,8 @@
 """Passes the embedding channels last from encoder to decoder, for OpenVINO's CPU plugin.
 
 The plugin computes with channels last, but a graph's inputs and outputs are channels first. A region's embedding is
-therefore transposed after the encoder, and again before each click. The rewritten graphs exchange it channels last.
+therefore transposed after the encoder, and again before each click. The rewritten graphs exchange it channels last. The
+decoder takes the embedding as tokens [1,T,C], which it is then without a transpose.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["give_channels_last", "take_channels_last"]
+__all__ = ["TO_FIRST", "TURN_TOKENS", "give_channels_last", "take_channels_last"]
 
-_TO_LAST, _TO_FIRST = [0, 2, 3, 4, 1], [0, 4, 1, 2, 3]
+TO_LAST, TO_FIRST, TURN_TOKENS = [0, 2, 3, 4, 1], [0, 4, 1, 2, 3], [0, 2, 1]
 
 
 def give_channels_last(encoder: Any) -> None:
@@ -24,7 +25,7 @@ def give_channels_last(encoder: Any) -> None:
     from openvino import opset13 as ops
 
     result = encoder.get_results()[0]
-    turned = ops.transpose(result.input_value(0), np.array(_TO_LAST, np.int64))
+    turned = ops.transpose(result.input_value(0), np.array(TO_LAST, np.int64))
     result.input(0).replace_source_output(turned.output(0))
     encoder.validate_nodes_and_infer_types()
 
@@ -41,8 +42,25 @@ def take_channels_last(decoder: Any) -> None:
     parameter = next(p for p in decoder.get_parameters() if "embedding" in p.output(0).get_names())
     readers = list(parameter.output(0).get_target_inputs())
     shape = parameter.get_partial_shape()
-    parameter.set_partial_shape(PartialShape([shape[axis] for axis in _TO_LAST]))
-    turned_back = ops.transpose(parameter, np.array(_TO_FIRST, np.int64))
+    parameter.set_partial_shape(PartialShape([shape[axis] for axis in TO_LAST]))
+    turned_back = ops.transpose(parameter, np.array(TO_FIRST, np.int64))
     for reader in readers:
-        reader.replace_source_output(turned_back.output(0))
+        node = reader.get_node()
+        if node.get_type_name() == "ShapeOf":  # which would keep the transpose
+            sizes = ops.shape_of(parameter, output_type=node.get_output_element_type(0).get_type_name())
+            first = ops.gather(sizes, np.array(TO_FIRST, np.int64), np.int64(0))
+            node.output(0).replace(first.output(0))
+        elif _flattens(node, shape[1]):
+            tokens = ops.reshape(parameter, np.array([1, -1, shape[1].get_length()], np.int64), special_zero=False)
+            node.output(0).replace(ops.transpose(tokens, np.array(TURN_TOKENS, np.int64)).output(0))
+        else:
+            reader.replace_source_output(turned_back.output(0))
     decoder.validate_nodes_and_infer_types()
+
+
+def _flattens(node: Any, channels: Any) -> bool:
+    """Whether a node makes [1,C,T] of [1,C,H,W,D]."""
+    if node.get_type_name() != "Reshape" or channels.is_dynamic:
+        return False
+    target = node.input_value(1).get_node()
+    return target.get_type_name() == "Constant" and list(target.get_data()) == [1, channels.get_length(), -1]
