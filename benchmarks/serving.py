@@ -248,7 +248,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, server() as (process, address, _), browser() as page:
         page.set_script_timeout(300)
         page.get(address)
-        until(page, "window.gstk && gstk.state.lease")
+        until(page, "window.gstk && gstk.state.ready")
         page.execute_script(INSTRUMENT)
         for size in given.sizes:
             z, y, x = (int(n) for n in size.split(","))

@@ -74,7 +74,7 @@ class Page:
         browser.execute_script("localStorage.removeItem('gstk.lease')")
         browser.get("about:blank")
         browser.get(f"{served.url}/#token={TOKEN}")
-        self.until("window.gstk && gstk.state.lease")
+        self.until("window.gstk && gstk.state.ready")
 
     def js(self, expression: str, *arguments: Any) -> Any:
         return self.browser.execute_script(f"return {expression}", *arguments)

@@ -2,8 +2,8 @@
 
     python napari_user.py URL FOLDER
 
-FOLDER holds image.npy (z,y,x) and takes masks (.npy) and a picture (.png) of each step; what napari complains of is
-printed.
+FOLDER holds scan.nii.gz. It takes the image as it is shown (image.npy, (z,y,x)), a mask (.npy) and a picture (.png) of
+each step; what napari complains of is printed.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ LABELS = "nnInteractive - Label Layer"
 
 
 def main(url: str, folder: Path) -> None:
-    image = np.load(folder / "image.npy")
-    middle = tuple(n // 2 for n in image.shape)
     viewer = napari.Viewer()
     notification_manager.notification_ready.connect(lambda event: print(event.severity, str(event), flush=True))
-    viewer.add_image(image, name="scan", scale=(2.0, 1.0, 1.0))
+    [image] = viewer.open(folder / "scan.nii.gz", plugin="napari-nifti")
+    middle = tuple(n // 2 for n in image.data.shape)
+    print("scale", image.scale, flush=True)
+    np.save(folder / "image.npy", image.data)
     _, widget = viewer.window.add_plugin_dock_widget("napari-nninteractive", "nnInteractive")
     application = QApplication.instance()
 
@@ -84,7 +85,8 @@ def main(url: str, folder: Path) -> None:
     widget.prompt_button._on_button_pressed(0)
     widget.interaction_button._on_button_pressed(0)
     settle()
-    viewer.layers[POINTS].add((middle[0], 10.4, 10.6))
+    z, y, x = np.argwhere(np.asarray(image.data) == 800).mean(0)
+    viewer.layers[POINTS].add((z, y + 0.4, x - 0.4))
     keep("second")
     print("layers", [layer.name for layer in viewer.layers], flush=True)
     viewer.close()

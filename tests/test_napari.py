@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK
 
 pytest.importorskip("starlette")
 
@@ -37,10 +38,12 @@ def test_a_user_of_napari_clicks_undoes_and_goes_on_to_the_next_object(tmp_path:
     if shutil.which("xvfb-run") is None:
         pytest.skip("needs Xvfb (Debian: xvfb, xauth)")
     python = python_with_napari()
-    grid = np.indices(SHAPE)
-    first = (((grid - np.array([12, 32, 32])[:, None, None, None]) * [[[[2]]], [[[1]]], [[[1]]]]) ** 2).sum(0) <= 100
-    second = (((grid - np.array([12, 10, 10])[:, None, None, None]) * [[[[2]]], [[[1]]], [[[1]]]]) ** 2).sum(0) <= 49
-    np.save(tmp_path / "image.npy", np.where(first | second, 900, -100).astype(np.int16))
+    z, y, x = np.indices(SHAPE)
+    first = 4 * (z - 11.5) ** 2 + (y - 31.5) ** 2 + (x - 31.5) ** 2 <= 100
+    second = 4 * (z - 12) ** 2 + (y - 10) ** 2 + (x - 10) ** 2 <= 49
+    scan = SimpleITK.GetImageFromArray(np.where(first, 900, np.where(second, 800, -100)).astype(np.int16))
+    scan.SetSpacing((1.0, 1.0, 2.0))
+    SimpleITK.WriteImage(scan, tmp_path / "scan.nii.gz")
     with serving() as served:
         done = subprocess.run(
             ["xvfb-run", "-a", "-s", "-screen 0 1400x1000x24", python, HERE / "napari_user.py", served.url, tmp_path],
@@ -57,6 +60,9 @@ def test_a_user_of_napari_clicks_undoes_and_goes_on_to_the_next_object(tmp_path:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "error" not in done.stdout.lower(), done.stdout
+        assert "scale [-2. -1. -1.]" in done.stdout  # which are sent as spacing
+        shown = np.load(tmp_path / "image.npy")  # napari-nifti turns it
+        first, second = shown == 900, shown == 800
         kept = {step: np.load(tmp_path / f"{step}.npy") for step in ("click", "negative", "undo", "second")}
         assert dice(kept["click"] > 0, first) > 0.9
         assert kept["negative"][12, 32, 39] == 0

@@ -164,6 +164,10 @@ def test_images_that_viewers_send_are_taken(server: Served) -> None:
     client.set_target_buffer(np.zeros(SHAPE, np.uint16))
     client.add_point_interaction([20, 20, 20], True)
     assert dice(client.target_buffer, first) > 0.9
+    # napari-nifti turns the layer by negative scales, and the plugin sends them.
+    client.set_image(image[None], {"spacing": [-3.0, -1.5, -1.5]})
+    lease = next(iter(server.service.leases))
+    assert lease.workspace.geometry.spacing_mm == (3.0, 1.5, 1.5)
     client.set_image((image > 0)[None], {})
     client.set_target_buffer(np.zeros(SHAPE, bool))
     client.add_point_interaction([20, 20, 20], True)

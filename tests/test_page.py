@@ -197,13 +197,13 @@ def test_opening_the_page_again_finds_the_running_session(page: Page, tmp_path: 
     name = page.browser.find_element(By.CSS_SELECTOR, "#objects input[type=text]")
     name.clear()
     name.send_keys("ball", Keys.TAB)
-    labels, lease = page.labels(), page.js("gstk.state.lease")
+    labels, lease = page.labels(), page.js("localStorage['gstk.lease']")
     page.js("gstk.state.unsaved = false")
     time.sleep(0.2)
     page.browser.get("about:blank")
     page.browser.get(page.served.url)  # without the token: this browser has kept it
     page.until("window.gstk && gstk.state.volume && !gstk.state.busy")
-    assert page.js("gstk.state.lease") == lease
+    assert page.js("localStorage['gstk.lease']") == lease
     np.testing.assert_array_equal(page.labels(), labels)
     assert page.js("gstk.objects.entries.get(1).name") == "ball"
     assert len(page.js("gstk.state.clicks")) == 1
@@ -225,9 +225,9 @@ def test_a_page_without_the_token_asks_for_it(browser: Any, server: Served) -> N
     field = browser.find_element(By.ID, "key")
     field.clear()
     field.send_keys(TOKEN, Keys.ENTER)
-    while not browser.execute_script("return Boolean(gstk.state.lease)") and time.monotonic() < deadline:
+    while not browser.execute_script("return Boolean(gstk.state.ready)") and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert browser.execute_script("return Boolean(gstk.state.lease)")
+    assert browser.execute_script("return Boolean(gstk.state.ready)")
     assert TOKEN not in browser.current_url
 
 

@@ -44,14 +44,14 @@ def ball() -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
 class Page:
     """A page's requests."""
 
-    def __init__(self, served: Served, lease: str | None = None) -> None:
-        self.served, self.lease = served, lease
+    def __init__(self, served: Served, lease: str | None = None, token: str = TOKEN) -> None:
+        self.served, self.lease, self.token = served, lease, token
+        self.lease = self.lease or self.json("POST", "/api/claim")["lease"]
         self.found = self.json("POST", "/api/session")
-        self.lease = self.found["lease"]
 
-    def ask(self, method: str, path: str, body: bytes = b"", token: str = TOKEN) -> tuple[int, dict[str, Any], bytes]:
+    def ask(self, method: str, path: str, body: bytes = b"", token: str = "") -> tuple[int, dict[str, Any], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.served.port, timeout=30)
-        headers = {"Authorization": f"Bearer {token}", "X-Lease-Token": self.lease or ""}
+        headers = {"Authorization": f"Bearer {token or self.token}", "X-Lease-Token": self.lease or ""}
         headers |= {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
         connection.request(method, path, body, headers)
         answer = connection.getresponse()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from gstk.errors import BackendMissing, EvaluationError
 
-__all__ = ["Workers", "map_on_ray"]
+__all__ = ["Workers", "connect", "keep_to_ourselves", "map_on_ray", "room_for", "why"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -75,10 +77,10 @@ def map_on_ray(
         raise BackendMissing(message) from None
     if not tasks:
         return
-    _connect(workers)
+    connect(workers)
     try:
         actor = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_restarts=0)(_Actor)
-        count = min(_room(workers), len(tasks))
+        count = min(room_for(workers), len(tasks))
         waiting = [(number, 1) for number in reversed(range(len(tasks)))]
         running: dict[Any, tuple[Any, tuple[int, int] | None]] = {}
 
@@ -103,17 +105,17 @@ def map_on_ray(
                 if job is None:
                     stillborn += 1
                     if not opened or stillborn > count + ATTEMPTS:
-                        raise EvaluationError(f"no worker could be opened: {_why(error)}") from None
+                        raise EvaluationError(f"no worker could be opened: {why(error)}") from None
                 elif job[1] < ATTEMPTS:
                     waiting.append((job[0], job[1] + 1))
                 else:
-                    yield lost(tasks[job[0]], f"it ended {ATTEMPTS} workers: {_why(error)}")
+                    yield lost(tasks[job[0]], f"it ended {ATTEMPTS} workers: {why(error)}")
                 if waiting:
                     start()
                 continue
             except ray.exceptions.RayTaskError as error:
                 assert job is not None, "an actor that is ready has raised"
-                yield lost(tasks[job[0]], _why(error))
+                yield lost(tasks[job[0]], why(error))
             else:
                 opened += job is None
                 if job is not None:
@@ -141,10 +143,30 @@ class _Actor:
         return self._work(task)
 
 
-def _connect(workers: Workers) -> None:
+def keep_to_ourselves() -> None:
+    """Makes a cluster that this process starts take orders from nobody else; for commands, before anything imports Ray.
+
+    Ray's ports are open to the network, and whoever reaches them could run code.
+    """
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+def connect(workers: Workers, environment: Mapping[str, str] | None = None) -> None:
+    """Connects this process to a cluster; `local` starts one on this machine, which `ray.shutdown` ends.
+
+    Args:
+        workers: whose address counts.
+        environment: variables of the processes that do the work.
+
+    Raises:
+        EvaluationError: the cluster cannot be reached.
+    """
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if environment:
+        options["runtime_env"] = {"env_vars": dict(environment)}
     if workers.address == "local":
         cores = None if workers.count is None else max(1, round(workers.count * workers.cpus))
         options |= {"address": "local", "include_dashboard": False, "num_cpus": cores}
@@ -165,11 +187,15 @@ def _connect(workers: Workers) -> None:
                 if not attempt or _SLOW_START not in str(error):
                     raise
     except (Exception, SystemExit) as error:  # Ray raises many types, from a wrong address to a wrong version
-        raise EvaluationError(f"cannot reach the Ray cluster {workers.address!r}: {_why(error)}") from None
+        raise EvaluationError(f"cannot reach the Ray cluster {workers.address!r}: {why(error)}") from None
 
 
-def _room(workers: Workers) -> int:
-    """The number of workers to start."""
+def room_for(workers: Workers) -> int:
+    """The number of workers to start.
+
+    Raises:
+        EvaluationError: the cluster has no room for one.
+    """
     import ray
 
     if workers.count is not None:
@@ -187,7 +213,7 @@ def _room(workers: Workers) -> int:
     return count
 
 
-def _why(error: BaseException) -> str:
+def why(error: BaseException) -> str:
     """The last line of an error; Ray puts the remote traceback in the lines before it."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300]

@@ -162,8 +162,10 @@ def ray_workers(address: str | None, count: int | None, cpus: float | None, gpus
         if count is not None or cpus is not None or gpus is not None:
             raise EvaluationError("got --workers, --worker-cpus or --worker-gpus without --ray; add --ray local")
         return None
-    from gstk.batch.ray_pool import Workers
+    from gstk.batch.ray_pool import Workers, keep_to_ourselves
 
+    if address == "local":
+        keep_to_ourselves()
     return Workers(address, count, 1.0 if cpus is None else cpus, gpus or 0.0)
 
 

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from gstk.cli.options import BackendOption, DeviceOption, EngineOption, PrecisionOption, ThreadsOption, needing
+from gstk.cli.options import (
+    BackendOption,
+    DeviceOption,
+    EngineOption,
+    PrecisionOption,
+    ThreadsOption,
+    WorkerCpusOption,
+    WorkerGpusOption,
+    WorkersOption,
+    needing,
+    ray_workers,
+)
+from gstk.errors import BackendMissing, GstkError
 
 __all__ = ["serve_command"]
 
@@ -53,6 +65,17 @@ def serve_command(
     idle_seconds: Annotated[float, typer.Option(min=1, help="Seconds after which an unused session ends.")] = 3600.0,
     cache_gb: Annotated[float, typer.Option(min=0, help="Memory for embeddings, of all sessions together, GB.")] = 2.0,
     max_upload_gb: Annotated[float, typer.Option(help="Largest volume, GB.")] = 4.0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Serve from several processes on a Ray cluster: its address, auto, or local for this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
+    worker_gpus: WorkerGpusOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
@@ -77,6 +100,11 @@ def serve_command(
     from gstk.engines.options import parse_assignments
     from gstk.server.leases import Clocks
 
+    cluster = ray_workers(ray, workers, worker_cpus, worker_gpus)
+    if cluster is not None and itksnap:
+        raise GstkError(
+            "got --itksnap with --ray, expected one of them: ITK-SNAP's requests cannot be routed to a replica"
+        )
     settings = Settings(
         max_sessions=max_sessions,
         clocks=Clocks(idle_s=idle_seconds),
@@ -87,17 +115,22 @@ def serve_command(
         cache_bytes=int(cache_gb * 2**30),
         itksnap=itksnap,
     )
-    serve(
-        volume,
-        bundle,
-        host,
-        port,
-        settings,
-        open_browser,
-        typer.echo,
-        backend=backend,
-        precision=precision,
-        device=device,
-        threads=threads,
-        options=parse_assignments(engine or []),
-    )
+    engine_options = {
+        "backend": backend,
+        "precision": precision,
+        "device": device,
+        "threads": threads,
+        "options": parse_assignments(engine or []),
+    }
+    if cluster is None:
+        serve(volume, bundle, host, port, settings, open_browser, typer.echo, **engine_options)
+        return
+    if find_spec("ray") is None or find_spec("fastapi") is None:
+        raise BackendMissing(
+            'gstk serve --ray needs Ray Serve, which is not installed; pip install "gstk[serve,ray-serve]"'
+        )
+    from gstk.server.ray_serve import serve_on_ray
+
+    if threads is None and not cluster.gpus:
+        engine_options["threads"] = max(1, round(cluster.cpus))
+    serve_on_ray(volume, bundle, host, port, settings, cluster, open_browser, typer.echo, **engine_options)

@@ -19,8 +19,12 @@ from gstk.server.service import Service, answer_error
 __all__ = ["build_app"]
 
 
-def build_app(service: Service) -> App:
-    """The ASGI application of a service; it closes the service when it ends."""
+def build_app(service: Service, only_leases: bool = False) -> App:
+    """The ASGI application of a service; it closes the service when it ends.
+
+    Args:
+        only_leases: leaves out the protocols whose requests show no lease token, by which a router could pin them.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -34,11 +38,11 @@ def build_app(service: Service) -> App:
             await service.close()
 
     settings = service.settings
-    legacy = legacy_slicer.LegacyProtocol(service)
+    legacy = None if only_leases else legacy_slicer.LegacyProtocol(service)
     app = Starlette(
         routes=[
-            *nninteractive.routes(service, legacy.prefers),
-            *legacy_slicer.routes(legacy),
+            *nninteractive.routes(service, legacy.prefers if legacy else None),
+            *(legacy_slicer.routes(legacy) if legacy else ()),
             *page_api.routes(service),
             *(itksnap.routes(service) if settings.itksnap else ()),
         ],

@@ -96,8 +96,12 @@ class Leases:
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self._leases.values()))
 
-    def claim(self, is_page: bool = False) -> tuple[Lease, list[Lease]]:
-        """A new lease, and those that ended for it.
+    def new_token(self) -> str:
+        """What a client may show; nobody can guess it."""
+        return self._prefix + secrets.token_hex(16)
+
+    def claim(self, is_page: bool = False, token: str | None = None) -> tuple[Lease, list[Lease]]:
+        """A new lease, of `token` where it is given, and those that ended for it.
 
         Raises:
             AtCapacity: all are taken.
@@ -112,7 +116,7 @@ class Leases:
                 )
             del self._leases[ended[0].token]
         now = self._now()
-        lease = Lease(self._prefix + secrets.token_hex(16), self._make(), is_page, now, now)
+        lease = Lease(token or self.new_token(), self._make(), is_page, now, now)
         self._leases[lease.token] = lease
         return lease, ended
 

@@ -62,11 +62,11 @@ def capabilities(licence: str) -> dict[str, Any]:
     }
 
 
-def routes(service: Service, legacy: Callable[[str, Answer], Answer]) -> list[Route]:
+def routes(service: Service, legacy: Callable[[str, Answer], Answer] | None) -> list[Route]:
     """The endpoints.
 
     Args:
-        legacy: what answers a path of `SHARED_PATHS`, given its path and what answers it here.
+        legacy: what answers a path of `SHARED_PATHS`, given its path and what answers it here; None for the latter.
     """
     endpoints = _Endpoints(service)
     post: dict[str, Answer] = {
@@ -85,7 +85,8 @@ def routes(service: Service, legacy: Callable[[str, Answer], Answer]) -> list[Ro
         "/add_lasso_interaction": endpoints.add_lasso,
         "/add_initial_seg_interaction": endpoints.add_initial_seg,
     }
-    post |= {path: legacy(path, post[path]) for path in SHARED_PATHS}
+    if legacy is not None:
+        post |= {path: legacy(path, post[path]) for path in SHARED_PATHS}
     get = {
         "/healthz": endpoints.healthz,
         "/capabilities": endpoints.capabilities,
@@ -108,11 +109,11 @@ class _Endpoints:
         return JSONResponse(capabilities(self.service.settings.licence))
 
     async def claim(self, request: Request) -> Response:
-        lease = await self.service.claim()
+        token = await self.service.claim_token()
         clocks = self.service.settings.clocks
         return JSONResponse(
             {
-                "lease_token": lease.token,
+                "lease_token": token,
                 "idle_timeout_seconds": clocks.idle_s,
                 "liveness_timeout_seconds": clocks.liveness_s,
                 "max_sessions": self.service.settings.max_sessions,
@@ -344,8 +345,8 @@ def _spacing(meta: dict[str, Any]) -> tuple[float, float, float]:
     given = properties.get("spacing") if isinstance(properties, dict) else None
     if given is None:
         return (1.0, 1.0, 1.0)
-    z, y, x = numbers(given, "spacing", 3)
-    if min(z, y, x) <= 0:
+    z, y, x = map(abs, numbers(given, "spacing", 3))  # napari turns a NIfTI's axes by negative scales
+    if min(z, y, x) == 0:
         raise BadRequest(f"got the spacing {(z, y, x)}, expected mm above 0")
     return z, y, x
 

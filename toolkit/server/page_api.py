@@ -19,7 +19,7 @@ from starlette.routing import Route
 from gstk._version import __version__
 from gstk.cases.label_names import LabelName, object_colour
 from gstk.cases.npz import Case
-from gstk.server.leases import Lease, LeaseLost
+from gstk.server.leases import Lease
 from gstk.server.page_prompts import MOST_OBJECTS, class_ids_of, names_of, object_id_of, prompt_of
 from gstk.server.saving import save_labels
 from gstk.server.service import BadRequest, Service, read_json
@@ -72,6 +72,7 @@ def routes(service: Service) -> list[Route]:
     return [
         Route("/", _page, methods=["GET"]),
         Route("/page/{name}", _page, methods=["GET"]),
+        Route("/api/claim", endpoints.claim, methods=["POST"]),
         Route("/api/session", endpoints.session, methods=["POST"]),
         Route("/api/upload", endpoints.upload, methods=["PUT"]),
         Route("/api/open", endpoints.open, methods=["POST"]),
@@ -119,18 +120,16 @@ class _Endpoints:
             raise BadRequest("got no image, expected one to be opened before")
         return case
 
+    async def claim(self, request: Request) -> Response:
+        return JSONResponse({"lease": await self.service.claim_token(is_page=True)})
+
     async def session(self, request: Request) -> Response:
-        await read_json(request)
-        try:
-            lease = self.service.lease(request)
-            self.service.leases.seen(lease)
-        except LeaseLost:
-            lease = await self.service.claim(is_page=True)
+        lease, _ = self.service.lease(request), await read_json(request)
+        self.service.leases.seen(lease)
         page, first = self._page_state(lease), self.service.first
         image = None if page.case is None else _described(page.case, lease.workspace, page)
         return JSONResponse(
             {
-                "lease": lease.token,
                 "version": __version__,
                 "licence": self.service.settings.licence,
                 "first": None if first is None else first.name,
@@ -393,6 +392,6 @@ def _shown(case: Case) -> tuple[Case, float, float]:
 
 def _patched(patch: Patch | None, said: dict[str, Any]) -> Response:
     box = None if patch is None else [[axis.start, axis.stop] for axis in patch.box]
-    body = b"" if patch is None else patch.values.reshape(-1).view(np.uint8).data
+    body = b"" if patch is None else patch.values.tobytes()
     headers = {"X-Meta": json.dumps({**said, "box": box}, separators=(",", ":"))}
     return Response(body, media_type="application/octet-stream", headers=headers)

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import signal
 import socket
-import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
 from gstk.cases.npz import Case
-from gstk.core.bundle import Bundle, find_bundle
+from gstk.core.bundle import find_bundle
 from gstk.core.files import StrPath
-from gstk.errors import GstkError
+from gstk.server.addresses import announce, listen, names_of, reachable
 from gstk.server.app import build_app
-from gstk.server.guard import LOOPBACK_NAMES
 from gstk.server.service import Service, Settings
-from gstk.session import factory
 
-__all__ = ["serve"]
+__all__ = ["read_volume", "serve"]
 
 _END_S = 5
 """Seconds that clients are given to take the answers of calls that were ended."""
@@ -56,30 +51,13 @@ def serve(
         GstkError: the address is taken or cannot be listened at.
         BundleError, BackendMissing, CaseError: see `gstk.open` and `gstk.cases.volumes.read_any`.
     """
-    settings = settings or Settings()
-    is_local = host in LOOPBACK_NAMES
-    if not is_local:
-        reached = (f"[{name}]" if ":" in name else name for name in _names(host))
-        settings = replace(settings, key=settings.key or secrets.token_urlsafe(24), hosts=(*settings.hosts, *reached))
-    listening = _listen(host, port)
+    settings = reachable(settings or Settings(), host, names := names_of(host))
+    listening = listen(host, port)
     with listening:
-        first = None if volume is None else _read(volume, on_progress)
-        path = find_bundle(bundle)
-        on_progress(f"loading  {path.name}")
-        licence = Bundle.open(path).manifest.licence
-        service = Service(factory.open(path, **engine), replace(settings, licence=licence), first)
+        first = None if volume is None else read_volume(volume, on_progress)
+        on_progress(f"loading  {find_bundle(bundle).name}")
+        service = Service.open(bundle, settings, first, **engine)
         port = listening.getsockname()[1]
-        addresses = [f"http://{f'[{name}]' if ':' in name else name}:{port}" for name in _names(host)]
-        pages = [f"{address}/#token={settings.page_token}" for address in addresses]
-
-        def started() -> None:
-            for page in pages:
-                on_progress(f"page     {page}")
-            for address in addresses:
-                on_progress(f"viewers  {address}" + (f" with the key {settings.key}" if settings.key else ""))
-            if open_browser:
-                webbrowser.open(pages[0])
-
         config = uvicorn.Config(
             build_app(service),
             log_level="warning",
@@ -88,8 +66,17 @@ def serve(
             timeout_keep_alive=75,
             server_header=False,
         )
-        _Server(config, service, started).run([listening])
+        _Server(config, service, lambda: announce(names, port, settings, open_browser, on_progress)).run([listening])
         on_progress("stopped")
+
+
+def read_volume(volume: StrPath, on_progress: Callable[[str], None]) -> Case:
+    """A volume that pages open by themselves; a line says what it is."""
+    from gstk.cases.volumes import read_any
+
+    case = read_any(volume)
+    on_progress(f"volume   {case.name}, {' x '.join(map(str, case.geometry.shape))} voxels (z, y, x)")
+    return case
 
 
 class _Server(uvicorn.Server):
@@ -122,39 +109,3 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _names(host: str) -> list[str]:
-    """Addresses under which a server that listens at `host` is reached: all of this machine's for 0.0.0.0 and ::."""
-    if host not in ("0.0.0.0", "::"):
-        return [host]
-    import psutil
-
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    names = [
-        address.address
-        for interface in psutil.net_if_addrs().values()
-        for address in interface
-        # A link-local address needs the name of an interface behind it, which a browser does not take.
-        if address.family == family and not address.address.startswith(("fe80:", "169.254."))
-    ]
-    return sorted(names, key=lambda name: name not in ("127.0.0.1", "::1")) or [host]
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-    except (OSError, OverflowError) as error:
-        raise GstkError(f"cannot listen at {host}, port {port}: {error}; give another --port or --host") from None
-    return listening
-
-
-def _read(volume: StrPath, on_progress: Callable[[str], None]) -> Case:
-    from gstk.cases.volumes import read_any
-
-    case = read_any(volume)
-    on_progress(f"volume   {case.name}, {' x '.join(map(str, case.geometry.shape))} voxels (z, y, x)")
-    return case

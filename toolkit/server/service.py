@@ -8,20 +8,23 @@ import secrets
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from gstk.cases.npz import Case
+from gstk.core.bundle import Bundle, find_bundle
+from gstk.core.files import StrPath
 from gstk.errors import GstkError, Interrupted
 from gstk.server.admission import Admission
 from gstk.server.compute import ComputeThread, Stopping
 from gstk.server.guard import TooLarge
 from gstk.server.leases import AtCapacity, Clocks, Lease, LeaseLost, Leases
 from gstk.server.workspace import CALL_S, Workspace
+from gstk.session import factory
 from gstk.session.embedding_cache import DEFAULT_LIMIT_BYTES
 from gstk.session.session import Session
 
@@ -103,6 +106,22 @@ class Service:
             settings.name,
         )
 
+    @classmethod
+    def open(cls, bundle: StrPath, settings: Settings, first: Case | None = None, **engine: Any) -> Self:
+        """A service with a bundle's engine.
+
+        Args:
+            bundle: a bundle's folder, or the name of a built-in one.
+            settings: its licence is that of the bundle.
+            engine: `backend`, `precision`, `device`, `threads`, `options`, `refine`, as in `gstk.open`.
+
+        Raises:
+            BundleError, BackendMissing: see `gstk.open`.
+        """
+        path = find_bundle(bundle)
+        licence = Bundle.open(path).manifest.licence
+        return cls(factory.open(path, **engine), replace(settings, licence=licence), first)
+
     async def warm_up(self) -> None:
         """Segments something small, so that the first user does not wait for what is loaded at the first click."""
         volume = np.full((32, 32, 32), -1000, np.int16)  # as CT, which every profile takes
@@ -117,16 +136,27 @@ class Service:
         with suppress(GstkError):  # what is wrong with the bundle, the first user is told
             await self.compute.run(self, "start", click, self._engine_session.cancel)
 
-    async def claim(self, is_page: bool = False) -> Lease:
-        """A new lease.
+    async def claim(self, is_page: bool = False, token: str | None = None) -> Lease:
+        """A new lease of this process.
+
+        Args:
+            token: of the lease; made where there is none.
 
         Raises:
             AtCapacity: all are taken.
         """
-        lease, ended = self.leases.claim(is_page)
+        lease, ended = self.leases.claim(is_page, token)
         for other in ended:
             await self.end(other)
         return lease
+
+    async def claim_token(self, is_page: bool = False) -> str:
+        """The token of a new lease, which need not be this process's where several stand behind a router.
+
+        Raises:
+            AtCapacity: all are taken.
+        """
+        return (await self.claim(is_page)).token
 
     def lease(self, request: Request) -> Lease:
         """The lease that a request shows; raises `LeaseLost`."""

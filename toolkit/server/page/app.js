@@ -294,12 +294,15 @@ document.addEventListener("drop", async (e) => {
 });
 window.addEventListener("beforeunload", (e) => { if (state.unsaved && state.busy) e.preventDefault(); });
 $("key-form").onsubmit = () => { keep("token", $("key").value.trim()); guarded(begin); };
-setInterval(() => state.lease && !state.busy && get("/api/status").catch(() => {}), 20000);
+setInterval(() => state.ready && !state.busy && get("/api/status").catch(() => {}), 20000);
 
 async function begin() {
-  const found = await post("/api/session");
-  keep("lease", found.lease);
-  state.lease = found.lease;
+  const found = await post("/api/session").catch(async (error) => {
+    if (error.status !== 410) throw error;
+    keep("lease", (await post("/api/claim")).lease); // none yet, or of a session that has ended
+    return post("/api/session");
+  });
+  state.ready = true;
   $("class-form").hidden = !found.classes.length;
   $("novel-choice").hidden = !found.novel;
   $("classes").replaceChildren(...found.classes.map((name) => new Option(name)));
