@@ -198,6 +198,27 @@ def test_a_disk_that_is_full_is_an_error_in_every_format(tmp_path: Path) -> None
         assert {child.name: child.read_bytes() for child in tmp_path.iterdir()} == stood
 
 
+@pytest.mark.parametrize("suffix", [".nrrd", ".seg.nrrd", ".nhdr", ".mha", ".mhd"])
+def test_no_byte_of_what_was_written_is_missing(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ITK reads a compressed stream that lacks its end, with the checksum; other readers do not."""
+    write_whole = SimpleITK.WriteImage
+    cut = {"bytes": 0}
+
+    def write_most(image: SimpleITK.Image, path: str, **options: object) -> None:
+        write_whole(image, path, **options)
+        largest = max(Path(path).parent.iterdir(), key=lambda file: file.stat().st_size)
+        os.truncate(largest, largest.stat().st_size - cut["bytes"])
+
+    monkeypatch.setattr(SimpleITK, "WriteImage", write_most)
+    noise = np.random.default_rng(0).integers(0, 300, (20, 40, 50))  # a long header, where it names segments
+    for cut["bytes"] in (12, 9, 4, 1):
+        with pytest.raises(OutputError, match="does not hold what was written to it"):
+            write_mask(tmp_path / f"mask{suffix}", noise, Geometry(noise.shape, (1, 1, 1)))
+        assert not list(tmp_path.iterdir())
+    cut["bytes"] = 0
+    write_mask(tmp_path / f"mask{suffix}", noise, Geometry(noise.shape, (1, 1, 1)))
+
+
 def test_more_axes_and_channels(tmp_path: Path) -> None:
     for suffix in (".nii", ".nrrd", ".mha"):
         write(tmp_path / f"one{suffix}", NOISE[None].astype(np.int16))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from gstk.cases.dicom_headers import Frame, quiet_pydicom
 from gstk.cases.itk import one_line, quiet_itk
+from gstk.cases.rescaling import Stored, float_type
 from gstk.core.drafts import temporary_folder
 from gstk.core.foreign_text import reason_of
 from gstk.errors import CaseError
@@ -82,8 +83,8 @@ class PixelReader:
             fits = [t for t in (np.int16, np.int32, np.int64) if _fits(t, min(ends), max(ends))]
             dtype, work = (fits[0], np.int64) if fits else (np.float64, np.float64)
         else:
-            wide = any(pixels.dtype.itemsize > 2 and pixels.dtype != np.float32 for pixels in stored)
-            dtype, work = np.float64 if wide else np.float32, np.float64
+            dtype = float_type(Stored(pixels, *scale) for pixels, scale in zip(stored, scales, strict=True))
+            work = np.float64
         values = np.empty((len(stored), *stored[0].shape), dtype)
         for k, (slope, intercept) in enumerate(scales):
             values[k] = stored[k].astype(work) * work(slope) + work(intercept)

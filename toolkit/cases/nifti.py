@@ -23,6 +23,7 @@ from gstk.cases.label_names import LabelName
 from gstk.cases.nifti_check import check_nifti_is_whole
 from gstk.cases.nifti_labels import label_extension, parse_label_extensions
 from gstk.cases.npz import CaseWarning
+from gstk.cases.rescaling import Stored, rescaled
 from gstk.core.geometry import Geometry
 from gstk.errors import CaseError, GeometryError, OutputError
 
@@ -105,8 +106,8 @@ def read_nifti(file: Path) -> tuple[npt.NDArray[Any], Geometry, bytes]:
 
     Returns:
         The voxels (z, y, x), slope and intercept applied: in the stored dtype where there are none, else float32, or
-        float64 where the stored type is as wide. Their geometry, LPS mm, by the sform where its code is above 0, else
-        by the qform; its axes may be off right angles. The bytes of the header, for `write_nifti`.
+        float64 where that alone keeps their contrast. Their geometry, LPS mm, by the sform where its code is above 0,
+        else by the qform; its axes may be off right angles. The bytes of the header, for `write_nifti`.
 
     Raises:
         CaseError: the file is damaged, truncated, no 3-D image of single real values, or has no position in space.
@@ -190,6 +191,8 @@ def write_nifti(
     known.set(fields.offset, fields.size + len(extension))
     known.set(fields.scale, 1, 0)
     known.set(fields.display, 0, 0)
+    axes, *sides = known.get(fields.dim)
+    known.set(fields.dim, axes, *known.sides(), *sides[axes:])  # a side of 0 is an image of no voxels to other readers
     stored = np.ascontiguousarray(mask, mask.dtype.newbyteorder(known.order))
     with path.open("wb") as raw:
         # Without a name and a time in it, equal masks are equal files.
@@ -232,10 +235,11 @@ def _layout(header: _Header, name: str) -> tuple[list[int], np.dtype[Any]]:
 
 def _scaled(voxels: npt.NDArray[Any], header: _Header, name: str) -> npt.NDArray[Any]:
     slope, intercept = (float(v) for v in header.get(header.fields.scale))
-    if slope and math.isfinite(slope) and math.isfinite(intercept) and (slope, intercept) != (1, 0):
-        wide = voxels.dtype.itemsize >= 4 and voxels.dtype != np.float32
-        dtype = np.float64 if wide else np.float32
-        voxels = (voxels.astype(np.float64) * slope + intercept).astype(dtype)
+    if math.isinf(slope) or (slope and math.isfinite(slope) and not math.isfinite(intercept)):
+        what = f"got the slope {slope:g} and the intercept {intercept:g} in {name}, expected finite numbers"
+        _warn(f"{what}; the stored values are taken as they are")
+    elif slope and math.isfinite(slope) and (slope, intercept) != (1, 0):
+        voxels = rescaled(Stored(voxels, slope, intercept))
     if voxels.dtype.kind == "f":
         bad = voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
         if bad:

@@ -14,7 +14,8 @@ from gstk.errors import CaseError
 
 __all__ = ["TextHeader", "check_voxels", "read_text_header"]
 
-_HEADER_BYTES = 2**16
+_HEADER_BYTES, _LONGEST_HEADER_BYTES = 2**16, 2**24
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _CHUNK_BYTES = 2**20
 _MM = {
     "nm": 1e-6, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3,
@@ -107,8 +108,10 @@ def read_text_header(file: Path) -> TextHeader | None:
     """The header of an NRRD or MetaImage file; None where it is neither."""
     with file.open("rb") as stream:
         start = stream.read(_HEADER_BYTES)
+        if start.startswith(b"NRRD") and not _BLANK_LINE.search(start):  # as of many segments
+            start += stream.read(_LONGEST_HEADER_BYTES)
     if start.startswith(b"NRRD"):
-        blank = re.search(rb"\r?\n\r?\n", start)
+        blank = _BLANK_LINE.search(start)
         text, end = start[: blank.start() if blank else None], blank.end() if blank else len(start)
         pairs = re.findall(r"^([^:#\r\n]+):[ \t]+(.*?)[ \t\r]*$", text.decode("utf-8", "replace"), re.MULTILINE)
         return TextHeader(True, {key.strip().lower(): value for key, value in pairs}, end)

@@ -21,6 +21,7 @@ from gstk.cases.itk import one_line, quiet_itk
 from gstk.cases.label_names import LabelName
 from gstk.cases.nifti import has_place, read_nifti, write_nifti
 from gstk.cases.npz import Case, CaseWarning, LabelMap, SpacingOrder, check_image, load_case, to_label_map
+from gstk.cases.rescaling import Stored, rescaled
 from gstk.cases.segmentation import SEGMENTATION_SUFFIX, is_segmentation, segment_fields
 from gstk.cases.slice_grid import SliceGrid
 from gstk.cases.stated_orientation import states_orientation
@@ -273,12 +274,16 @@ def _write_with_itk(
             SimpleITK.WriteImage(image, str(partial), useCompression=True)
     except RuntimeError as error:
         raise explain_lost_bytes(partial) or OutputError(f"cannot write {target}: {one_line(error)}") from error
-    # ITK's writers do not say that a disk is full, so what they wrote is read back.
+    # ITK's writers do not say that a disk is full, so what they wrote is read back; and its readers do not miss the end
+    # of a compressed stream, with its checksum, which others ask for.
     try:
+        header = read_text_header(partial)
+        if header is not None:
+            check_voxels(partial, header)
         with quiet_itk():
             written = SimpleITK.ReadImage(str(partial))
         same = np.array_equal(SimpleITK.GetArrayViewFromImage(written), labels)
-    except RuntimeError:
+    except (RuntimeError, CaseError):
         same = False
     if not same:
         raise explain_lost_bytes(partial) or OSError(errno.EIO, "the file does not hold what was written to it")
@@ -336,8 +341,7 @@ def _read_with_itk(file: Path) -> tuple[npt.NDArray[Any], Geometry]:
     voxels, geometry = SimpleITK.GetArrayFromImage(image), Geometry.from_sitk(image)
     slope, intercept = (1.0, 0.0) if header is None else header.scale
     if (slope, intercept) != (1.0, 0.0):
-        wide = voxels.dtype.itemsize >= 4 and voxels.dtype != np.float32
-        voxels = (voxels.astype(np.float64) * slope + intercept).astype(np.float64 if wide else np.float32)
+        voxels = rescaled(Stored(voxels, slope, intercept))
     if mm != 1.0:
         lengths = {name: tuple(v * mm for v in getattr(geometry, name)) for name in ("spacing_mm", "origin_mm")}
         geometry = replace(geometry, **lengths)
