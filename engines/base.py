@@ -292,6 +292,7 @@ class BundleEngine(Engine):
         threads: CPU threads that were asked for; None where it was left to the backend.
         reason: why this backend and device were chosen; empty where they were asked for.
         options: the backend's own settings, an instance of `options_type`.
+        clicks_later: whether a backend that can load the graphs for clicks when the first click comes does so.
         options_type: the dataclass of these settings.
         precisions: those that the backend can run.
         computed_from: precisions that need no graphs of their own, and whose graphs they compute.
@@ -309,6 +310,8 @@ class BundleEngine(Engine):
         device: str = "auto",
         threads: int | None = None,
         options: Mapping[str, object] | None = None,
+        *,
+        clicks_later: bool = False,
     ) -> None:
         """Opens a bundle.
 
@@ -318,6 +321,8 @@ class BundleEngine(Engine):
             device: `auto` for the best that the backend has here, `cpu`, `cuda`, or `cuda:N`.
             threads: CPU threads to compute with; None leaves it to the backend.
             options: settings of this backend alone, see its `options_type`.
+            clicks_later: whether to load the graphs for clicks when the first click comes, since class prompts do not
+                need them. OpenVINO can; other backends load them now.
 
         Raises:
             BundleError: the bundle holds no graphs of that precision.
@@ -332,6 +337,7 @@ class BundleEngine(Engine):
         self.zero_shot, self.ignored_points = bundle.manifest.zero_shot, bundle.manifest.ignored_points
         self.precision = precision
         self.threads = threads
+        self.clicks_later = clicks_later
         self.options = read_options(self.options_type, options or {}, self.name)
         roi = bundle.manifest.roi
         super().__init__(roi.multiple, roi.minimum, roi.max_voxels)

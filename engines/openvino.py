@@ -168,10 +168,8 @@ class OpenVINOEngine(BundleEngine):
         self._graphs: dict[Shape | None, _Graphs] = {}
         self._compiling = threading.Lock()
         self._class_graphs: _Graphs | None = None
-        compiled = self._graphs_for(self._hot).compiled
-        self._image_type = compiled[0].input(0).element_type.to_dtype()
-        self._embedding_type = compiled[0].output(0).element_type.to_dtype()
-        self._width = compiled[0].output(0).partial_shape[4].get_length()
+        if not self.clicks_later:
+            self._graphs_for(self._hot)
 
     def _graphs_for(self, shape: Shape | None) -> _Graphs:
         """The graphs for a region: those of the hot region or those for any shape, compiled when first needed."""
@@ -212,9 +210,11 @@ class OpenVINOEngine(BundleEngine):
     def _encode(self, image: NDArray[np.float32]) -> tuple[NDArray[Any], int]:
         z, y, x = image.shape[2:]
         graphs = self._graphs_for((z, y, x))
-        self._free_idle(graphs, 1, self._decoding, image.size)
-        embedding = np.empty((1, z // 2, y // 2, x // 2, self._width), self._embedding_type)
-        self._run(graphs, 0, {"image": image.astype(self._image_type, copy=False)}, embedding)
+        given, answer = graphs.compiled[0].input(0), graphs.compiled[0].output(0)
+        width = answer.partial_shape[4].get_length()
+        self._free_idle(graphs, 1, self._decoding, image.size, width)
+        embedding = np.empty((1, z // 2, y // 2, x // 2, width), answer.element_type.to_dtype())
+        self._run(graphs, 0, {"image": image.astype(given.element_type.to_dtype(), copy=False)}, embedding)
         return embedding, embedding.nbytes
 
     def _decode(
@@ -222,7 +222,7 @@ class OpenVINOEngine(BundleEngine):
     ) -> NDArray[np.float32]:
         z, y, x = (2 * side for side in handle.shape[1:4])
         graphs = self._graphs_for((z, y, x))
-        self._free_idle(graphs, 0, self._encoding, z * y * x)
+        self._free_idle(graphs, 0, self._encoding, z * y * x, handle.shape[4])
         if self.ignored_points or ignores_padding(graphs.compiled[1]):
             coords, labels = pad_points(coords, labels)
         self._free_points(graphs, labels.shape[1])
@@ -254,20 +254,29 @@ class OpenVINOEngine(BundleEngine):
             self._class_graphs = _Graphs.of([compiled], takes_any_region=True)
         graph = self._class_graphs.compiled[0]
         width = graph.output(0).partial_shape[1].get_length()
-        features = np.empty((1, width, *image.shape[2:]), graph.output(0).element_type.to_dtype())
         image_type = graph.input(0).element_type.to_dtype()
-        self._run(self._class_graphs, 0, {"image": image.astype(image_type, copy=False)}, features)
+        shape = (1, width, *image.shape[2:])
+        features = self._answer(self._class_graphs, 0, {"image": image.astype(image_type, copy=False)}, shape)
+        # 0.4 GB of a window of 128³ are not copied: the next run writes into the tensor of another request.
+        self._class_graphs.requests[0] = graph.create_infer_request()
         return np.asarray(features[0], np.float32)
 
     def _run(self, graphs: _Graphs, index: int, inputs: dict[str, NDArray[Any]], output: NDArray[np.generic]) -> None:
-        """Runs a graph.
+        """Runs a graph."""
+        # Copied, since the next run overwrites the request's tensor.
+        np.copyto(output, self._answer(graphs, index, inputs, output.shape))
+
+    def _answer(
+        self, graphs: _Graphs, index: int, inputs: dict[str, NDArray[Any]], shape: tuple[int, ...]
+    ) -> NDArray[Any]:
+        """Runs a graph; its answer lies in the request's tensor.
 
         After an interrupted run some layers have the new shapes and some the old ones, and the next run may fail or
         crash. A run in which every tensor has another shape is therefore inserted first.
         """
         shapes = graphs.shapes[index]
         if len(shapes) > 1 and graphs.takes_any_region:
-            other = self._other_inputs(index, shapes)
+            other = self._other_inputs(index, shapes, inputs)
             graphs.requests[index].infer(other, share_inputs=True)
             shapes[:] = [_sizes(other)]
         shapes.append(_sizes(inputs))
@@ -275,13 +284,14 @@ class OpenVINOEngine(BundleEngine):
         _mark(request.get_output_tensor(0).data)
         request.infer(inputs, share_inputs=True)
         found = request.get_output_tensor(0).data
-        if found.shape != output.shape or _is_marked(found):
+        if found.shape != shape or _is_marked(found):
             raise MemoryError("OpenVINO gave back what an earlier run wrote, as it does where memory is short")
-        # Copied, since the next run overwrites the request's tensor.
-        np.copyto(output, found)
         del shapes[:-1]
+        return np.asarray(found)
 
-    def _other_inputs(self, index: int, shapes: list[tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+    def _other_inputs(
+        self, index: int, shapes: list[tuple[int, ...]], inputs: dict[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
         """Inputs of a graph for which every tensor has a shape different from those under `shapes`.
 
         Layers halve the sides until `multiple` is 1, and norms then count blocks, of which short sides have only one.
@@ -295,10 +305,11 @@ class OpenVINOEngine(BundleEngine):
         while any(math.prod(sizes[:3]) == least * least * longest // halves for sizes in shapes):
             longest += self._multiple
         if index == 0:
-            return {"image": np.zeros((1, 1, least, least, longest), self._image_type)}
+            return {"image": np.zeros((1, 1, least, least, longest), inputs["image"].dtype)}
+        embedding = inputs["embedding"]
         points = next(n for n in itertools.count(1) if all(sizes[3] != n for sizes in shapes))
         return {
-            "embedding": np.zeros((1, least, least, longest // 2, self._width), self._embedding_type),
+            "embedding": np.zeros((1, least, least, longest // 2, embedding.shape[4]), embedding.dtype),
             "point_coords": np.zeros((1, points, 3), np.float32),
             "point_labels": np.ones((1, points), np.int64),
         }
@@ -310,12 +321,12 @@ class OpenVINOEngine(BundleEngine):
             for request in graphs.requests:
                 request.cancel()
 
-    def _free_idle(self, graphs: _Graphs, index: int, busy: threading.Lock, voxels: int) -> None:
+    def _free_idle(self, graphs: _Graphs, index: int, busy: threading.Lock, voxels: int, width: int) -> None:
         """Frees the intermediate tensors that the other graph kept from its last run, if they are large.
 
         Allocating them again costs half as much as a decode, so they are kept up to a share of the machine's memory.
         """
-        kept_bytes = MAPS * 4 * self._width * voxels
+        kept_bytes = MAPS * 4 * width * voxels
         if kept_bytes > KEEP_SHARE * memory_bytes() and busy.acquire(blocking=False):
             try:
                 if len(graphs.shapes[index]) < 2:  # an interrupted run left memory of two shapes

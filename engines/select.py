@@ -174,6 +174,8 @@ def open_engine(
     threads: int | None = None,
     device: str = "auto",
     options: Mapping[str, object] | None = None,
+    *,
+    clicks_later: bool = False,
 ) -> BundleEngine:
     """Opens a bundle with a backend.
 
@@ -186,6 +188,7 @@ def open_engine(
         threads: CPU threads; None leaves it to the backend.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         options: settings of a backend that is named; see its `options_type`.
+        clicks_later: see `BundleEngine`.
 
     Returns:
         The engine; its `reason` says why it was chosen where `backend` is `auto`.
@@ -206,7 +209,7 @@ def open_engine(
         engine_class = _engine_class(backend)
         if precision == "auto":
             precision = _precision(bundle, engine_class, device)
-        return engine_class(bundle, precision, device, threads, options)
+        return engine_class(bundle, precision, device, threads, options, clicks_later=clicks_later)
     last: BackendMissing | None = None
     without = ""
     for name, place, why in _candidates(device, threads):
@@ -215,7 +218,7 @@ def open_engine(
             if precision in engine_class.computed_from and precision not in engine_class.precisions:
                 continue
             chosen = _precision(bundle, engine_class, place) if precision == "auto" else precision
-            engine = engine_class(bundle, chosen, place, threads)
+            engine = engine_class(bundle, chosen, place, threads, clicks_later=clicks_later)
         except BackendMissing as error:
             last = error
             continue

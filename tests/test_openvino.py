@@ -139,7 +139,8 @@ def test_what_comes_between_shares_no_shape_in_any_layer(small_export: Any) -> N
             half = int(rng.integers(0, 2))
             sides = [tuple(int(n) for n in rng.integers(2, 20, 3) * 8) for _ in range(2)]
             runs = [(*(side // 2 for side in run), int(rng.integers(1, 4))) if half else run for run in sides]
-            found = engine._other_inputs(half, runs)  # type: ignore[attr-defined]
+            given = {"image": np.zeros(1, np.float32), "embedding": np.zeros((1, 1, 1, 1, 8), np.float32)}
+            found = engine._other_inputs(half, runs, given)  # type: ignore[attr-defined]
             other = found["embedding"].shape[1:4] if half else found["image"].shape[2:]
             per_run = [shapes_of(run[:3], half + 1, engine._multiple) for run in (*runs, other)]
             for before, ended, between in zip(*per_run, strict=True):
@@ -147,6 +148,24 @@ def test_what_comes_between_shares_no_shape_in_any_layer(small_export: Any) -> N
             if half:
                 assert found["point_labels"].shape[1] not in (run[3] for run in runs)
             assert np.prod(other) < 0.2 * 8**half * 64 * 160**2
+
+
+def test_classes_alone_load_no_graphs_for_clicks(by_class: Bundle) -> None:
+    image = np.random.default_rng(6).random((1, 1, 32, 32, 48), np.float32)
+    with (
+        open_engine(by_class, "openvino") as both,
+        open_engine(by_class, "openvino", clicks_later=True) as engine,
+    ):
+        first = engine.class_features(image)
+        kept = first.copy()
+        np.testing.assert_array_equal(kept, both.class_features(image))
+        engine.class_features(1 - image)
+        np.testing.assert_array_equal(first, kept)  # the next window writes elsewhere
+        assert not engine._graphs  # type: ignore[attr-defined]
+        prompts = [[[9, 9, 9]]], [[1]]
+        np.testing.assert_array_equal(
+            engine.decode(engine.encode(image), *prompts), both.decode(both.encode(image), *prompts)
+        )
 
 
 def test_signals_are_handled_after_engines_that_close_in_the_order_they_opened(small_export: Any) -> None:

@@ -172,6 +172,7 @@ def infer_command(
     if cluster is not None and threads is None and not worker_gpus:
         threads = max(1, int(cluster.cpus))
     prompts = read_prompts(point or [], background or [], box or [])
+    placed = read_places(point_mm or [], background_mm or [], lps)
     budget_s = read_limit(budget)
     shared = None if budget_s is None else Budget(budget_s, calls or 1)
     windows = nullcontext() if classes is None else LongWork("classes", unit="windows")
@@ -188,6 +189,7 @@ def infer_command(
                 parse_assignments(engine or []),
                 budget_s=budget_s,
                 calls=calls or 1,
+                clicks_later=classes is not None and not prompts and not placed,
                 on_progress=say_probe,
             ),
             cases,
@@ -195,7 +197,7 @@ def infer_command(
             name=name,
             format=format,
             prompts=prompts,
-            points_mm=read_places(point_mm or [], background_mm or [], lps),
+            points_mm=placed,
             novel=novel,
             object_names=read_names(called or []),
             start_mask=start,

@@ -194,6 +194,7 @@ class ClassSegmenter:
                 if self._keeps:
                     kept[cell] = mean
                 yield cell, mean
+            del features, part, total, before  # a window's features are not in memory while the next one is encoded
             on_progress(number, self.windows)
         self._kept = kept
 

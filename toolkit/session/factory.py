@@ -43,6 +43,7 @@ def open(
     refine: bool | None = None,
     windows: str = "adapted",
     click_within_s: float | None = None,
+    clicks_later: bool = False,
     on_progress: Callable[[str], None] = lambda reason: None,
 ) -> Session:
     """Opens a bundle for interactive use.
@@ -62,6 +63,8 @@ def open(
         click_within_s: a target for clicks, seconds for each object: windows are planned for it by the same
             measurements, and with `precision="auto"` so is the precision. It is no limit: where even the smallest
             windows take longer, the mask comes later. None is no target.
+        clicks_later: where only classes are asked for: OpenVINO loads the graphs for clicks when the first click comes,
+            which leaves out seconds, and a gigabyte with weights of full size. Other backends load them now.
         on_progress: called with the reason before there is a probe.
         refine: whether the image corrects the network's logits (`session.extras`); None leaves it to the bundle.
 
@@ -86,7 +89,7 @@ def open(
         precision, why = precision_within(opened, click_within_s, backend, device, threads, options)
     elif precision == "auto":
         precision, why = fastest_precision(opened, backend, device, threads, options)
-    engine = open_engine(opened, backend, precision, threads, device, options)
+    engine = open_engine(opened, backend, precision, threads, device, options, clicks_later=clicks_later)
     engine.reason = "; ".join(filter(None, (engine.reason, why)))
     try:
         if slower := compare_precisions(engine):
