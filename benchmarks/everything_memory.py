@@ -1,11 +1,12 @@
 """Peak memory of "everything" on a volume of 512³ voxels of 1.5 mm; writes JSON.
 
-    python benchmarks/everything_memory.py [--side 512] [--features 48] [--out FILE]
+    python benchmarks/everything_memory.py [--side 512] [--features 48] [--bundle DIR] [--out FILE]
 
 What a class segmentation takes beside the volume depends on the volume, the number of features of a voxel and the
 windows, not on the network's weights: so a stand-in gives the features, as many as the full-size network has, and
-everything else is the session's own. What the full-size network takes for one window, with its weights, is in
-`everything_speed.json`; both are added, and the features of that one window, which both count, are taken off.
+everything else is the session's own. With `--bundle`, which holds FP32 and INT8 graphs for classes, the network's own
+windows run in a process of their own, as `gstk infer --classes` opens it; both are added, less the features of that one
+window, which both count, and the process, which each has. `plan_classes` forecasts the same from the network's memory.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,12 @@ from machine import describe
 from numpy.typing import NDArray
 
 from gstk.calibration import memory
+from gstk.calibration.model import CLASS_KINDS, KINDS, Fit, Host, LatencyModel
 from gstk.core.geometry import Geometry
 from gstk.core.profile import find_profile
 from gstk.core.volume import Volume
 from gstk.core.window import WindowPolicy
+from gstk.engines import open_engine
 from gstk.engines.base import Engine
 from gstk.session.session import Session
 
@@ -70,27 +75,42 @@ def a_volume(side: int) -> Volume:
     return Volume(image, Geometry(image.shape, (SPACING_MM,) * 3), "CT", "HU")
 
 
-def with_network(beside_volume: int, window_bytes: int) -> dict[str, float]:
-    """Gigabytes beside the volume with the full-size network, by precision, from its peak for one window."""
-    speed = json.loads((RESULTS / "everything_speed.json").read_text())["extrapolated"]
-    return {
-        name: row["peak_gb"] + (beside_volume - window_bytes) / 1e9
-        for name, row in speed.items()
-        if name.startswith("gstk")
-    }
+def network_memory(bundle: Path, precision: str) -> dict[str, int]:
+    """Bytes of a process: before the engine is opened, after, with its largest window behind it, and at the peak."""
+    started = memory.resident_bytes()
+    patch = find_profile("nv-segment-ct").patch
+    image = np.random.default_rng(0).random((1, 1, *patch), np.float32)
+    with open_engine(bundle, "openvino", precision, clicks_later=True) as engine:
+        engine.class_features(image[:, :, :64, :64, :64])
+        base = memory.resident_bytes()
+        memory.forget_peak()
+        for _ in range(2):
+            engine.class_features(image)
+        return {"started": started, "base": base, "peak": memory.peak_bytes()}
+
+
+def model_of(network: dict[str, int]) -> LatencyModel:
+    """A model with a network's memory and no times, as `gstk calibrate` measures it."""
+    voxels = int(np.prod(find_profile("nv-segment-ct").patch))
+    per_voxel = (network["peak"] - network["base"]) / voxels
+    fits = {kind: Fit((1.0, 0.0), 1.0, 0.0) for kind in (*KINDS, *CLASS_KINDS)}
+    host = Host("", 1, 0, "cpu", "openvino", "", "", "")
+    return LatencyModel("", "", host, fits, 0, 0, network["base"], per_voxel, voxels, "", 0, per_voxel)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--features", type=int, default=48)
+    parser.add_argument("--bundle", type=Path, help="of the full-size network, with FP32 and INT8 graphs for classes")
     parser.add_argument("--out", type=Path, default=RESULTS / "everything_memory.json")
     arguments = parser.parse_args()
     profile = find_profile("nv-segment-ct")
     ids = profile.classes.expand(["everything"])
     volume = a_volume(arguments.side)
     engine = StandIn(arguments.features, max(profile.classes.names) + 1)
-    with Session(engine, WindowPolicy(128**3, 16, 32), profile=profile) as session:
+    policy = WindowPolicy(128**3, 16, 32)
+    with Session(engine, policy, profile=profile, owns_engine=False) as session:
         session.set_image(volume)
         before = memory.resident_bytes()
         memory.forget_peak()
@@ -98,19 +118,30 @@ def main() -> None:
         session.segment_classes(ids)
         seconds = time.perf_counter() - began
         peak = memory.peak_bytes() - before
-        forecast = session.plan_classes(ids)
-    window_bytes = 4 * arguments.features * int(np.prod(profile.patch))
-    report = {
-        "machine": describe("numpy"),
+        windows = session.plan_classes(ids).best.windows
+    report: dict[str, Any] = {
+        "machine": describe("numpy", "openvino"),
         "side": arguments.side,
         "spacing_mm": SPACING_MM,
         "classes": len(ids),
         "features": arguments.features,
-        "windows": forecast.best.windows,
+        "windows": windows,
         "seconds_with_the_stand_in": seconds,
         "peak_gb_beside_the_volume": peak / 1e9,
-        "with_the_full_size_network_gb": with_network(peak, window_bytes) if arguments.features == 48 else {},
     }
+    window_bytes = 4 * arguments.features * int(np.prod(profile.patch))
+    for precision in ("fp32", "int8") if arguments.bundle else ():
+        with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+            network = apart.submit(network_memory, arguments.bundle, precision).result()
+        with Session(engine, policy, profile=profile, model=model_of(network), owns_engine=False) as session:
+            session.set_image(volume)
+            forecast = session.plan_classes(ids).peak_bytes
+        report[precision] = {
+            "network_gb": {name: size / 1e9 for name, size in network.items()},
+            "peak_gb_beside_the_volume": (network["peak"] + peak - window_bytes) / 1e9,
+            "forecast_gb": forecast / 1e9,
+        }
+    engine.close()
     print(json.dumps(report, indent=1))
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -131,6 +131,12 @@ class ClassSegmenter:
                     held -= 4 * channels * voxels if cells[cell] > 1 else 0
         return max(most, held)
 
+    def label_bytes(self, classes: int) -> int:
+        """Most memory that the labels of a finished cell take, for so many classes: its mean features, and logits."""
+        largest = math.prod(max(b - a for a, b in itertools.pairwise(axis.borders)) for axis in self._axes)
+        channels, chunk = int(self._vectors.shape[1]), min(largest, _CHUNK_VOXELS)
+        return 2 * channels * largest + 4 * (channels + classes) * chunk
+
     def _cell_counts(self) -> dict[Cell, int]:
         """How many windows see each cell."""
         counts = [[axis.windows(i) for i in range(len(axis.borders) - 1)] for axis in self._axes]
@@ -190,7 +196,7 @@ class ClassSegmenter:
                     sums[cell] = (total.copy() if before is None else total), seen
                     continue
                 # Rounded whether they are kept or not, so that a mask does not depend on the free memory.
-                mean = (total / np.float32(seen)).astype(np.float16)
+                mean = (total if seen == 1 else np.divide(total, np.float32(seen), out=total)).astype(np.float16)
                 if self._keeps:
                     kept[cell] = mean
                 yield cell, mean

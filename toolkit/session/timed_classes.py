@@ -157,8 +157,10 @@ class TimedClasses:
         plan = self.first_plan(deadline, window_s, load_s)
         peak_bytes = 0.0
         if model is not None:
+            segmenter = self._segmenter(plan)
             labels_bytes = 2 * (math.prod(image.geometry.shape) + math.prod(self._coarser(plan).shape))
-            peak_bytes = model.class_peak_bytes(image.profile.patch) + self._segmenter(plan).held_bytes + labels_bytes
+            labels_bytes += segmenter.label_bytes(classes)
+            peak_bytes = model.class_peak_bytes(image.profile.patch) + segmenter.held_bytes + labels_bytes
         z, y, x = (
             step * spacing for step, spacing in zip(self._coarser(plan).step, image.geometry.spacing_mm, strict=True)
         )
