@@ -3,7 +3,8 @@
     python benchmarks/class_logits.py --raw DIR --checkpoint FILE --bundle DIR --network small|full [--sides 64 96]
 
 One patch of each CT in `--raw` goes through torch in float32 and, as the truth, in float64, and through the FP32 graph
-for classes in every engine. Errors are over the classes of "everything"; `monai_parity.py` makes checkpoint and bundle.
+for classes in every engine. Errors are over the classes of "everything"; `relative` are the largest over the largest
+logit. `monai_parity.py` makes checkpoint and bundle.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ def main() -> None:
                 if exact is not None:
                     row[f"{engine_name} from float64"] = float(np.abs(logits - exact).max())
                 del logits
+            errors = [key for key in row if " from " in key and not key.endswith("mean")]
+            row["relative"] = {key: row[key] / row["largest_logit"] for key in errors}
             print(json.dumps(row, indent=1), flush=True)
             rows.append(row)
     report = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
