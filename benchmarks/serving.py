@@ -1,6 +1,6 @@
 """What the server and its page take beside the network: start, upload, click to pixels, memory; prints JSON.
 
-    python benchmarks/serving.py [--sizes 256,256,256 300,512,512] [--tries 2] [--out NAME.json]
+    python benchmarks/serving.py [--bundle B] [--sizes 256,256,256 300,512,512] [--tries 2] [--out NAME.json]
 
 Each size (z,y,x) is a generated int16 volume with a ball that is clicked in Chromium without a window; needs Debian's
 chromium and chromium-driver, and selenium. Takes two minutes on two idle cores.
@@ -47,11 +47,11 @@ FLAGS = (
 
 
 @contextmanager
-def server() -> Iterator[tuple[subprocess.Popen[str], str, float]]:
+def server(bundle: str) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
     """The process, the page's address, and seconds from the start to it."""
     began = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "gstk", "serve", "--port", "0"],
+        [sys.executable, "-m", "gstk", "serve", "--port", "0", "--bundle", bundle],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},  # the page's address comes at once
@@ -220,11 +220,11 @@ def measure(page: Any, server_pid: int, shape: tuple[int, int, int], tries: int,
     }
 
 
-def starts(tries: int) -> dict[str, Any]:
+def starts(bundle: str, tries: int) -> dict[str, Any]:
     """Seconds from the command to the address of the page, and of the processor."""
     found = []
     for _ in range(tries):
-        with server() as (process, _, ready_s):
+        with server(bundle) as (process, _, ready_s):
             spent_s = sum(psutil.Process(process.pid).cpu_times()[:2])
             found.append({"ready_s": round(ready_s, 2), "processor_s": round(spent_s, 2)})
     return {"best_s": min(start["ready_s"] for start in found), "tries": found}
@@ -232,6 +232,7 @@ def starts(tries: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", default="tiny")
     parser.add_argument("--sizes", nargs="+", default=["101,122,112", "256,256,256", "300,512,512"])
     parser.add_argument("--tries", type=int, default=2, help="of each size; twice as many starts")
     parser.add_argument("--out", type=Path)
@@ -239,13 +240,14 @@ def main() -> None:
     files = [file for file in (Path(gstk.server.__file__).parent / "page").iterdir() if file.is_file()]
     result: dict[str, Any] = {
         "machine": describe(),
+        "bundle": Path(given.bundle).name,
         "load_before": round(os.getloadavg()[0], 1),
         "page_bytes": sum(file.stat().st_size for file in files),
-        "start": starts(2 * given.tries),
+        "start": starts(given.bundle, 2 * given.tries),
         "sizes": [],
     }
     print(json.dumps(result, indent=1))
-    with tempfile.TemporaryDirectory() as folder, server() as (process, address, _), browser() as page:
+    with tempfile.TemporaryDirectory() as folder, server(given.bundle) as (process, address, _), browser() as page:
         page.set_script_timeout(300)
         page.get(address)
         until(page, "window.gstk && gstk.state.ready")

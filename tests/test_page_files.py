@@ -30,6 +30,9 @@ from browser_page import (  # noqa: F401 - fixtures among them
 from selenium.webdriver.common.by import By
 from served import TOKEN, serving
 
+import gstk
+from gstk.cases.npz import save_case
+from gstk.cases.phantom_case import phantom_case
 from gstk.core.profile import find_profile
 from gstk.evaluation.metrics import dice
 from gstk.server.service import Settings
@@ -186,3 +189,29 @@ def test_a_class_is_found_by_name_segmented_and_corrected(browser: Any, tmp_path
 def test_without_classes_there_is_no_field_for_them(page: Page) -> None:
     assert not page.browser.find_element(By.ID, "class-form").is_displayed()
     assert not page.browser.find_element(By.ID, "novel-choice").is_displayed()
+
+
+def test_the_built_in_model_on_a_phantom_and_a_list_of_many_objects(browser: Any, tmp_path: Path) -> None:
+    case = phantom_case(7, 96, "organs", 3)
+    save_case(tmp_path / "phantom.npz", case)
+    assert case.labels is not None
+    with serving(Settings(page_token=TOKEN), gstk.open("tiny")) as served:
+        page = Page(browser, served)
+        page.press('[data-format="nii.gz"]')
+        assert page.status == "Open a scan first."
+        page.open(tmp_path / "phantom.npz")
+        for object_id, prompts in case.prompts.items():
+            if object_id > 1:
+                page.press("#next-object")
+            page.look_at(prompts.points[0].zyx)
+            page.click("axial", prompts.points[0].zyx)
+            page.js("Promise.resolve(gstk.state.refining).then(() => true)")  # the finer mask
+        labels = page.labels()
+        assert np.mean([dice(labels == object_id, case.labels == object_id) for object_id in case.prompts]) > 0.6
+        page.picture("page")
+        for _ in range(20):
+            page.press("#next-object")
+        note = page.js("document.querySelector('.note').getBoundingClientRect().top")
+        assert page.js("document.querySelector('#objects').getBoundingClientRect().bottom") < note
+        assert page.js("document.querySelector('#next-object').getBoundingClientRect().bottom < innerHeight")
+        page.js("gstk.state.unsaved = false")

@@ -246,11 +246,8 @@ const KEYS = [
 ];
 const ACTIONS = Object.assign({}, ...KEYS.map(([, , actions]) => actions));
 
-function press(key) {
-  if (ACTIONS[key]) ACTIONS[key]();
-  else if (state.volume) ACTIONS[`*${key}`]();
-  else say("Open a scan first.", true);
-}
+const withScan = (work) => (state.volume ? work() : say("Open a scan first.", true));
+const press = (key) => (ACTIONS[key] ? ACTIONS[key]() : withScan(ACTIONS[`*${key}`]));
 
 const MOUSE = [
   ["wheel", "scroll; with Ctrl: zoom; zoom the 3D view"], ["Shift", "with a click or drawing: the opposite, background or object"],
@@ -270,14 +267,14 @@ document.addEventListener("keydown", (e) => {
 
 for (const button of tools) button.onclick = () => pick(button);
 for (const button of document.querySelectorAll("[data-key]")) button.onclick = () => press(button.dataset.key);
-for (const button of document.querySelectorAll("[data-format]")) button.onclick = () => (state.volume ? save(button.dataset.format) : say("Open a scan first.", true));
+for (const button of document.querySelectorAll("[data-format]")) button.onclick = () => withScan(() => save(button.dataset.format));
 $("background").onchange = () => state.tool !== "point" && setTool(state.tool);
 $("preset").onchange = () => state.volume && setPreset($("preset").value);
 $("mask-file").onchange = async () => { const [file] = $("mask-file").files; await startFromMask(file); $("mask-file").value = ""; };
 $("files").onchange = async () => { const files = chosen($("files").files); $("files").value = ""; await openFirst(groups(files)); };
 $("class-form").onsubmit = (e) => {
   e.preventDefault();
-  if (state.volume && $("class").value.trim()) send({ kind: "class", name: $("class").value });
+  if ($("class").value.trim()) withScan(() => send({ kind: "class", name: $("class").value }));
 };
 for (const [table, rows] of [["keys", KEYS], ["mouse", MOUSE]]) for (const [keys, words] of rows) {
   const row = $(table).insertRow(), key = document.createElement("kbd");

@@ -1,6 +1,8 @@
 // The objects in 3D: rays through a texture of the labels, where there are any. Only the box that changed is sent to the
 // graphics card. Without one the processor draws, which the network needs, too: so no ray looks further than it must.
 
+import { fitted } from "./slices.js";
+
 const MOST = 256; // side of the texture; finer volumes are shown at every second, third, ... voxel
 
 const VERTEX = `#version 300 es
@@ -136,10 +138,8 @@ export class Scene {
   }
 
   paint() {
-    const { gl, canvas, state: { volume } } = this, ratio = Math.min(1.5, window.devicePixelRatio || 1);
-    const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
+    const { gl, canvas, state: { volume } } = this, [width, height] = fitted(canvas, Math.min(1.5, window.devicePixelRatio || 1));
     if (!width || !height) return;
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     gl.viewport(0, 0, width, height);
     const table = new Uint8Array(256 * 4);
     for (let id = 1; id < 256; id++) table.set([...this.state.colour(id), 255], 4 * id);

@@ -2,7 +2,14 @@
 
 import { greyTable } from "./volume.js";
 
-const NEAR_PIXELS = 4;
+const NEAR_PIXELS = 8; // so far a click may move
+
+// Gives a canvas as many pixels as it takes up on the screen.
+export function fitted(canvas, ratio) {
+  const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  return [width, height];
+}
 
 export class SliceView {
   // state: { volume, window, tool, foreground, colour(id), visible(id), active }
@@ -77,8 +84,7 @@ export class SliceView {
 
   draw() {
     const { canvas, state } = this, ratio = window.devicePixelRatio || 1;
-    const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    const [width, height] = fitted(canvas, ratio);
     const pen = canvas.getContext("2d");
     pen.fillStyle = "#000";
     pen.fillRect(0, 0, width, height);
@@ -250,7 +256,7 @@ export class SliceView {
       this.finish(drawing, place);
       this.draw();
     } else if (drag === "click") {
-      const near = Math.hypot(place[0] - this.start[0], place[1] - this.start[1]) < NEAR_PIXELS * (window.devicePixelRatio || 1) * 2;
+      const near = Math.hypot(place[0] - this.start[0], place[1] - this.start[1]) < NEAR_PIXELS * (window.devicePixelRatio || 1);
       const voxel = this.look(place);
       if (voxel && near && this.state.tool === "point") this.on.prompt({ kind: "point", voxel, foreground: this.state.foreground !== e.shiftKey });
     }
