@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -34,8 +35,31 @@ def write_inputs(folder: Path) -> None:
             gzip.compress(whole, mtime=0),
         ]
         samples.append(_of_empty_files(manifest))
+        np.savez(archive, imgs=np.asfortranarray(image.astype(">f8")), spacing=np.ones(3), segs=image > 99)
+        more = [
+            (3, archive.read_bytes()),
+            (4, nifti_bytes(image.astype(np.int16), second=True)),
+            (4, _rich_nifti(image)),
+        ]
     for index, sample in enumerate(samples):
         (folder / str(index)).write_bytes(bytes([index]) + sample)
+    for number, (kind, sample) in enumerate(more):
+        (folder / f"{kind}-{number}").write_bytes(bytes([kind]) + sample)
+
+
+def _rich_nifti(image: np.ndarray) -> bytes:
+    """A NIfTI-1 file with a slope, an extension, an oblique sform, another qform, and microns."""
+    header = bytearray(348)
+    struct.pack_into("<i", header, 0, 348)
+    struct.pack_into("<8h", header, 40, 3, *image.shape[::-1], 1, 1, 1, 1)
+    struct.pack_into("<hh", header, 70, 16, 32)
+    struct.pack_into("<8f3f", header, 76, -1, 1000, 1000, 2000, 0, 0, 0, 0, 368, 0.5, -3)
+    header[123] = 3  # microns
+    struct.pack_into("<hh6f", header, 252, 2, 1, 0, 0, 0.1, 5, 6, 7)
+    struct.pack_into("<12f", header, 280, 800, -600, 0, 3, 600, 800, 0, -2, 0, 0, 2000, 1)
+    header[344:348] = b"n+1\0"
+    extension = bytes([1, 0, 0, 0]) + struct.pack("<ii", 16, 6) + b"a note\0\0"
+    return bytes(header) + extension + image.astype("<f4").tobytes()
 
 
 def _of_empty_files(manifest: bytes) -> bytes:

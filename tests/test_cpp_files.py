@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import shutil
+import signal
 import subprocess
 import warnings
 from pathlib import Path
@@ -19,7 +21,10 @@ from nibabel.eulerangles import euler2mat
 
 from gstk.cases.nifti import write_nifti
 from gstk.cases.volumes import read_any, write_case_mask
+from gstk.core import drafts
 from gstk.core.bundle import builtin
+from gstk.core.drafts import draft_folder
+from gstk.core.processes import host_token
 
 pytestmark = needs_a_compiler
 
@@ -142,12 +147,66 @@ def test_a_full_disk_leaves_what_stood_there(checked: Path, tmp_path: Path, suff
     assert (out / f"mask{suffix}").read_bytes() == b"of yesterday"
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".nii.gz"])
+@pytest.mark.parametrize("sweeper", ["C++", "Python"])
+def test_what_a_killed_write_left_goes_with_the_next_one(
+    checked: Path, tmp_path: Path, suffix: str, sweeper: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drafts, "_swept", set())
+    voxels = np.random.default_rng(1).integers(0, 255, (40, 40, 40)).astype(np.uint8)
+    np.savez(tmp_path / "case.npz", imgs=voxels, spacing=np.ones(3))
+    out = tmp_path / "out"
+    out.mkdir()
+    killed = call(checked, tmp_path / "case.npz", out / f"mask{suffix}", 60000, setup="ulimit -c 0 -f 4")
+    assert killed.code == -signal.SIGXFSZ
+    (left,) = out.iterdir()
+    assert re.fullmatch(r"\.gstk-[0-9a-f]{8}-\d+-\d+-[0-9a-f]{12}", left.name)
+    assert [file.name for file in left.iterdir()] == [f"mask{suffix}"]
+    with draft_folder(tmp_path) as own:  # of a process that runs
+        own.rename(out / own.name)
+        if sweeper == "C++":
+            assert call(checked, tmp_path / "case.npz", out / "other.npz").code == 0
+            assert {file.name for file in out.iterdir()} == {own.name, "other.npz"}
+        else:
+            with draft_folder(out) as new:
+                assert set(out.iterdir()) == {out / own.name, new}
+
+
+def test_cpp_gives_back_what_a_killed_python_process_had_moved_aside(checked: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "case.npz", imgs=np.ones((4, 5, 6), np.uint8), spacing=np.ones(3))
+    dead = tmp_path / f".gstk-{host_token()}-{os.getpid()}-1-{'0' * 12}"
+    (dead / drafts.REPLACED / "bundle").mkdir(parents=True)
+    (tmp_path / f".gstk-01234567-1-1-{'0' * 12}").mkdir()  # of another machine, and young
+    linked = tmp_path / f".gstk-{host_token()}-{os.getpid()}-2-{'0' * 12}"
+    linked.symlink_to(tmp_path)
+    assert call(checked, tmp_path / "case.npz", tmp_path / "mask.npz").code == 0
+    assert not dead.exists()
+    names = {"case.npz", "mask.npz", "bundle", f".gstk-01234567-1-1-{'0' * 12}", linked.name}
+    assert {file.name for file in tmp_path.iterdir()} == names
+
+
 def test_voxels_of_nan_are_said(checked: Path, tmp_path: Path) -> None:
     values = VOXELS.astype(np.float32)
     values[1, 2, 3], values[0, 0, 0] = np.nan, -np.inf
     nibabel.save(nibabel.Nifti1Image(values, affine()), tmp_path / "a.nii")
     told = call(checked, tmp_path / "a.nii", tmp_path / "mask.nii")
     assert told.warnings == [f"2 voxels of {tmp_path / 'a.nii'} are NaN or infinity; they are taken as 0"]
+
+
+def test_slopes_keep_contrast_and_are_finite(checked: Path, tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(VOXELS, affine()), tmp_path / "ct.nii")
+    content = bytearray((tmp_path / "ct.nii").read_bytes())
+    content[40:56] = np.array([4, 6, 5, 4, 0, 0, 0, 0], "<i2").tobytes()  # and a side of nothing
+    told = {}
+    for slope, intercept in ((1, 0), (1e38, 0), (1, 1e9), (np.inf, 0), (1, np.nan)):
+        content[112:120] = np.array([slope, intercept], "<f4").tobytes()
+        (tmp_path / "ct.nii").write_bytes(content)
+        told[slope, str(intercept)] = call(checked, tmp_path / "ct.nii", tmp_path / "mask.nii", 1).warnings
+        assert nibabel.load(tmp_path / "mask.nii").get_fdata().sum() == VOXELS.size / 2
+    assert told[1e38, "0"] == told[1, "1000000000.0"] == told[1, "0"]
+    for scale in ((np.inf, "0"), (1, "nan")):
+        (more,) = set(told[scale]) - set(told[1, "0"])
+        assert "expected finite numbers; the stored values are taken as they are" in more
 
 
 def test_sheared_axes_are_refused_with_a_remedy(checked: Path, tmp_path: Path) -> None:

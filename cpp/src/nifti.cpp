@@ -2,8 +2,10 @@
 
 #include <zlib.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <memory>
 
 #include "nifti_forms.hpp"
@@ -48,15 +50,46 @@ gstk_dtype dtype_of(int code, const std::string& where) {
     }
 }
 
-// Slope and intercept applied, as ITK does: to float, or to double where the stored type is as wide.
+double spacing_at(double value) {
+    const auto rounded = static_cast<float>(value);
+    return static_cast<double>(std::nextafter(rounded, std::numeric_limits<float>::infinity())) - rounded;
+}
+
+// Whether a float tells apart what the stored values tell apart; mirrors gstk.cases.rescaling.
 template <class T>
-std::shared_ptr<const void> scaled(const T* stored, std::size_t count, const NiftiLayout& layout, gstk_dtype& dtype) {
-    using Result = std::conditional_t<(sizeof(T) < 4 || std::is_same_v<T, float>), float, double>;
+bool fits_float(const T* stored, std::size_t count, const NiftiLayout& layout) {
+    if constexpr (sizeof(T) >= 4 && !std::is_same_v<T, float>) return false;
+    double low = std::numeric_limits<double>::infinity(), high = -low;
+    for (std::size_t i = 0; i < count; ++i) {
+        const auto value = static_cast<double>(stored[i]);
+        if (!std::isfinite(value)) continue;
+        low = std::min(low, value);
+        high = std::max(high, value);
+    }
+    if (low > high || (low == 0 && high == 0)) return true;
+    const double largest = std::max(std::abs(low * layout.slope + layout.intercept),
+                                    std::abs(high * layout.slope + layout.intercept));
+    if (!(largest <= static_cast<double>(std::numeric_limits<float>::max()))) return false;
+    double step = std::abs(layout.slope);
+    // Neighbours among floats are rounded again.
+    if constexpr (std::is_same_v<T, float>) step *= 2 * spacing_at(std::max(std::abs(low), std::abs(high)));
+    return spacing_at(largest) <= step;
+}
+
+template <class Result, class T>
+std::shared_ptr<const void> scaled_to(const T* stored, std::size_t count, const NiftiLayout& layout, gstk_dtype& dtype) {
     dtype = std::is_same_v<Result, float> ? GSTK_FLOAT32 : GSTK_FLOAT64;
     auto result = std::make_shared<std::vector<Result>>(count);
     for (std::size_t i = 0; i < count; ++i)
         (*result)[i] = static_cast<Result>(static_cast<double>(stored[i]) * layout.slope + layout.intercept);
     return {result, result->data()};
+}
+
+// Slope and intercept applied: to float, or to double where that alone keeps the contrast.
+template <class T>
+std::shared_ptr<const void> scaled(const T* stored, std::size_t count, const NiftiLayout& layout, gstk_dtype& dtype) {
+    if (fits_float(stored, count, layout)) return scaled_to<float>(stored, count, layout, dtype);
+    return scaled_to<double>(stored, count, layout, dtype);
 }
 
 // How many voxels were NaN or infinite; they are 0 from now on.
@@ -131,6 +164,10 @@ Volume read_nifti(const std::string& path) {
     const NiftiHeader header(read_start(file.get()), path);
     const NiftiLayout layout = layout_of(header, path);
     std::vector<std::string> notes;
+    const double slope = header.get(kScale, 0), intercept = header.get(kScale, 1);
+    if (std::isinf(slope) || (slope != 0 && std::isfinite(slope) && !std::isfinite(intercept)))
+        notes.push_back(joined("got the slope ", slope, " and the intercept ", intercept, " in ", path,
+                               ", expected finite numbers; the stored values are taken as they are"));
     const Geometry geometry = geometry_of(header, layout.shape, path, notes);
     Volume volume{geometry, layout.dtype, nullptr, header.bytes()};
     volume.notes = std::move(notes);
@@ -164,6 +201,8 @@ void write_nifti_mask(const std::string& path, const Volume& volume, const std::
     header.set(kScale, 1, 0);
     header.set(kScale, 0, 1);
     for (std::size_t i = 0; i < 2; ++i) header.set(kDisplay, 0, i);
+    for (std::size_t i = 4; i <= static_cast<std::size_t>(header.get(kDim)); ++i)
+        if (header.get(kDim, i) < 1) header.set(kDim, 1, i);  // to other readers an image of no voxels
     std::string content = header.bytes() + std::string(4, '\0');  // no extension follows
     if (narrow) {
         content.append(mask, mask + count);

@@ -1,17 +1,19 @@
 #include "private_files.hpp"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdlib>
-#include <vector>
+
+#include "drafts.hpp"
 
 namespace gstk::impl {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr mode_t kOwnFolder = 0700;
+constexpr mode_t kOwnFolder = 0700, kOwnFile = 0600;
 
 // Makes a folder and those above it, each the owner's alone.
 void make_folders(const fs::path& folder) {
@@ -25,21 +27,23 @@ void make_folders(const fs::path& folder) {
 
 bool write_private(const fs::path& file, const std::string& content) {
     make_folders(file.parent_path());
-    std::string draft = (file.parent_path() / ("." + file.filename().string() + ".XXXXXX")).string();
-    const int descriptor = mkstemp(draft.data());  // a file of mode 0600
-    if (descriptor < 0) return false;
-    std::size_t written = 0;
-    while (written < content.size()) {
-        const ssize_t step = write(descriptor, content.data() + written, content.size() - written);
-        if (step <= 0) break;
-        written += static_cast<std::size_t>(step);
+    try {
+        const Draft draft(file.parent_path());
+        const fs::path partial = draft.folder() / file.filename();
+        const int descriptor = open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kOwnFile);
+        if (descriptor < 0) return false;
+        std::size_t written = 0;
+        while (written < content.size()) {
+            const ssize_t step = write(descriptor, content.data() + written, content.size() - written);
+            if (step <= 0) break;
+            written += static_cast<std::size_t>(step);
+        }
+        if (close(descriptor) != 0 || written != content.size()) return false;
+        fs::rename(partial, file);
+        return true;
+    } catch (const fs::filesystem_error&) {
+        return false;
     }
-    const bool is_whole = close(descriptor) == 0 && written == content.size();
-    std::error_code failed;
-    if (is_whole) fs::rename(draft, file, failed);
-    if (is_whole && !failed) return true;
-    fs::remove(draft, failed);
-    return false;
 }
 
 std::string stranger(const fs::path& path) {
