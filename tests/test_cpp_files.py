@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_what_stood_there(checked: Path, tmp_path: Path, suff
     (out / f"mask{suffix}").write_bytes(b"of yesterday")
     told = call(checked, tmp_path / "case.npz", out / f"mask{suffix}", 60000, setup="trap '' XFSZ; ulimit -f 4")
     assert told.code == 1
-    assert told.error.startswith("7: cannot write")
+    assert told.error.startswith(f"7: cannot write {out / f'mask{suffix}'}")
     assert [file.name for file in out.iterdir()] == [f"mask{suffix}"]
     assert (out / f"mask{suffix}").read_bytes() == b"of yesterday"
 

@@ -32,7 +32,14 @@ void write_whole(const std::string& path, const std::function<void(const std::st
     try {
         const Draft draft(folder);
         const fs::path partial = draft.folder() / target.filename();
-        write(partial.string());
+        try {
+            write(partial.string());
+        } catch (const Error& told) {  // which names a file that nobody asked for
+            std::string text = told.what();
+            const auto at = text.find(partial.string());
+            if (at != std::string::npos) text.replace(at, partial.string().size(), printable(path));
+            throw error(told.code(), text);
+        }
         failed = sync(partial, O_RDWR);
         if (!failed) fs::rename(partial, target, failed);
     } catch (const fs::filesystem_error& told) {
