@@ -38,6 +38,11 @@ def test_nv_segment_ct_is_what_its_configuration_says() -> None:
     assert profile.classes.special == (23, 24, 25, 26, 27, 57, 128)
 
 
+def test_weights_without_classes_say_so() -> None:
+    with pytest.raises(PromptError, match="know no classes"):
+        find_profile("tiny").classes.expand(["liver"])
+
+
 def test_classes_are_expanded_once_and_in_order() -> None:
     table = find_profile("nv-segment-ct").classes
     assert table.expand(["spleen", "3", 14, "kidney"]) == (3, 14, 5)

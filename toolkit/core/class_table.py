@@ -38,8 +38,10 @@ class ClassTable:
         """Class ids of names, ids, groups and sets, each once, in the order they are given.
 
         Raises:
-            PromptError: a class is unknown or was not trained; near names are listed.
+            PromptError: a class is unknown or was not trained; near names are listed. Or there are no classes.
         """
+        if not self.names:
+            raise PromptError("got a class for weights that know no classes; give a point or a box")
         ids: dict[int, None] = {}
         for prompt in prompts:
             ids.update(dict.fromkeys(self._one(prompt)))
