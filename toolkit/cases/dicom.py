@@ -9,7 +9,7 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,14 @@ class DicomImage:
         geometry: of `voxels`, LPS mm; axes at right angles.
         modality: such as "CT"; None where it is not stated.
         slices: where the slices lie, if `voxels` were resampled from them.
+        files: of the slices that were read, by position; empty where one file holds several.
     """
 
     voxels: npt.NDArray[Any]
     geometry: Geometry
     modality: str | None
     slices: SliceGrid | None = None
+    files: tuple[Path, ...] = ()
 
 
 def dicom_files(folder: Path) -> list[Path]:
@@ -103,7 +105,9 @@ def read_dicom(
             _warn(f"{what}, {unread[0]} first")
     _warn_of_missing_parts(path.name, by_series[uid])
     stack = _pick_stack(path, stacks, phase)
-    return _assemble(path.name, stack, reader, is_label_map)
+    files = tuple(frame.file for frame in stack.frames)
+    image = _assemble(path.name, stack, reader, is_label_map)
+    return replace(image, files=files if len(set(files)) == len(files) else ())
 
 
 def _warn(text: str) -> None:

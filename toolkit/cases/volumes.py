@@ -154,11 +154,13 @@ def read_volume(
         what = "holds no DICOM slices" if file.is_dir() else "is of no known format"
         raise CaseError(f"{file} {what}; {_KNOWN}")
     modality, header, slices, has_orientation = None, None, None, True
+    slice_files: tuple[Path, ...] = ()
     what = f"the image of {file.name}"
     try:
         if _suffix(file) not in VOLUME_SUFFIXES or not file.is_file():
             dicom = read_dicom(file, series, phase, is_label_map)
             image, geometry, modality, slices = dicom.voxels, dicom.geometry, dicom.modality, dicom.slices
+            slice_files = dicom.files
         elif _suffix(file) in (".nii", ".nii.gz"):
             image, geometry, header = read_nifti(file)
             has_orientation = has_place(header)
@@ -179,6 +181,7 @@ def read_volume(
         path=file,
         modality=modality,
         slices=slices,
+        slice_files=slice_files,
         nifti_header=header,
         has_orientation=has_orientation,
     )

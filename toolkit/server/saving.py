@@ -40,7 +40,7 @@ def save_labels(
         labels: (z,y,x), object ids.
         case: the image, for its name and geometry.
         names: of the objects.
-        headers: of the image's DICOM slices, for "dcm".
+        headers: of the DICOM slices that the image was read from, for "dcm".
 
     Raises:
         OutputError: the kind is unknown, or the format cannot hold it.
@@ -54,7 +54,8 @@ def save_labels(
         np.savez_compressed(buffer, segs=_smallest(labels))
         return SavedFile(name, "application/octet-stream", buffer.getvalue())
     if kind == "dcm":
-        return SavedFile(name, "application/dicom", _dicom_seg(labels, names, headers))
+        on_slices = labels if case.slices is None else case.slices.restore(labels)
+        return SavedFile(name, "application/dicom", _dicom_seg(on_slices, names, headers))
     with temporary_folder() as folder:
         file = folder / f"mask.{kind}"
         write_case_mask(file, labels, case, names)

@@ -6,7 +6,7 @@ import math
 import shutil
 import warnings
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -109,12 +109,12 @@ class Upload:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", CaseWarning)
                 case = read_any(self._folder if is_dicom else volumes[0])
-            headers = self._headers() if is_dicom else []
+            headers = _headers(case.slice_files)
         except GstkError as error:
             raise CaseError(self._without_paths(str(error))) from None
         name = case_name(self._names[0])
         if is_dicom:
-            name = _series_name(headers) or "dicom"
+            name = _series_name(headers or _headers(self._files[:1])) or "dicom"
         notes = [self._without_paths(str(warning.message)) for warning in caught]
         # The name alone, without a folder: its suffix says what the values may be.
         return replace(case, name=name, path=Path(self._names[0]) if volumes else None), notes, headers
@@ -183,22 +183,21 @@ class Upload:
                 f"got a volume of {size_bytes / 1e9:.1f} GB or more, expected at most {self._limit_bytes / 1e9:.1f} GB"
             )
 
-    def _headers(self) -> list[Any]:
-        """Headers of the DICOM slices; none where pydicom is not installed or a file is not for it."""
-        try:
-            import pydicom
-        except ModuleNotFoundError:
-            return []
-        try:
-            return [pydicom.dcmread(file, stop_before_pixels=True) for file in self._files]
-        except Exception:  # pydicom raises many kinds for broken files
-            return []
-
     def _without_paths(self, message: str) -> str:
         shown = message.replace(f"{self._folder}/", "").replace(str(self._folder), "the files")
         for file, name in zip(self._files, self._names, strict=True):
             shown = shown.replace(file.name, name).replace(case_name(file), case_name(name))
         return shown.replace(self._folder.name, "the files")
+
+
+def _headers(files: Sequence[Path]) -> list[Any]:
+    """Headers of the DICOM slices that were read; none where pydicom is not installed or a file is not for it."""
+    try:
+        import pydicom
+
+        return [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    except Exception:  # pydicom raises many kinds for broken files
+        return []
 
 
 def _series_name(headers: list[Any]) -> str:
