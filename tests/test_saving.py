@@ -54,7 +54,7 @@ def test_a_dicom_segmentation_lies_on_the_slices_that_were_read(
     pytest.importorskip("highdicom", reason="needs highdicom")
     case, headers = read(write_stack(tmp_path / "ct", STORED, places, **TAGS))
     low = np.array([6.0, 15.0 if places is TILTED else 5.0, 8.0])  # a box in space, mm along (x, y, z)
-    high = low + [7, 8, 12]
+    high = np.add(low, (7, 8, 12))
     centres = case.geometry.voxel_to_mm(np.argwhere(np.ones(case.image.shape, bool)))
     mask = ((centres > low) & (centres < high)).all(axis=1).reshape(case.image.shape).astype(np.uint8)
     found = positions_of_segment(save_labels("dcm", mask, case, {}, headers).data)

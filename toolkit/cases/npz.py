@@ -67,7 +67,8 @@ class Case:
         path: where the case was read from.
         modality: DICOM modality such as "CT", where the file says it.
         slices: where the slices lie that the image was resampled from; None where it is on the grid that was read.
-        slice_files: the DICOM files that the image was read from, by position; empty where there are none, or one holds several.
+        slice_files: the DICOM files that the image was read from, by position; empty where there are none, or where one
+            holds several slices.
         nifti_header: of the NIfTI file that the image is from, which its mask carries; None for other files.
         has_orientation: whether the file says how the patient lies.
 
