@@ -105,9 +105,9 @@ def read_dicom(
             _warn(f"{what}, {unread[0]} first")
     _warn_of_missing_parts(path.name, by_series[uid])
     stack = _pick_stack(path, stacks, phase)
-    files = tuple(frame.file for frame in stack.frames)
     image = _assemble(path.name, stack, reader, is_label_map)
-    return replace(image, files=files if len(set(files)) == len(files) else ())
+    sources = tuple(frame.file for frame in stack.frames)
+    return replace(image, files=sources if len(set(sources)) == len(sources) else ())
 
 
 def _warn(text: str) -> None:
