@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +23,7 @@ from gstk.core.geometry import Geometry  # noqa: E402
 from gstk.core.network_image import NetworkImage  # noqa: E402
 from gstk.core.profile import find_profile  # noqa: E402
 from gstk.core.volume import Volume  # noqa: E402
-from gstk.errors import PromptError  # noqa: E402
+from gstk.errors import Interrupted, PromptError  # noqa: E402
 from gstk.session.class_segmenter import ClassSegmenter, window_starts  # noqa: E402
 from gstk.training.bundle_reference import BundlePipeline  # noqa: E402
 from gstk.training.network import ClassEncoder, build_network, class_vectors  # noqa: E402
@@ -128,3 +130,53 @@ def test_memory_for_features_is_foreseen(cache_bytes: int) -> None:
     window = 4 * channels * side**3
     assert segmenter.held_bytes > 4 * window
     assert segmenter.held_bytes <= peak <= segmenter.held_bytes + 3 * window
+
+
+def plain_segmenter(features_of: Callable[[Any], Any]) -> ClassSegmenter:
+    """A CT of 3×4×5 windows, and a network of one channel."""
+    profile = replace(find_profile("nv-segment-ct"), patch=(16,) * 3, crop_margin=None)
+    values = np.random.default_rng(0).normal(0, 99, (40, 50, 60)).astype(np.int16)
+    volume = Volume(values, Geometry(values.shape, (1.5,) * 3), "CT", "HU")
+    return ClassSegmenter(features_of, np.ones((2, 1), np.float32), NetworkImage.prepare(volume, profile))
+
+
+def test_the_next_window_is_run_beside_the_labels_of_this_one() -> None:
+    calls, second = [], threading.Event()
+
+    def features_of(image: Any) -> Any:
+        calls.append(threading.current_thread())
+        if len(calls) == 2:
+            second.set()
+        return image[0]
+
+    def on_progress(done: int, total: int) -> None:
+        if done == 1:
+            assert second.wait(30)
+
+    segmenter = plain_segmenter(features_of)
+    segmenter.segment_grid((1,), on_progress)
+    assert len(calls) == segmenter.windows
+    assert len(set(calls)) == 1
+    assert not calls[0].is_alive()
+
+
+@pytest.mark.parametrize("where", ["network", "caller"])
+def test_what_fails_leaves_no_thread(where: str) -> None:
+    calls = []
+
+    def features_of(image: Any) -> Any:
+        calls.append(threading.current_thread())
+        if where == "network" and len(calls) == 3:
+            raise Interrupted("interrupted by cancel")
+        return image[0]
+
+    def on_progress(done: int, total: int) -> None:
+        if where == "caller" and done == 3:
+            raise Interrupted("given up")
+
+    segmenter = plain_segmenter(features_of)
+    with pytest.raises(Interrupted):
+        segmenter.segment_grid((1,), on_progress)
+    assert len(calls) in (3, 4)
+    assert not calls[0].is_alive()
+    assert not segmenter.has_features

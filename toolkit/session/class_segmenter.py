@@ -4,6 +4,9 @@ As NVIDIA's pipeline does (MONAI's sliding window with constant weights), window
 the mean over its windows. Logits are products of a class's vector and a voxel's features, so the mean of the features
 does as well for any number of classes. The borders of all windows cut the volume into cells; all voxels of a
 cell lie in the same windows. A cell is finished, and its memory free, after the last of these.
+
+While the cells of a window are added up and get their classes, a second thread runs the network on the next window:
+neither of the two keeps all cores busy by itself.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -87,7 +92,8 @@ class ClassSegmenter:
         """Begins with an image.
 
         Args:
-            features_of: from an image [1,1,H,W,D] to features [C,H,W,D]; see `Engine.class_features`.
+            features_of: from an image [1,1,H,W,D] to features [C,H,W,D]; see `Engine.class_features`. Called in a
+                thread of its own, one window after the other.
             vectors: [n_classes,C].
             image: prepared; its profile says windows and overlap.
             cache_bytes: memory for features, 2 bytes each; where they do not all fit, none are kept.
@@ -116,7 +122,7 @@ class ClassSegmenter:
 
     @property
     def held_bytes(self) -> int:
-        """Most memory for features at a time, besides those of one window: unfinished sums, and what is kept."""
+        """Most memory for features at a time, besides those of one window: sums, what is kept, the next window."""
         channels, cells = self._vectors.shape[1], self._cell_counts()
         seen: dict[Cell, int] = {}
         held = most = 0
@@ -129,7 +135,8 @@ class ClassSegmenter:
                 if seen[cell] == cells[cell]:
                     held += (2 if self._keeps else 0) * channels * voxels
                     held -= 4 * channels * voxels if cells[cell] > 1 else 0
-        return max(most, held)
+        ahead = 4 * channels * math.prod(axis.side for axis in self._axes) if self.windows > 1 else 0
+        return max(most, held) + ahead
 
     def label_bytes(self, classes: int) -> int:
         """Most memory that the labels of a finished cell take, for so many classes: its mean features, and logits."""
@@ -185,24 +192,42 @@ class ClassSegmenter:
         kept: dict[Cell, NDArray[np.float16]] = {}
         sums: dict[Cell, tuple[NDArray[np.float32], int]] = {}
         counts = self._cell_counts()
-        for number, starts in enumerate(itertools.product(*(axis.starts for axis in self._axes)), start=1):
-            features = self._features_of(self._sample(self._window(starts)))
-            for cell in itertools.product(*(axis.cells(a) for axis, a in zip(self._axes, starts, strict=True))):
-                inner = [slice(s.start - a, s.stop - a) for s, a in zip(self._slices(cell), starts, strict=True)]
-                part = features[(slice(None), *inner)]
-                before, seen = sums.pop(cell, (None, 0))
-                total, seen = part if before is None else np.add(before, part, out=before), seen + 1
-                if seen < counts[cell]:
-                    sums[cell] = (total.copy() if before is None else total), seen
-                    continue
-                # Rounded whether they are kept or not, so that a mask does not depend on the free memory.
-                mean = (total if seen == 1 else np.divide(total, np.float32(seen), out=total)).astype(np.float16)
-                if self._keeps:
-                    kept[cell] = mean
-                yield cell, mean
-            del features, part, total, before  # a window's features are not in memory while the next one is encoded
-            on_progress(number, self.windows)
+        done = 0
+        with closing(self._window_features()) as windows:
+            for starts, features in windows:  # `enumerate` would keep a window's features until it has the next one's
+                for cell in itertools.product(*(axis.cells(a) for axis, a in zip(self._axes, starts, strict=True))):
+                    inner = [slice(s.start - a, s.stop - a) for s, a in zip(self._slices(cell), starts, strict=True)]
+                    part = features[(slice(None), *inner)]
+                    before, seen = sums.pop(cell, (None, 0))
+                    total, seen = part if before is None else np.add(before, part, out=before), seen + 1
+                    if seen < counts[cell]:
+                        sums[cell] = (total.copy() if before is None else total), seen
+                        continue
+                    # Rounded whether they are kept or not, so that a mask does not depend on the free memory.
+                    mean = (total if seen == 1 else np.divide(total, np.float32(seen), out=total)).astype(np.float16)
+                    if self._keeps:
+                        kept[cell] = mean
+                    yield cell, mean
+                del features, part, total, before  # or a window more than two would be in memory
+                done += 1
+                on_progress(done, self.windows)
         self._kept = kept
+
+    def _window_features(self) -> Iterator[tuple[tuple[int, ...], NDArray[np.float32]]]:
+        """First voxels and features of each window; those of the next one are computed meanwhile."""
+        places = list(itertools.product(*(axis.starts for axis in self._axes)))
+
+        def features_at(starts: tuple[int, ...]) -> NDArray[np.float32]:
+            return self._features_of(self._sample(self._window(starts)))
+
+        with ThreadPoolExecutor(1, "gstk-window") as worker:  # its end waits for a window that nobody wants any more
+            ahead = worker.submit(features_at, places[0])
+            for starts, following in itertools.zip_longest(places, places[1:]):
+                features = ahead.result()
+                if following is not None:
+                    ahead = worker.submit(features_at, following)
+                yield starts, features
+                del features
 
     def _slices(self, cell: Cell) -> tuple[slice, slice, slice]:
         a, b, c = (slice(axis.borders[i], axis.borders[i + 1]) for axis, i in zip(self._axes, cell, strict=True))
