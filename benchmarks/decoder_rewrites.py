@@ -5,8 +5,8 @@
 The decoder of a bundle, one object, one click, a random embedding. `before` turns image tokens to channels first and
 back, and has its softmaxes over the last axis; `tokens` reads them as they are; `rows` also has the softmaxes over
 rows. Every round runs all of them one after the other, so that a slow minute meets all alike; processor seconds tell
-what is saved where others use the machine. Logits are compared with those of `before`. `bf16` computes all of the decoder in
-bfloat16, which gstk does not: how much time that would save, and how many voxels' sides it changes.
+what is saved where others use the machine. Logits are compared with those of `before`. `bf16` computes all of the
+decoder in bfloat16, which gstk does not: how much time that would save, and how many voxels' sides it changes.
 """
 
 from __future__ import annotations
