@@ -90,7 +90,8 @@ class Part:
 def parts_for(device: str) -> list[Part]:
     """In order."""
     ways = [way for way, (backend, *_) in gpu_engines.WAYS.items() if backend != "openvino" or device == "cpu"]
-    slow = ["torch FP16 graphs"] if device == "cpu" else [way for way in ways if "TensorRT" in way]  # or emulated
+    # A processor emulates float16.
+    slow = [way for way in ways if ("torch" in way and "FP16" in way if device == "cpu" else "TensorRT" in way)]
     return [
         Part("network", 6),
         Part("inside FP16", 1, needs_bundle=True),
