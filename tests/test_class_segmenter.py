@@ -160,6 +160,22 @@ def test_the_next_window_is_run_beside_the_labels_of_this_one() -> None:
     assert not calls[0].is_alive()
 
 
+def test_large_windows_are_run_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the features of one, those of the next would take memory."""
+    calls: list[threading.Thread] = []
+
+    def features_of(image: Any) -> Any:
+        calls.append(threading.current_thread())
+        return image[0]
+
+    overlapped = plain_segmenter(lambda image: image[0])
+    monkeypatch.setattr("gstk.session.class_segmenter._AHEAD_BYTES", 4 * 16**3 - 1)
+    segmenter = plain_segmenter(features_of)
+    assert segmenter.held_bytes == overlapped.held_bytes - 4 * 16**3
+    np.testing.assert_array_equal(segmenter.segment_grid((1,)), overlapped.segment_grid((1,)))
+    assert set(calls) == {threading.current_thread()}
+
+
 @pytest.mark.parametrize("where", ["network", "caller"])
 def test_what_fails_leaves_no_thread(where: str) -> None:
     calls = []

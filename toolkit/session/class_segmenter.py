@@ -5,15 +5,15 @@ the mean over its windows. Logits are products of a class's vector and a voxel's
 does as well for any number of classes. The borders of all windows cut the volume into cells; all voxels of a
 cell lie in the same windows. A cell is finished, and its memory free, after the last of these.
 
-While the cells of a window are added up and get their classes, a second thread runs the network on the next window:
-neither of the two keeps all cores busy by itself.
+While the cells of a small window are added up and get their classes, a second thread runs the network on the next
+window: neither of the two keeps all cores busy by itself.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,6 +30,9 @@ __all__ = ["ClassSegmenter", "window_starts"]
 
 _CHUNK_VOXELS = 2**17
 """Logits of so many voxels at a time, for all classes."""
+_AHEAD_BYTES = 2**26
+"""Largest features of a window beside which the next window's are computed. Those of the full-size network are larger;
+it gained no time, and 0.4 GB of memory is much (`benchmarks/window_overlap.py`)."""
 Cell = tuple[int, ...]
 
 
@@ -112,6 +115,8 @@ class ClassSegmenter:
         ]
         self._shape = tuple(shape)
         self.windows = math.prod(len(axis.starts) for axis in self._axes)
+        window_bytes = 4 * vectors.shape[1] * math.prod(image.profile.patch)
+        self._ahead_bytes = window_bytes if self.windows > 1 and window_bytes <= _AHEAD_BYTES else 0
         self._keeps = 2 * math.prod(shape) * vectors.shape[1] <= cache_bytes
         self._kept: dict[Cell, NDArray[np.float16]] = {}
 
@@ -135,8 +140,7 @@ class ClassSegmenter:
                 if seen[cell] == cells[cell]:
                     held += (2 if self._keeps else 0) * channels * voxels
                     held -= 4 * channels * voxels if cells[cell] > 1 else 0
-        ahead = 4 * channels * math.prod(axis.side for axis in self._axes) if self.windows > 1 else 0
-        return max(most, held) + ahead
+        return max(most, held) + self._ahead_bytes
 
     def label_bytes(self, classes: int) -> int:
         """Most memory that the labels of a finished cell take, for so many classes: its mean features, and logits."""
@@ -208,18 +212,22 @@ class ClassSegmenter:
                     if self._keeps:
                         kept[cell] = mean
                     yield cell, mean
-                del features, part, total, before  # or a window more than two would be in memory
+                del features, part, total, before  # a window's features are not in memory while the next one is encoded
                 done += 1
                 on_progress(done, self.windows)
         self._kept = kept
 
-    def _window_features(self) -> Iterator[tuple[tuple[int, ...], NDArray[np.float32]]]:
-        """First voxels and features of each window; those of the next one are computed meanwhile."""
+    def _window_features(self) -> Generator[tuple[tuple[int, ...], NDArray[np.float32]], None, None]:
+        """First voxels and features of each window; the next one's are computed meanwhile if small."""
         places = list(itertools.product(*(axis.starts for axis in self._axes)))
 
         def features_at(starts: tuple[int, ...]) -> NDArray[np.float32]:
             return self._features_of(self._sample(self._window(starts)))
 
+        if not self._ahead_bytes:
+            for starts in places:
+                yield starts, features_at(starts)
+            return
         with ThreadPoolExecutor(1, "gstk-window") as worker:  # its end waits for a window that nobody wants any more
             ahead = worker.submit(features_at, places[0])
             for starts, following in itertools.zip_longest(places, places[1:]):
