@@ -9,6 +9,7 @@ namespace {
 
 using namespace nifti;
 
+constexpr double kSameSpacing = 0.01;
 constexpr double kSamePlaceVoxels = 0.1;
 constexpr double kAtRightAngles = 1e-4, kLargestShear = 1.01e-3, kSameDirection = 1e-5;
 
@@ -148,13 +149,29 @@ Geometry geometry_of(const NiftiHeader& header, const Shape& shape, const std::s
         notes.push_back(joined("the ", names[i], " of ", name, " is not finite, or has no volume; it is passed over"));
     }
     Form chosen;
+    Triple stated;
+    for (std::size_t a = 0; a < 3; ++a) stated[a] = std::abs(header.get(kPixdim, a + 1));
+    const bool states_all = stated[0] != 0 && stated[1] != 0 && stated[2] != 0;
     if (forms[0] || forms[1]) {
         chosen = forms[0] ? *forms[0] : *forms[1];
     } else {
+        std::string axes;
         for (std::size_t a = 0; a < 3; ++a) {
-            const double side = std::abs(header.get(kPixdim, a + 1));
-            chosen.axes[a][a] = side == 0 ? 1 : side;
+            chosen.axes[a][a] = stated[a] == 0 ? 1 : stated[a];
+            if (stated[a] == 0) axes += (axes.empty() ? "" : ", ") + std::string(1, "xyz"[a]);
         }
+        if (!states_all) notes.push_back(name + " states no spacing along " + axes + "; 1 is assumed");
+    }
+    if (forms[0] && !forms[1] && states_all) {
+        const Triple steps = lengths_of(chosen.axes);
+        double off = 0;
+        for (std::size_t a = 0; a < 3; ++a) off = std::max(off, std::abs(steps[a] / stated[a] - 1));
+        const auto shown = [](const Triple& t) {
+            return "(" + short_number(t[0]) + ", " + short_number(t[1]) + ", " + short_number(t[2]) + ")";
+        };
+        if (off > kSameSpacing && std::isfinite(stated[0] + stated[1] + stated[2]))
+            notes.push_back("the sform of " + name + " has voxels of " + shown(steps) + " along (x, y, z), its pixdim states " +
+                            shown(stated) + "; the sform is taken, and its mask carries both");
     }
     if (forms[0] && forms[1]) {
         const double off_mm = largest_offset(*forms[0], *forms[1], shape);

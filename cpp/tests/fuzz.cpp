@@ -26,7 +26,10 @@
 #define GSTK_COUNTS_MEMORY
 #endif
 #ifdef GSTK_COUNTS_MEMORY
-#include <sanitizer/allocator_interface.h>
+// Of sanitizer/allocator_interface.h, which not every compiler with this sanitizer brings along.
+extern "C" int __sanitizer_install_malloc_and_free_hooks(void (*)(const volatile void*, std::size_t),
+                                                         void (*)(const volatile void*));
+extern "C" std::size_t __sanitizer_get_allocated_size(const volatile void*);
 #endif
 
 namespace {
@@ -89,8 +92,7 @@ void count_allocated(const volatile void*, std::size_t size) {
 }
 
 void count_freed(const volatile void* place) {
-    const void* freed = const_cast<const void*>(place);
-    if (freed) held_bytes -= static_cast<std::int64_t>(__sanitizer_get_allocated_size(freed));
+    if (place) held_bytes -= static_cast<std::int64_t>(__sanitizer_get_allocated_size(place));
 }
 
 const bool counts = __sanitizer_install_malloc_and_free_hooks(&count_allocated, &count_freed) != 0;

@@ -170,6 +170,11 @@ def _pick_stack(path: Path, stacks: Sequence[Stack], phase: int | None) -> Stack
         raise CaseError(f"got the phase {phase} of {path}, expected 1 to {len(stacks)}: {what:.500}")
     stack = stacks[number]
     first = stack.frames[0]
+    if first.is_segmentation:
+        raise CaseError(
+            f"got a DICOM segmentation (SEG) in {first.file.name} of {path}, expected an image or a label map; convert "
+            "it to NIfTI, for example with dcmqi's segimage2itkimage --mergeSegments"
+        )
     if not stack.is_readable:
         what = "a mosaic of slices in one picture" if first.is_mosaic else "colours, several values a voxel"
         remedy = "convert it with dcm2niix" if first.is_mosaic else "give a series of intensities"

@@ -73,6 +73,7 @@ class Frame:
         is_grey: whether each pixel is one number that is an intensity.
         is_localizer: whether the header calls it a localizer (scout).
         is_mosaic: whether it is a tiled picture of many slices.
+        is_segmentation: whether it is a segment of a DICOM segmentation, and no image.
         has_lut: whether values come from a table in place of slope and intercept.
         table: values by a table of real world values; None where there is none, or where slope and intercept are taken.
         note: what is to be said of how its values were chosen; "" for nothing.
@@ -104,6 +105,7 @@ class Frame:
     is_grey: bool = True
     is_localizer: bool = False
     is_mosaic: bool = False
+    is_segmentation: bool = False
     has_lut: bool = False
     table: RealWorldMapping | None = None
     note: str = ""
@@ -228,6 +230,7 @@ def _frame(file: Path, header: Any, per_frame: Sequence[Any], index: int, rows: 
         is_grey=(_whole(header, "SamplesPerPixel") or 1) == 1 and photometric.startswith("MONOCHROME"),
         is_localizer="LOCALIZER" in types,
         is_mosaic="MOSAIC" in types or _is_siemens_mosaic(header),
+        is_segmentation=_text(header, "Modality") == "SEG",
         has_lut=has_lut,
         table=mapping if mapping is not None and mapping.table is not None else None,
         note="; ".join(filter(None, (note, where))),

@@ -55,7 +55,7 @@ class Stack:
     @property
     def is_readable(self) -> bool:
         """Whether its pixels are intensities of single slices."""
-        return all(frame.is_grey and not frame.is_mosaic for frame in self.frames)
+        return all(f.is_grey and not f.is_mosaic and not f.is_segmentation for f in self.frames)
 
     def describe(self) -> str:
         """Size, view and what sets it apart, in words."""

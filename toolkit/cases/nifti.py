@@ -38,6 +38,7 @@ _OTHER_TYPES = {
 }  # fmt: skip
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_SAME_SPACING = 0.01
 _SAME_PLACE_VOXELS = 0.1
 _SAME_DIRECTION = 1e-5
 _LARGEST_GZIP_RATIO = 1032
@@ -265,8 +266,18 @@ def _geometry(header: _Header, shape_zyx: tuple[int, int, int], name: str) -> Ge
         if code > 0 and usable[form] is None:
             _warn(f"the {form} of {name} is not finite, or has no volume; it is passed over")
     chosen = usable["sform"] if usable["sform"] is not None else usable["qform"]
+    stated = np.abs(np.array(header.get(fields.pixdim)[1:4], np.float64))
     if chosen is None:
-        chosen = np.diag([*(abs(float(v)) or 1.0 for v in header.get(fields.pixdim)[1:4]), 1.0])
+        chosen = np.diag([*np.where(stated == 0, 1.0, stated), 1.0])
+        if not stated.all():
+            _warn(f"{name} states no spacing along {_axes_of(stated == 0)}; 1 is assumed")
+    elif usable["sform"] is not None and usable["qform"] is None and np.isfinite(stated).all() and stated.all():
+        steps = np.linalg.norm(chosen[:3, :3], axis=0)
+        if np.abs(steps / stated - 1).max() > _SAME_SPACING:
+            _warn(
+                f"the sform of {name} has voxels of {_shown(steps)} along (x, y, z), its pixdim states {_shown(stated)}; "
+                "the sform is taken, and its mask carries both"
+            )
     if usable["sform"] is not None and usable["qform"] is not None:
         off_mm = _largest_offset(usable["sform"], usable["qform"], shape_zyx)
         if off_mm > _SAME_PLACE_VOXELS * float(np.linalg.norm(chosen[:3, :3], axis=0).min()):
@@ -285,6 +296,14 @@ def _geometry(header: _Header, shape_zyx: tuple[int, int, int], name: str) -> Ge
     x, y, z = (float(v) for v in lengths)
     origin = tuple(float(v) for v in lps[:3, 3])
     return Geometry(shape_zyx, (z, y, x), origin, tuple(float(v) + 0.0 for v in direction))  # type: ignore[arg-type]
+
+
+def _axes_of(chosen: npt.NDArray[np.bool_]) -> str:
+    return ", ".join(axis for axis, is_one in zip("xyz", chosen, strict=True) if is_one)
+
+
+def _shown(numbers: npt.NDArray[np.float64]) -> str:
+    return "(" + ", ".join(f"{number:.4g}" for number in numbers) + ")"
 
 
 def _can_be_inverted(affine: npt.NDArray[np.float64]) -> bool:

@@ -75,6 +75,14 @@ class TextHeader:
         return unit, _MM[unit]
 
     @property
+    def states_spacing(self) -> bool:
+        """Whether it says how far voxels lie apart along three axes."""
+        if not self.is_nrrd:
+            return "elementspacing" in self.fields or "elementsize" in self.fields
+        steps = [_number(word) for word in self.fields.get("spacings", "").split()]
+        return "space directions" in self.fields or sum(1 for step in steps if step) >= 3
+
+    @property
     def scale(self) -> tuple[float, float]:
         """Slope and intercept from stored values to intensities (MetaImage alone); 1 and 0 where none are stated."""
         names = ("elementtointensityfunctionslope", "elementtointensityfunctionoffset")

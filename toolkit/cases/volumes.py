@@ -342,6 +342,9 @@ def _read_with_itk(file: Path) -> tuple[npt.NDArray[Any], Geometry]:
     except RuntimeError as error:
         raise CaseError(f"cannot read {file}: {one_line(error)}") from error
     voxels, geometry = SimpleITK.GetArrayFromImage(image), Geometry.from_sitk(image)
+    if header is not None and not header.states_spacing:
+        what = f"{file.name} does not state its spacing along every axis; 1 mm is assumed where it does not"
+        warnings.warn(what, CaseWarning, stacklevel=3)
     slope, intercept = (1.0, 0.0) if header is None else header.scale
     if (slope, intercept) != (1.0, 0.0):
         voxels = rescaled(Stored(voxels, slope, intercept))
