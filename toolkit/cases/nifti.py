@@ -275,8 +275,8 @@ def _geometry(header: _Header, shape_zyx: tuple[int, int, int], name: str) -> Ge
         steps = np.linalg.norm(chosen[:3, :3], axis=0)
         if np.abs(steps / stated - 1).max() > _SAME_SPACING:
             _warn(
-                f"the sform of {name} has voxels of {_shown(steps)} along (x, y, z), its pixdim states {_shown(stated)}; "
-                "the sform is taken, and its mask carries both"
+                f"the sform of {name} has voxels of {_shown(steps)} along (x, y, z), its pixdim states "
+                f"{_shown(stated)}; the sform is taken, and its mask carries both"
             )
     if usable["sform"] is not None and usable["qform"] is not None:
         off_mm = _largest_offset(usable["sform"], usable["qform"], shape_zyx)
