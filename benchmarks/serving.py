@@ -65,7 +65,7 @@ def server(bundle: str) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
         raise RuntimeError("gstk serve ended before it was ready")
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)  # what is being compiled ends first
 
 
 @contextmanager

@@ -92,6 +92,12 @@ def test_a_dicom_folder_is_opened_and_its_segmentation_refers_to_it(
     found = segments.get_pixels_by_source_instance([pydicom.dcmread(file).SOPInstanceUID for file in files])
     np.testing.assert_array_equal(found[..., 0] != 0, mask)
     assert segments.get_segment_description(1).segment_label == "object 1"
+    for file in files:  # as some anonymisers leave them
+        header = pydicom.dcmread(file)
+        header.FrameOfReferenceUID = ""
+        header.save_as(file)
+    page.open(*files)
+    assert not page.browser.find_element(By.CSS_SELECTOR, '[data-format="dcm"]').is_enabled()
 
 
 def test_several_scans_wait_for_their_turn(page: Page, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from gstk.cases.label_names import LabelName, object_colour
 from gstk.cases.npz import Case
 from gstk.server.leases import Lease
 from gstk.server.page_prompts import MOST_OBJECTS, class_ids_of, names_of, object_id_of, prompt_of
-from gstk.server.saving import save_labels
+from gstk.server.saving import has_source_uids, save_labels
 from gstk.server.service import BadRequest, Service, read_json
 from gstk.server.uploads import Upload
 from gstk.server.workspace import Patch, Workspace
@@ -355,7 +355,7 @@ def _described(case: Case, workspace: Workspace, page: PageState) -> dict[str, A
         "is_ct": workspace.intensities.startswith("CT"),
         "intensities": workspace.intensities,
         "notes": page.notes,
-        "has_dicom": bool(page.headers),
+        "has_dicom": has_source_uids(page.headers),
         "names": _described_names(page),
     }
 

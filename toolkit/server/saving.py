@@ -16,7 +16,7 @@ from gstk.cases.volumes import write_case_mask
 from gstk.core.drafts import temporary_folder
 from gstk.errors import BackendMissing, OutputError
 
-__all__ = ["FORMATS", "SavedFile", "save_labels"]
+__all__ = ["FORMATS", "SavedFile", "has_source_uids", "save_labels"]
 
 FORMATS = ("nii.gz", "seg.nrrd", "npz", "dcm")
 
@@ -66,6 +66,12 @@ def _smallest(labels: NDArray[np.integer]) -> NDArray[np.integer]:
     return labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
 
 
+def has_source_uids(headers: Sequence[Any]) -> bool:
+    """Whether these are headers of DICOM slices with the UIDs that a DICOM SEG refers to."""
+    wanted = ("SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+    return bool(headers) and all(getattr(header, tag, "") for header in headers for tag in wanted)
+
+
 def _dicom_seg(labels: NDArray[np.integer], names: Mapping[int, LabelName], headers: Sequence[Any]) -> bytes:
     try:
         import highdicom
@@ -75,8 +81,7 @@ def _dicom_seg(labels: NDArray[np.integer], names: Mapping[int, LabelName], head
         raise BackendMissing(f'DICOM SEG needs {error.name}; pip install "gstk[dicom]"') from None
     if not headers or len(headers) != len(labels):
         raise OutputError("the image did not come as a DICOM series of single slices; save as NIfTI or NRRD")
-    wanted = ("SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
-    if any(not getattr(header, tag, "") for header in headers for tag in wanted):
+    if not has_source_uids(headers):
         raise OutputError("the DICOM files lack the UIDs that a DICOM SEG refers to; save as NIfTI or NRRD")
     from gstk._version import __version__
 
