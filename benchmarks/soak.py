@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -174,6 +175,11 @@ def known(arguments: argparse.Namespace, settings: dict[str, Any]) -> dict[str, 
     return dict(older["backends"]) if all(older.get(key) == value for key, value in settings.items()) else {}
 
 
+def as_text(report: dict[str, Any]) -> str:
+    """The report as JSON, each list of numbers on one line."""
+    return re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), json.dumps(report, indent=1)) + "\n"
+
+
 def plot(report: dict[str, Any], file: Path) -> None:
     import matplotlib.pyplot as plt
 
@@ -225,7 +231,7 @@ def main() -> None:
             found = phases[phase] = json.loads(done.stdout.splitlines()[-1])
             found |= judge(found["megabytes"])
             if arguments.out:
-                arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+                arguments.out.write_text(as_text(report))
             table.add_row(
                 backend,
                 phase,
