@@ -9,6 +9,7 @@ import json
 import stat
 import struct
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -119,6 +120,26 @@ def test_a_coarse_mask_comes_first_and_prompts_end_what_refines_it() -> None:
         plain, _ = page.prompt(kind="reset", object=1)
         assert plain["is_final"]
         assert page.prompt(kind="point", voxel=[12, 20, 20], foreground=True)[0]["is_final"]
+
+
+def test_another_scan_does_not_wait_for_what_is_refined_of_the_one_before() -> None:
+    image, _ = ball()
+    engine = Gate()
+    with serving(engine=engine) as served:
+        page = Page(served)
+        buffer = io.BytesIO()
+        np.savez(buffer, imgs=image, spacing=np.ones(3))
+        page.open("ball.npz", buffer.getvalue())
+        page.prompt(kind="point", voxel=[12, 20, 20], foreground=True, coarse_first=True)
+        answers: list[int] = []
+        refining = threading.Thread(target=lambda: answers.append(page.ask("POST", "/api/refine", b"{}")[0]))
+        refining.start()
+        while page.json("GET", "/api/status")["running"] != "refine":
+            time.sleep(0.01)
+        assert page.open("next.npz", buffer.getvalue())["name"] == "next"  # while the engine still computes
+        refining.join(30)
+        assert answers == [409]
+        engine.open.set()
 
 
 @pytest.fixture(scope="module")

@@ -182,6 +182,7 @@ class _Endpoints:
             workspace.show_nothing(np.dtype(np.uint8))
 
         page.case = None
+        await self.service.compute.cancel(lease, _REFINE)  # of the image before
         await self.service.act(request, lease, "image", take)
         page.names, page.headers, page.notes = {}, headers, [*notes, *workspace.notes]
         shown, page.slope, page.intercept = await run_in_threadpool(_shown, case)
@@ -278,6 +279,8 @@ class _Endpoints:
             ids = [int(i) for i in np.unique(labels) if i]
             if not ids or max(ids) > MOST_OBJECTS:
                 raise BadRequest(f"got a mask of the ids {ids[-5:]}, expected some from 1 to {MOST_OBJECTS}")
+
+            await self.service.compute.cancel(lease, _REFINE)  # as for a prompt
 
             def begin() -> Patch | None:
                 for object_id in ids:
