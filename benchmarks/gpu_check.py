@@ -27,6 +27,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -155,7 +156,7 @@ class Running:
             # A part that is cut off while it compiles would leave half a file to the next run in a shared cache.
             env={
                 "OMP_WAIT_POLICY": "PASSIVE",
-                "TORCHINDUCTOR_CACHE_DIR": str(Path(setting.folder) / f"compiled {name}"),
+                "TORCHINDUCTOR_CACHE_DIR": str(Path(setting.folder) / re.sub(r"\W+", "_", f"compiled {name}")),
                 **os.environ,
                 **threads,
             },
