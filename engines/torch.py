@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +17,13 @@ from gstk.errors import BackendMissing, EngineError
 
 __all__ = ["TorchEngine", "TorchOptions"]
 
+_KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+"""How many kernels oneDNN keeps, which torch computes with on a processor; read when the first one is made.
+
+Each shape has its own. The 1,024 of the default take 1 GB once images of different shapes have come.
+"""
+_MOST_KERNELS = "256"
+
 
 @dataclass(frozen=True)
 class TorchOptions:
@@ -28,6 +36,7 @@ class TorchOptions:
 
 def _torch() -> tuple[Any, Any]:
     """The package, and what runs a graph with it."""
+    os.environ.setdefault(_KERNELS, _MOST_KERNELS)
     try:
         import torch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -170,6 +171,18 @@ def test_threads_option(small_export: Any) -> None:
             engine.encode(region((8, 8, 8)))
     with pytest.raises(EngineError, match="got 0 threads"):
         open_engine(small_export.bundle, threads=0)
+
+
+def test_kernels_that_torch_keeps_are_bounded_unless_the_user_has_said(
+    small_export: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    for before, expected in ((None, "256"), ("7", "7")):
+        monkeypatch.setenv(limit, before or "")
+        if before is None:
+            monkeypatch.delenv(limit)
+        open_engine(small_export.bundle, "torch").close()
+        assert os.environ[limit] == expected
 
 
 @pytest.mark.parametrize("name", INSTALLED)
