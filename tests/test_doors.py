@@ -29,6 +29,7 @@ from test_profile_sessions import PROFILES, network, session
 import gstk
 from gstk.batch.infer import infer
 from gstk.core.intensities import is_case_like
+from gstk.core.profile import find_profile
 from gstk.core.prompts import ObjectPrompts, Point
 from gstk.evaluation.protocol import SessionSegmenter
 from gstk.server.service import Settings
@@ -56,9 +57,9 @@ class Click:
         return self.file.suffix == ".npz"
 
 
-@pytest.fixture(scope="module", params=list(PROFILES))
+@pytest.fixture(scope="module", params=[*PROFILES, "tiny"])
 def own(request: pytest.FixtureRequest, network: Any) -> Iterator[Session]:
-    with session(network, PROFILES[request.param]) as own:
+    with session(network, PROFILES.get(request.param) or find_profile(request.param)) as own:
         yield own
 
 

@@ -93,7 +93,6 @@ def test_a_coarse_mask_comes_first_and_prompts_end_what_refines_it() -> None:
         buffer = io.BytesIO()
         np.savez(buffer, imgs=image, spacing=np.ones(3))
         page.open("ball.npz", buffer.getvalue())
-        assert engine.waiting.wait(30)  # what is encoded ahead
         first, box = page.prompt(kind="point", voxel=[12, 20, 20], foreground=True, coarse_first=True)
         assert box is not None
         assert not first["is_final"]

@@ -149,4 +149,4 @@ class ComputeThread:
         except Interrupted:
             if job.unwanted:
                 raise
-            return job.call()  # the engine was to end another's call, and ended what it had begun ahead for this one
+            return job.call()  # another's call was to end, and this one had begun meanwhile

@@ -68,7 +68,7 @@ class Workspace:
         self.queued.clear()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", VolumeWarning)
-            self.session.set_image(volume, look_at="centre")
+            self.session.set_image(volume)
         self.notes = tuple(dict.fromkeys(str(warning.message) for warning in caught))
         self.intensities = self.session.intensities
 
