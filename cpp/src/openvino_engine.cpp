@@ -192,6 +192,8 @@ class OpenVINOEngine final : public Engine {
                 std::map<std::string, ov::PartialShape>{{"point_coords", {1, -1, 3}}, {"point_labels", {1, -1}}});
             convolve_last_product(model);
             if (!manifest.ignored_points) ignore_padding(model);
+            upsample_tokens(model);
+            softmax_over_rows(model);
         } else {
             give_channels_last(model);
         }

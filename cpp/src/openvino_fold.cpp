@@ -1,31 +1,22 @@
 // The plugin keeps full-resolution features channels last, and for a MatMul it first turns them round: a third of a
 // click at 48 channels and 128³. A 1×1×1 convolution with the same kernel reads them as they lie.
-#include <openvino/op/constant.hpp>
 #include <openvino/op/convolution.hpp>
 #include <openvino/op/matmul.hpp>
 #include <openvino/op/reshape.hpp>
 #include <openvino/op/transpose.hpp>
 #include <optional>
 
+#include "openvino_nodes.hpp"
 #include "openvino_rewrites.hpp"
 
 namespace gstk::impl {
 namespace {
-
-std::shared_ptr<ov::Node> integers(const std::vector<std::int64_t>& values) {
-    return ov::op::v0::Constant::create(ov::element::i64, {values.size()}, values);
-}
 
 // The maps [1,C,H,W,D] that a product flattens, and the node that unfolds what comes out.
 struct Folding {
     ov::Output<ov::Node> maps;
     std::shared_ptr<ov::Node> unflattened;
 };
-
-bool has_rank(const ov::Output<ov::Node>& value, std::int64_t rank) {
-    const auto found = value.get_partial_shape().rank();
-    return found.is_static() && found.get_length() == rank;
-}
 
 std::optional<Folding> folding_of(const std::shared_ptr<ov::op::v0::MatMul>& product) {
     if (!product || product->get_transpose_b()) return std::nullopt;

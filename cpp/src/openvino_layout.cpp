@@ -1,20 +1,20 @@
 // The plugin computes with channels last. A graph's input and output are channels-first, so a region's embedding is
 // turned round twice, behind the encoder and again before each click. Here both graphs have it as the plugin holds it.
-#include <openvino/op/constant.hpp>
-#include <openvino/op/transpose.hpp>
+// The decoder also takes it as tokens [1,T,C], which it is without a transpose.
+#include <openvino/op/gather.hpp>
+#include <openvino/op/reshape.hpp>
+#include <openvino/op/shape_of.hpp>
 
+#include "openvino_nodes.hpp"
 #include "openvino_rewrites.hpp"
 
 namespace gstk::impl {
 namespace {
 
-using Order = std::vector<std::int64_t>;
-
-const Order kToLast{0, 2, 3, 4, 1}, kToFirst{0, 4, 1, 2, 3};
-
-std::shared_ptr<ov::op::v1::Transpose> turned(const ov::Output<ov::Node>& value, const Order& order) {
-    return std::make_shared<ov::op::v1::Transpose>(
-        value, ov::op::v0::Constant::create(ov::element::i64, {order.size()}, order));
+// Whether a node makes [1,C,T] of [1,C,H,W,D].
+bool flattens(const ov::Node& node, const ov::Dimension& channels) {
+    return ov::is_type<ov::op::v1::Reshape>(&node) && channels.is_static() &&
+           is_constant(node.input_value(1), {1, channels.get_length(), -1});
 }
 
 }  // namespace
@@ -32,8 +32,20 @@ void take_channels_last(const std::shared_ptr<ov::Model>& decoder) {
     ov::PartialShape last;
     for (const auto axis : kToLast) last.push_back(shape[static_cast<std::ptrdiff_t>(axis)]);
     parameter->set_partial_shape(last);
-    const auto back = turned(parameter->output(0), kToFirst);
-    for (auto reader : readers) reader.replace_source_output(back->output(0));
+    const auto back = turned(parameter, kToFirst);
+    for (auto reader : readers) {
+        const auto node = reader.get_node()->shared_from_this();
+        if (ov::is_type<ov::op::v3::ShapeOf>(node)) {  // which would keep the transpose
+            const auto sizes = std::make_shared<ov::op::v3::ShapeOf>(parameter, node->get_output_element_type(0));
+            node->output(0).replace(std::make_shared<ov::op::v8::Gather>(sizes, integers(kToFirst), integer(0)));
+        } else if (flattens(*node, shape[1])) {
+            const auto sizes = integers({1, -1, shape[1].get_length()});
+            const auto tokens = std::make_shared<ov::op::v1::Reshape>(parameter, sizes, false);
+            node->output(0).replace(turned(tokens, kTurnTokens));
+        } else {
+            reader.replace_source_output(back->output(0));
+        }
+    }
     decoder->validate_nodes_and_infer_types();
 }
 

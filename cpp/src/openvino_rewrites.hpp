@@ -13,6 +13,11 @@ namespace gstk::impl {
 void give_channels_last(const std::shared_ptr<ov::Model>& encoder);
 void take_channels_last(const std::shared_ptr<ov::Model>& decoder);
 
+// The image tokens that a prompt decoder of that layout, with B fixed to 1, upsamples, without transposes; and its
+// attention of image tokens to prompt tokens as rows (openvino_attention).
+int upsample_tokens(const std::shared_ptr<ov::Model>& model);
+int softmax_over_rows(const std::shared_ptr<ov::Model>& model);
+
 // The last product of the prompt decoder, with B fixed to 1, as a convolution (openvino_fold).
 int convolve_last_product(const std::shared_ptr<ov::Model>& model);
 

@@ -1,0 +1,40 @@
+// Nodes that the rewrites of OpenVINO's graphs have in common.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include <openvino/op/constant.hpp>
+#include <openvino/op/transpose.hpp>
+
+namespace gstk::impl {
+
+using Order = std::vector<std::int64_t>;
+
+// From channels-first to channels-last and back, and tokens [B,T,C] to [B,C,T].
+inline const Order kToLast{0, 2, 3, 4, 1}, kToFirst{0, 4, 1, 2, 3}, kTurnTokens{0, 2, 1};
+
+inline std::shared_ptr<ov::Node> integers(const Order& values) {
+    return ov::op::v0::Constant::create(ov::element::i64, {values.size()}, values);
+}
+
+inline std::shared_ptr<ov::Node> integer(std::int64_t value) {
+    return ov::op::v0::Constant::create(ov::element::i64, {}, {value});
+}
+
+inline std::shared_ptr<ov::Node> turned(const ov::Output<ov::Node>& value, const Order& order) {
+    return std::make_shared<ov::op::v1::Transpose>(value, integers(order));
+}
+
+inline bool is_constant(const ov::Output<ov::Node>& value, const Order& expected) {
+    const auto found = ov::as_type_ptr<ov::op::v0::Constant>(value.get_node_shared_ptr());
+    return found && found->cast_vector<std::int64_t>() == expected;
+}
+
+inline bool has_rank(const ov::Output<ov::Node>& value, std::int64_t rank) {
+    const auto found = value.get_partial_shape().rank();
+    return found.is_static() && found.get_length() == rank;
+}
+
+}  // namespace gstk::impl
