@@ -86,7 +86,9 @@ class Page:
             time.sleep(0.03)
 
     def rest(self) -> None:
+        """Until nothing runs, and the last mask is the final one."""
         self.until("!gstk.state.busy")
+        self.browser.execute_async_script("Promise.resolve(gstk.state.refining).then(arguments[0])")
 
     @property
     def status(self) -> str:

@@ -196,7 +196,10 @@ def test_opening_the_page_again_finds_the_running_session(page: Page, tmp_path: 
     page.click("axial", CENTRE)
     name = page.browser.find_element(By.CSS_SELECTOR, "#objects input[type=text]")
     name.clear()
-    name.send_keys("ball", Keys.TAB)
+    name.send_keys("ba")
+    page.js("gstk.state.volume.counts[1] = 1e6, gstk.objects.show()")  # a finer mask comes
+    assert page.browser.find_element(By.CSS_SELECTOR, "#objects .ml").get_attribute("title") == "1,000,000 voxels"
+    name.send_keys("ll", Keys.TAB)
     labels, lease = page.labels(), page.js("localStorage['gstk.lease']")
     page.js("gstk.state.unsaved = false")
     time.sleep(0.2)

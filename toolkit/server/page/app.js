@@ -24,7 +24,7 @@ const objects = new Objects($("objects"), state, {
   remove: async (id) => { if (!state.volume || (await send({ kind: "reset", object: id }))) objects.remove(id); },
 });
 let waiting = []; // volumes that were dropped and not opened yet
-Object.assign(window, { gstk: { state, views, objects, scene } }); // for tests and for the curious
+Object.assign(window, { gstk: { state, views, objects, scene } }); // for tests
 
 function say(text, isError = false) {
   $("status").textContent = text;
@@ -57,7 +57,7 @@ async function guarded(work) {
 // Says what is being done, and how much of it is.
 function step(name, share) {
   const text = share === undefined ? name : `${name} ${Math.round(100 * share)} %`;
-  if ($("doing").dataset.name !== text) $("doing").dataset.name = $("doing").textContent = text; // it is told thousands of times
+  if ($("doing").dataset.name !== text) $("doing").dataset.name = $("doing").textContent = text; // told thousands of times
 }
 
 async function busily(name, work) {
@@ -70,7 +70,7 @@ async function busily(name, work) {
   step(name);
   say("");
   $("busy").hidden = false;
-  document.body.setAttribute("aria-busy", "true");
+  document.body.ariaBusy = true;
   const ticking = setInterval(async () => {
     const { before, windows } = await get("/api/status").catch(() => ({}));
     if (!state.busy) return;
@@ -83,7 +83,7 @@ async function busily(name, work) {
     clearInterval(ticking);
     state.busy = false;
     $("busy").hidden = true;
-    document.body.removeAttribute("aria-busy");
+    document.body.ariaBusy = null;
   }
 }
 
@@ -91,7 +91,7 @@ function send(body) {
   return busily(body.kind, async () => {
     const began = performance.now();
     const { meta, data } = await request("POST", "/api/prompt", JSON.stringify({ object: state.active, coarse_first: true, ...body }));
-    await state.refining; // which the prompt has ended, so that masks are drawn in the order in which they were made
+    await state.refining; // which the prompt has ended; masks are drawn in order
     update(meta, data);
     const spent = `${body.name ?? body.kind} took ${meta.seconds.toFixed(2)} s`;
     if (!meta.done) say(`There is nothing to ${body.kind}.`);
@@ -104,7 +104,7 @@ function send(body) {
   });
 }
 
-// Fetches the final mask after a first, coarse one. The next prompt ends this on the server, and asks for it again.
+// Fetches the final mask after a coarse one. The next prompt ends this on the server, and asks again.
 async function refine() {
   try {
     const { meta, data } = await request("POST", "/api/refine");
@@ -195,8 +195,7 @@ function setPreset(name) {
 function setTool(tool, foreground = !$("background").checked) {
   Object.assign(state, { tool, foreground });
   for (const button of document.querySelectorAll("[data-tool]")) {
-    const chosenNow = button.dataset.tool === tool && (tool !== "point" || Boolean(button.dataset.foreground) === foreground);
-    button.setAttribute("aria-checked", chosenNow);
+    button.ariaChecked = button.dataset.tool === tool && (tool !== "point" || Boolean(button.dataset.foreground) === foreground);
   }
 }
 

@@ -23,7 +23,7 @@ export async function dropped(transfer) {
       return;
     }
     const reader = entry.createReader();
-    for (;;) { // a reader gives at most a hundred entries at a time
+    for (;;) { // at most a hundred entries come at a time
       const some = await new Promise((done, fail) => reader.readEntries(done, fail));
       if (!some.length) return;
       for (const inner of some) await walk(inner, `${at}${entry.name}/`);

@@ -75,7 +75,9 @@ export class Objects {
   }
 
   show() {
-    this.list.replaceChildren(...[...this.entries].map(([id, entry]) => this.row(id, entry)));
+    const rows = [...this.entries].map(([id, entry]) => this.row(id, entry)), { list } = this;
+    if (!list.querySelector("[type=text]:focus")) list.replaceChildren(...rows);
+    else for (const row of rows) list.querySelector(`[data-object="${row.dataset.object}"] .ml`)?.replaceWith(row.children[2]); // a name is being typed
   }
 
   row(id, entry) {
@@ -88,15 +90,14 @@ export class Objects {
     const name = made("input", { type: "text", value: entry.name, maxLength: 100, ariaLabel: `Name of object ${id}` });
     name.onchange = () => { entry.name = name.value.trim() || `object ${id}`; this.on.changed(); };
     const switchOf = (key, text, label) => {
-      const button = made("button", { textContent: text, title: label, ariaLabel: `${label}: ${entry.name}` });
-      button.setAttribute("aria-pressed", entry[key]);
+      const button = made("button", { textContent: text, title: label, ariaLabel: `${label}: ${entry.name}`, ariaPressed: entry[key] });
       button.onclick = (e) => { e.stopPropagation(); this.toggle(key, entry); };
       return button;
     };
     const remove = made("button", { textContent: "×", title: "Remove", ariaLabel: `Remove ${entry.name}` });
     remove.onclick = (e) => { e.stopPropagation(); this.on.remove(id); };
     const { volume } = this.state;
-    const ml = made("span", { className: "ml", title: volume ? `${volume.counts[id].toLocaleString("en")} voxels` : "", textContent: volume ? `${volume.millilitres(id).toFixed(2)} ml` : "" });
+    const ml = made("span", { className: "ml", ...(volume && { title: `${volume.counts[id].toLocaleString("en")} voxels`, textContent: `${volume.millilitres(id).toFixed(2)} ml` }) });
     row.append(colour, name, ml, switchOf("shown", "show", "Show"), switchOf("locked", "lock", "Lock"), remove);
     return row;
   }

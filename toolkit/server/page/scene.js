@@ -36,7 +36,7 @@ void main() {
   for (float i = .5; i < steps; i++) { // counted: where a ray only grazes a corner, a step is too small to add
     float high = ends.x + i * step, low = high - step;
     vec3 p = (eye + ray * high) / size + .5;
-    if (texture(ids, p).r == 0. || inside(p) < .5) continue; // the nearest voxel is eight times cheaper than a mean of eight
+    if (texture(ids, p).r == 0. || inside(p) < .5) continue; // an eighth of the cost of a mean of eight
     for (int j = 0; j < 5; j++) { float mid = (low + high) / 2.; if (inside((eye + ray * mid) / size + .5) < .5) low = mid; else high = mid; }
     p = (eye + ray * high) / size + .5;
     vec3 h = 1.5 / vec3(textureSize(solid, 0));
