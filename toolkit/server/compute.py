@@ -16,7 +16,7 @@ from gstk.errors import Interrupted
 
 __all__ = ["ComputeThread", "Job", "Stopping"]
 
-_RETRY_S = 0.1
+_RETRY_S = 0.01
 _Result = TypeVar("_Result")
 
 
