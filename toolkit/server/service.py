@@ -95,7 +95,7 @@ class Service:
             engine_session: whose engine all sessions use; it is closed with the service.
         """
         self.settings, self.first = settings, first
-        self.compute = ComputeThread()
+        self.compute, self._warming = ComputeThread(), ComputeThread()
         self._engine_session = engine_session
         engine_session.embeddings.limit_bytes = settings.cache_bytes
         self.admission = Admission(engine_session.embeddings.free)
@@ -123,7 +123,10 @@ class Service:
         return cls(factory.open(path, **engine), replace(settings, licence=licence), first)
 
     async def warm_up(self) -> None:
-        """Segments something small, so that the first user does not wait for what is loaded at the first click."""
+        """Segments something small, so that the first user does not wait for what is loaded at the first click.
+
+        That takes a thread of its own, since a scan that is opened meanwhile needs no engine to be shown.
+        """
         volume = np.full((32, 32, 32), -1000, np.int16)  # as CT, which every profile takes
         volume[8:24, 8:24, 8:24] = 40
 
@@ -134,7 +137,7 @@ class Service:
                 session.add_point((16, 16, 16))
 
         with suppress(GstkError):  # what is wrong with the bundle, the first user is told
-            await self.compute.run(self, "start", click, self._engine_session.cancel)
+            await self._warming.run(self, "start", click, self._engine_session.cancel)
 
     async def claim(self, is_page: bool = False, token: str | None = None) -> Lease:
         """A new lease of this process.
@@ -197,6 +200,7 @@ class Service:
     async def stop(self) -> None:
         """Ends all calls; those that come later are refused."""
         await self.compute.close()
+        await self._warming.close()
 
     async def close(self) -> None:
         """Ends all calls, and closes the engine."""
