@@ -12,7 +12,6 @@ decoder in bfloat16, which gstk does not: how much time that would save, and how
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from machine import describe
+from machine import describe, write_report
 
 from gstk.core.bundle import Bundle, find_bundle
 from gstk.engines import openvino, openvino_layout
@@ -94,10 +93,7 @@ def main() -> None:
             "max_abs_logit": float(np.abs(wanted).max()),
             "voxels_on_the_same_side": float(((logits[name] > 0) == (wanted > 0)).mean()),
         }
-    text = json.dumps(report, indent=1) + "\n"
-    if arguments.out:
-        arguments.out.write_text(text)
-    print(text)
+    write_report(report, arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""What a result was measured on."""
+"""What a result was measured on, and where it goes."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from gstk.engines.processor import this_processor
@@ -26,3 +28,11 @@ def describe(*packages: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **versions,
     }
+
+
+def write_report(report: dict[str, Any], out: Path | None) -> None:
+    """Prints a result as JSON, and writes it to a file if one is given."""
+    text = json.dumps(report, indent=1) + "\n"
+    if out:
+        out.write_text(text)
+    print(text)

@@ -11,7 +11,6 @@ that one machine hands out. Dividing time makes the test harder: workers then as
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import tempfile
@@ -21,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from machine import describe
+from machine import describe, write_report
 from rich.progress import track
 
 from gstk.batch.ray_pool import Workers, map_on_ray
@@ -86,10 +85,7 @@ def main() -> None:
         "efficiency": ideal / seconds,
         "cases_a_second_without_work": arguments.cases / idle,
     }
-    text = json.dumps(report, indent=1) + "\n"
-    if arguments.out:
-        arguments.out.write_text(text)
-    print(text)
+    write_report(report, arguments.out)
 
 
 if __name__ == "__main__":

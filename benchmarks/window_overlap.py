@@ -11,7 +11,6 @@ two at a time with half of the cores each (OpenVINO's streams).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from machine import describe
+from machine import describe, write_report
 
 import gstk
 from gstk.core.bundle import Bundle, find_bundle
@@ -133,10 +132,7 @@ def main() -> None:
     }
     if arguments.streams:
         report["streams"] = streams(arguments.bundle, arguments.precision, arguments.streams, arguments.rounds)
-    text = json.dumps(report, indent=1) + "\n"
-    if arguments.out:
-        arguments.out.write_text(text)
-    print(text)
+    write_report(report, arguments.out)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,12 @@ def ball() -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
     return np.where(inside, 900, -100).astype(np.int16), inside
 
 
+def as_npz(image: NDArray[np.int16]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, imgs=image, spacing=np.ones(3))
+    return buffer.getvalue()
+
+
 class Page:
     """A page's requests."""
 
@@ -78,6 +84,13 @@ class Page:
         assert self.send(name, data) == 200
         return self.json("POST", "/api/open")
 
+    def refine_meanwhile(self) -> tuple[threading.Thread, list[int]]:
+        """A thread that asks for the finer mask, and where the status of the answer comes to stand."""
+        answers: list[int] = []
+        thread = threading.Thread(target=lambda: answers.append(self.ask("POST", "/api/refine", b"{}")[0]))
+        thread.start()
+        return thread, answers
+
     def prompt(self, **body: Any) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
         status, meta, data = self.ask("POST", "/api/prompt", json.dumps(body).encode())
         assert status == 200, data
@@ -90,16 +103,12 @@ def test_a_coarse_mask_comes_first_and_prompts_end_what_refines_it() -> None:
     engine = Gate()
     with serving(engine=engine) as served:
         page = Page(served)
-        buffer = io.BytesIO()
-        np.savez(buffer, imgs=image, spacing=np.ones(3))
-        page.open("ball.npz", buffer.getvalue())
+        page.open("ball.npz", as_npz(image))
         first, box = page.prompt(kind="point", voxel=[12, 20, 20], foreground=True, coarse_first=True)
         assert box is not None
         assert not first["is_final"]
         engine.waiting.clear()
-        answers: list[int] = []
-        refining = threading.Thread(target=lambda: answers.append(page.ask("POST", "/api/refine", b"{}")[0]))
-        refining.start()
+        refining, answers = page.refine_meanwhile()
         assert engine.waiting.wait(30)
         second, _ = page.prompt(kind="point", voxel=[12, 20, 24], foreground=True, coarse_first=True)
         refining.join(30)
@@ -126,16 +135,12 @@ def test_another_scan_does_not_wait_for_what_is_refined_of_the_one_before() -> N
     engine = Gate()
     with serving(engine=engine) as served:
         page = Page(served)
-        buffer = io.BytesIO()
-        np.savez(buffer, imgs=image, spacing=np.ones(3))
-        page.open("ball.npz", buffer.getvalue())
+        page.open("ball.npz", as_npz(image))
         page.prompt(kind="point", voxel=[12, 20, 20], foreground=True, coarse_first=True)
-        answers: list[int] = []
-        refining = threading.Thread(target=lambda: answers.append(page.ask("POST", "/api/refine", b"{}")[0]))
-        refining.start()
+        refining, answers = page.refine_meanwhile()
         while page.json("GET", "/api/status")["running"] != "refine":
             time.sleep(0.01)
-        assert page.open("next.npz", buffer.getvalue())["name"] == "next"  # while the engine still computes
+        assert page.open("next.npz", as_npz(image))["name"] == "next"  # while the engine still computes
         refining.join(30)
         assert answers == [409]
         engine.open.set()

@@ -35,15 +35,11 @@ class TrainingGrid:
     """Voxels of the training's size over a volume (z,y,x).
 
     Attributes:
-        step: voxels of the volume per voxel of the grid.
-        volume_shape: voxels of the volume.
         low, high: first and last voxel of the grid, the last outside, that count.
         places: where the volume's voxels lie on the grid, to the last millionth; for the way back.
         origin: voxel of the volume where the grid's first voxel lies.
     """
 
-    step: tuple[float, float, float]
-    volume_shape: tuple[int, int, int]
     low: tuple[int, int, int]
     high: tuple[int, int, int]
     places: GridPlaces
@@ -70,11 +66,21 @@ class TrainingGrid:
             z, y, x = (profile.spacing_mm / side for side in geometry.spacing_mm)
             step = (z, y, x)
         places = GridPlaces.of(geometry, step)
-        grid = cls(step, geometry.shape, (0, 0, 0), places.sides, places)
+        grid = cls((0, 0, 0), places.sides, places)
         if places.is_centred:
             z, y, x = ((n - m * t) / 2 for n, m, t in zip(volume.shape, places.sides, step, strict=True))
             grid = replace(grid, origin=(z, y, x))
         return grid if profile.crop_margin is None else grid._cropped(volume, profile.crop_margin)
+
+    @property
+    def step(self) -> tuple[float, float, float]:
+        """Voxels of the volume per voxel of the grid."""
+        return self.places.step
+
+    @property
+    def volume_shape(self) -> tuple[int, int, int]:
+        """Voxels of the volume."""
+        return self.places.shape
 
     @property
     def shape(self) -> tuple[int, int, int]:

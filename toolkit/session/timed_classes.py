@@ -263,10 +263,10 @@ def _coarser_grid(grid: TrainingGrid, factor: float) -> TrainingGrid:
     """The grid with longer voxels, over all that counts of it."""
     if factor == 1:
         return grid
-    z, y, x = (step * factor for step in grid.step)
     low = [math.floor(a / factor) for a in grid.low]
     high = [max(a + 1, math.ceil((b - 1) / factor - 1e-9) + 1) for a, b in zip(low, grid.high, strict=True)]
-    return replace(grid, step=(z, y, x), low=(low[0], low[1], low[2]), high=(high[0], high[1], high[2]))
+    places = grid.places.coarser(factor)
+    return replace(grid, places=places, low=(low[0], low[1], low[2]), high=(high[0], high[1], high[2]))
 
 
 def _finer_labels(labels: NDArray[np.uint16], grid: TrainingGrid, factor: float) -> NDArray[np.uint16]:
