@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from cli_runs import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from gstk.calibration import Host, LatencyModel, Measurement, find_model, measure, save_model
 from gstk.calibration.measure import regions
@@ -20,6 +22,7 @@ from gstk.calibration.model import CLASS_KINDS, KINDS, Fit, fit_calls, fit_memor
 from gstk.calibration.store import read_model
 from gstk.core.bundle import Bundle
 from gstk.engines import open_engine
+from gstk.engines.openvino import OpenVINOEngine
 from gstk.errors import CalibrationError
 
 SIDES = (32, 48, 64, 80, 96, 128)
@@ -189,7 +192,14 @@ def test_an_engine_is_measured(small_export: Any) -> None:
     assert LatencyModel.from_json(json.loads(json.dumps(model.to_json()))) == model
 
 
-def test_class_prompts_are_measured_where_there_are_any(by_class: Bundle) -> None:
+def test_class_prompts_are_measured_where_there_are_any(by_class: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = OpenVINOEngine._class_features
+
+    def slowed(engine: OpenVINOEngine, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        time.sleep(4e-6 * image.size)  # what the small network takes is less than what other processes take from it
+        return computed(engine, image)
+
+    monkeypatch.setattr(OpenVINOEngine, "_class_features", slowed)
     model, found = measure(by_class, backend="openvino", seconds=2)
     of_classes = [m for m in found if m.kind in CLASS_KINDS]
     assert {m.kind for m in of_classes} == set(CLASS_KINDS)

@@ -44,7 +44,7 @@ _ENVIRONMENT = {
 }
 _LOCAL_ENVIRONMENT = {"RAY_worker_niceness": "0"}  # somebody waits for each click
 MOST_TOKENS = 64
-"""So many tokens are tried before all replicas are held to be full."""
+"""So many tokens are tried before all replicas are held to be full, if they have not all said so before."""
 TRIALS = 8
 """Sessions that are claimed at the start, to see whether requests are routed as they must be."""
 _PENDING_CALLS = 1000
@@ -111,7 +111,7 @@ def serve_on_ray(
         stopping = threading.Event()
         serve.start(http_options=HTTPOptions(host=host, port=port), logging_config={"log_level": "WARNING"})
         try:
-            serve.run(deployment.bind(volume, bundle, settings, engine), name=APPLICATION, route_prefix="/")
+            serve.run(deployment.bind(volume, bundle, settings, engine, count), name=APPLICATION, route_prefix="/")
             _check_routing(url_of(names[0], port), settings)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stopping.set())
@@ -132,40 +132,59 @@ def serve_on_ray(
 class _Replica:
     """One process of the server, with an engine and sessions of its own."""
 
-    def __init__(self, volume: StrPath | None, bundle: StrPath, settings: Settings, engine: dict[str, Any]) -> None:
+    def __init__(
+        self, volume: StrPath | None, bundle: StrPath, settings: Settings, engine: dict[str, Any], count: int
+    ) -> None:
         first = None if volume is None else read_volume(volume, lambda line: None)
         self._service = _RoutedService.open(bundle, settings, first, **engine)
+        self._service.replicas = count
         self._warming_up = asyncio.create_task(self._service.warm_up())
 
     def __serve_build_asgi_app__(self) -> App:
         return build_app(self._service, only_leases=True)
 
-    async def claim(self, token: str, is_page: bool) -> bool:
-        """Begins a session with this token; False where there is no room for one."""
+    async def claim(self, token: str, is_page: bool) -> str:
+        """Begins a session with this token; where there is no room for one, the name of this replica, else ""."""
         try:
             await self._service.claim(is_page, token)
         except AtCapacity:
-            return False
-        return True
+            return str(_context().replica_id)
+        return ""
 
 
 class _RoutedService(Service):
-    """A service whose clients are shared with other replicas."""
+    """A service whose clients are shared with other replicas.
+
+    Attributes:
+        replicas: how many there are, with this one.
+    """
+
+    replicas = 1
 
     async def claim_token(self, is_page: bool = False) -> str:
         """The token of a new lease of the replica that it leads to."""
         from ray import serve
 
-        context = serve.get_replica_context()
+        context, full = _context(), set[str]()
         replicas = serve.get_deployment_handle(context.deployment, context.app_name)
         for _ in range(MOST_TOKENS):
             token = self.leases.new_token()
-            if await replicas.options(session_id=token).claim.remote(token, is_page):
+            refused_by = await replicas.options(session_id=token).claim.remote(token, is_page)
+            if not refused_by:
                 return token
+            full.add(refused_by)
+            if len(full) == self.replicas:
+                break
         raise AtCapacity(
             f"the server is at capacity: {self.leases.limit} sessions a replica; wait for one to end, or start it with "
             "more (--max-sessions, --workers)"
         )
+
+
+def _context() -> Any:
+    from ray import serve
+
+    return serve.get_replica_context()
 
 
 def _machines(host: str) -> list[str]:
