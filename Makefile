@@ -27,7 +27,7 @@ NATIVE_WHERE_KNOWN := libonnxruntime-dev
 
 demo: $(DEMO)/.installed
 ifeq ($(CASE),)
-	$(DEMO)/bin/gstk phantom $(OUT)/phantom.npz --seed 7 --overwrite
+	$(DEMO)/bin/gstk phantom $(OUT)/phantom.npz --seed 7 --boxes --overwrite
 	$(DEMO)/bin/gstk infer $(OUT)/phantom.npz --overlay --overwrite --out $(OUT)/results
 else
 	$(DEMO)/bin/gstk infer "$(CASE)" --overlay --overwrite --out $(OUT)/results

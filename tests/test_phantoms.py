@@ -160,6 +160,13 @@ def test_a_demonstration_case() -> None:
         assert len(said.points) == 1
         assert said.points[0].foreground
         assert case.labels[said.points[0].zyx] == label
+        assert said.box is None
+    boxed = phantom_case(3, side=40, objects=2, with_boxes=True)
+    for label, said in boxed.prompts.items():
+        assert said.points == case.prompts[label].points
+        assert said.box is not None
+        voxels = np.argwhere(case.labels == label)
+        np.testing.assert_array_equal(said.box.corners(), [voxels.min(0), voxels.max(0)])
 
 
 def test_a_demonstration_of_many_objects(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ def phantom_command(
     ] = "organs",
     side: Annotated[int, typer.Option(min=16, help="Number of voxels along each axis.")] = 96,
     objects: Annotated[int, typer.Option(min=1, help="Number of objects to click on, the largest first.")] = 3,
+    boxes: Annotated[bool, typer.Option("--boxes", help="Add each object's bounding box to its click.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Generate a case with clicks and true masks, for a first run without data."""
@@ -27,7 +28,7 @@ def phantom_command(
     if output.suffix.lower() != ".npz":
         raise CaseError(f"got {output}, expected a name that ends in .npz")
     refuse_existing([output], overwrite, "another name")
-    case = phantom_case(seed, side, kind, objects)
+    case = phantom_case(seed, side, kind, objects, boxes)
     make_folder(output.parent)
     save_case(output, case)
     shape = " x ".join(str(n) for n in case.geometry.shape)
