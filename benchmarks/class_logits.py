@@ -1,10 +1,11 @@
-"""How far class logits are from `VISTA3D.forward`, engine by engine, and which side the rounding is on; writes JSON.
+"""How far logits of classes and clicks are from `VISTA3D.forward`, engine by engine, and which side the rounding is on.
 
     python benchmarks/class_logits.py --raw DIR --checkpoint FILE --bundle DIR --network small|full [--sides 64 96]
 
 One patch of each CT in `--raw` goes through torch in float32 and, as the truth, in float64, and through the FP32 graph
 for classes in every engine. Errors are over the classes of "everything"; `relative` are the largest over the largest
-logit. `monai_parity.py` makes checkpoint and bundle.
+logit. Clicks are one point in the middle, beside torch in float32 alone, since MONAI's own point head computes in that.
+`monai_parity.py` makes checkpoint and bundle. Writes JSON.
 """
 
 from __future__ import annotations
@@ -76,19 +77,26 @@ def main() -> None:
                     double = network.double()
                     exact = double(torch.from_numpy(patch).double(), class_vector=vector)[:, 0].numpy()
                     network.float()
+                points = np.full((1, 1, 3), side // 2, np.float32), np.ones((1, 1), np.int64)
+                coords, labels = (torch.from_numpy(values) for values in points)
+                clicked = network(torch.from_numpy(patch), point_coords=coords, point_labels=labels).numpy()
             row["largest_logit"] = float(np.abs(torchs).max())
+            row["largest_logit_of_click"] = float(np.abs(clicked).max())
             if exact is not None:
                 row["torch float32 from float64"] = float(np.abs(torchs - exact).max())
             for engine_name in ENGINES:
                 with open_engine(arguments.bundle, engine_name, "fp32", torch.get_num_threads()) as engine:
                     logits = logits_of(engine.class_vectors()[ids], engine.class_features(patch))
+                    click = engine.decode(engine.encode(patch), *points)
+                row[f"{engine_name} from torch, click"] = float(np.abs(click - clicked).max())
                 row[f"{engine_name} from torch"] = float(np.abs(logits - torchs).max())
                 row[f"{engine_name} from torch, mean"] = float(np.abs(logits - torchs).mean())
                 if exact is not None:
                     row[f"{engine_name} from float64"] = float(np.abs(logits - exact).max())
                 del logits
             errors = [key for key in row if " from " in key and not key.endswith("mean")]
-            row["relative"] = {key: row[key] / row["largest_logit"] for key in errors}
+            largest = {False: row["largest_logit"], True: row["largest_logit_of_click"]}
+            row["relative"] = {key: row[key] / largest[key.endswith("click")] for key in errors}
             print(json.dumps(row, indent=1), flush=True)
             rows.append(row)
     report = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}

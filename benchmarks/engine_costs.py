@@ -37,13 +37,15 @@ with gstk.open(sys.argv[1], "openvino", options=options) as session:
 
 def bare_calls(engine: BundleEngine, embedding: Any, inputs: list[dict[str, Any]]) -> list[Callable[[], object]]:
     """The runtime's own calls of encoder and decoder, as short as it lets them be."""
+    inputs[1]["embedding"] = embedding.handle
     if engine.name == "openvino":
         requests = engine._graphs_for(embedding.roi_shape).requests  # type: ignore[attr-defined]
-        inputs[1]["embedding"] = embedding.handle
         return [lambda i=i: requests[i].infer(inputs[i], share_inputs=True) for i in range(2)]  # type: ignore[misc]
-    sessions = engine._sessions  # type: ignore[attr-defined]
-    inputs[1]["embedding"] = embedding.handle.numpy()
-    return [lambda i=i: sessions[i].run(None, inputs[i]) for i in range(2)]  # type: ignore[misc]
+    import onnxruntime
+
+    sessions, run = engine._sessions, onnxruntime.RunOptions()  # type: ignore[attr-defined]
+    run.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")  # as the engine has it
+    return [lambda i=i: sessions[i].run(None, inputs[i], run) for i in range(2)]  # type: ignore[misc]
 
 
 def overhead(bundle: str, backend: str, side: int, repeats: int) -> dict[str, float]:

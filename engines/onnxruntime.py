@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gstk.engines.base import BundleEngine
 from gstk.engines.devices import Device, nvidia_gpus
+from gstk.engines.onnxruntime_norm import exact_graph
 from gstk.engines.onnxruntime_tensorrt import tensorrt_options
 from gstk.engines.options import option
 from gstk.engines.processor import this_processor
@@ -22,6 +23,8 @@ __all__ = ["ONNXRuntimeEngine", "ONNXRuntimeOptions", "keep_int8_exact"]
 
 _ERRORS_ONLY = 3
 _EXACT_PRODUCTS = "session.x64quantprecision"
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+_GIVE_MEMORY_BACK = ("memory.enable_memory_arena_shrinkage", "cpu:0")
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 
@@ -30,7 +33,7 @@ _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "
 class ONNXRuntimeOptions:
     """Settings of `ONNXRuntimeEngine`. All but `arena` are for GPUs."""
 
-    arena: bool | None = option(None, "keep freed memory of the processor for the next run; off by default")
+    arena: bool | None = option(None, "keep memory of the processor from one run to the next; off by default")
     memory_limit_mb: int | None = option(None, "memory of the GPU for both graphs together, each gets half")
     conv_search: str = option("heuristic", "how cuDNN's kernels are chosen", ("heuristic", "exhaustive", "default"))
     tf32: bool = option(False, "round FP32 products to 10 bits on the GPU")
@@ -84,22 +87,14 @@ class ONNXRuntimeEngine(BundleEngine):
         self._place = ("cuda", self.device.index) if self.device.is_gpu else ("cpu", 0)
         self._largest: int | None = None
         self._runs: dict[int, Any] = {}
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = _ERRORS_ONLY
-        # Regions change shape from run to run: an arena keeps the largest of each (3 GB for 16 channels at 128³, 1 GB
-        # without it), and memory patterns are planned for a shape that does not come again.
-        options.enable_cpu_mem_arena = bool(self.options.arena)
-        options.enable_mem_pattern = False
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if self.precision == "int8" and not self.device.is_gpu:
-            keep_int8_exact(options)
         providers = self._providers(onnxruntime)
 
         def open_session(path: Path, kind: int) -> Any:
+            file = path.resolve()
             return onnxruntime.InferenceSession(
-                str(path), options, providers=[(name, dict(values[kind])) for name, values in providers]
+                str(file) if self.device.is_gpu else exact_graph(file),
+                self._session_options(file.parent, threads),
+                providers=[(name, dict(values[kind])) for name, values in providers],
             )
 
         self._open_session = open_session
@@ -113,6 +108,24 @@ class ONNXRuntimeEngine(BundleEngine):
                     'not there; pip install "gstk[gpu]", or take --device cpu'
                 )
         self._image_type = _FLOATS[self._sessions[0].get_inputs()[0].type]
+
+    def _session_options(self, weights: Path, threads: int | None) -> Any:
+        """Settings of a session on a graph whose weights lie in the folder `weights`."""
+        onnxruntime = _onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = _ERRORS_ONLY
+        # Regions change shape from run to run, and memory patterns are planned for a shape that does not come again.
+        options.enable_mem_pattern = False
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if self.device.is_gpu:
+            options.enable_cpu_mem_arena = False
+            return options
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))
+        if self.precision == "int8":
+            keep_int8_exact(options)
+        return options
 
     def _providers(self, onnxruntime: Any) -> list[tuple[str, tuple[dict[str, str], dict[str, str]]]]:
         """Execution providers, the preferred one first, with their settings for encoder and decoder."""
@@ -158,23 +171,29 @@ class ONNXRuntimeEngine(BundleEngine):
             )
 
     def _encode(self, image: NDArray[np.float32]) -> tuple[Any, int]:
-        embedding = self._run(0, {"image": image.astype(self._image_type, copy=False)}, "embedding", self._place)
+        embedding = self._run(0, {"image": image.astype(self._image_type, copy=False)})
+        if not self.device.is_gpu:
+            return embedding, embedding.nbytes
         item = np.dtype(_FLOATS[embedding.data_type()]).itemsize
         return embedding, math.prod(embedding.shape()) * item
 
     def _decode(self, handle: Any, coords: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
         inputs = {"embedding": handle, "point_coords": coords, "point_labels": labels}
-        logits: NDArray[Any] = self._run(1, inputs, "logits", ("cpu", 0)).numpy()
+        logits: NDArray[Any] = self._run(1, inputs, keep_on_device=False)
         return logits.astype(np.float32, copy=False)
 
     def _class_features(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         if len(self._sessions) == 2:
             self._sessions.append(self._open_session(self._class_graph(), 0))
-        features = self._run(2, {"image": image.astype(self._image_type, copy=False)}, "features", ("cpu", 0)).numpy()
+        features = self._run(2, {"image": image.astype(self._image_type, copy=False)}, keep_on_device=False)
         return np.asarray(features[0], np.float32)
 
-    def _run(self, index: int, inputs: dict[str, Any], output: str, place: tuple[str, int]) -> Any:
-        """Runs a graph on NumPy arrays and on values that ONNX Runtime holds; the output stays on its device."""
+    def _run(self, index: int, inputs: dict[str, Any], keep_on_device: bool = True) -> Any:
+        """Runs a graph on arrays, and on values that ONNX Runtime holds on a GPU.
+
+        Returns:
+            The output: an array, or, of a GPU where `keep_on_device`, ONNX Runtime's own value.
+        """
         session = self._sessions[index]
         binding = session.io_binding()
         for name, value in inputs.items():
@@ -182,10 +201,22 @@ class ONNXRuntimeEngine(BundleEngine):
                 binding.bind_cpu_input(name, value)
             else:
                 binding.bind_ortvalue_input(name, value)
-        binding.bind_output(output, *place)
+        output = session.get_outputs()[0]
         run = self._runs[index] = _onnxruntime().RunOptions()
+        if self.device.is_gpu:
+            binding.bind_output(output.name, *(self._place if keep_on_device else ("cpu", 0)))
+            session.run_with_iobinding(binding, run)
+            found = binding.get_outputs()[0]
+            return found if keep_on_device else found.numpy()
+        # Within a run, the arena gives a layer's memory to the next one; from the system each would be new, page by
+        # page, which took a fifth to a third of the time. Kept, it would hold the largest of every shape.
+        if not self.options.arena:
+            run.add_run_config_entry(*_GIVE_MEMORY_BACK)
+        # An array of our own: in the arena, an embedding that is kept would keep all that lies in one piece with it.
+        result = np.empty(_output_shape(output.name, output.shape[1], inputs), _FLOATS[output.type])
+        binding.bind_output(output.name, "cpu", 0, result.dtype.type, result.shape, result.ctypes.data)
         session.run_with_iobinding(binding, run)
-        return binding.get_outputs()[0]
+        return result
 
     def _interrupt(self) -> None:
         for run in list(self._runs.values()):
@@ -193,3 +224,11 @@ class ONNXRuntimeEngine(BundleEngine):
 
     def _release(self) -> None:
         self._sessions.clear()
+
+
+def _output_shape(name: str, channels: int, inputs: dict[str, NDArray[Any]]) -> tuple[int, ...]:
+    """Shape of an embedding [1,C,H/2,W/2,D/2], of features [1,C,H,W,D], or of logits [B,1,H,W,D]."""
+    if name == "logits":
+        return (len(inputs["point_labels"]), channels, *(2 * side for side in inputs["embedding"].shape[2:]))
+    halvings = 1 if name == "embedding" else 0
+    return (1, channels, *(side >> halvings for side in inputs["image"].shape[2:]))
