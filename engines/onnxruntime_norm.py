@@ -66,9 +66,9 @@ def _graph_parts(content: Any, graph: Field, file_name: str) -> Iterator[bytes]:
         if field.number == _INITIALISER and field.end - field.value >= MAPPED_BYTES:
             yield _mapped(content, field, file_name)
         elif field.number == _NODE and _kind(content, field) == _NORM:
-            inputs, output, epsilon = _norm(content, field)
+            x, scale, bias, output, epsilon = _norm(content, field)
             epsilons.add(epsilon)
-            yield _exact_norm(*inputs, output, epsilon)
+            yield _exact_norm(x, scale, bias, output, epsilon)
         else:
             yield content[field.begin : field.end]
     for name, values in _CONSTANTS.items():
@@ -81,7 +81,7 @@ def _kind(content: Any, field: Field) -> str:
     return next((text_of(content, own) for own in fields(content, field.value, field.end) if own.number == _KIND), "")
 
 
-def _norm(content: Any, field: Field) -> tuple[list[str], str, float]:
+def _norm(content: Any, field: Field) -> tuple[str, str, str, str, float]:
     """Input, scale and bias, the output, and the number that is added to the variance."""
     inputs, output, epsilon = [], "", 1e-5
     for own in fields(content, field.value, field.end):
@@ -92,7 +92,8 @@ def _norm(content: Any, field: Field) -> tuple[list[str], str, float]:
         elif own.number == _ATTRIBUTE:  # it has no other
             values = {part.number: part for part in fields(content, own.value, own.end)}
             epsilon = struct.unpack("<f", content[values[2].value : values[2].end])[0]
-    return inputs, output, epsilon
+    x, scale, bias = inputs
+    return x, scale, bias, output, epsilon
 
 
 def _exact_norm(x: str, scale: str, bias: str, output: str, epsilon: float) -> bytes:
