@@ -43,7 +43,8 @@ class Measurement(NamedTuple):
         shape: (z,y,x) voxels of the region.
         objects, points: B and N; 1 for an encode.
         seconds: wall time.
-        peak_bytes: peak memory of the process during the call; 0 if it is not known.
+        peak_bytes: peak memory of the process during the call, of `classes` beyond what it held before; 0 if it is not
+            known.
     """
 
     kind: str
@@ -104,8 +105,8 @@ class LatencyModel:
         largest_voxels: size of the largest measured region.
         measured_at: date and time, UTC, ISO 8601.
         class_load_s: seconds to load the graph for classes, at the first class prompt; 0 if it was not measured.
-        class_bytes_per_voxel: additional memory of a run of that graph for each voxel of a region, like
-            `bytes_per_voxel`.
+        class_bytes_per_voxel: additional memory of that graph and a run of it for each voxel of a region; where it was
+            not measured, that of an encode, which has no decode's part in `bytes_per_voxel`.
     """
 
     bundle: str

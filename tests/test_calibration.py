@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -213,6 +214,47 @@ def test_class_prompts_are_measured_where_there_are_any(by_class: Bundle, monkey
     del values["fits"]["first_classes"]
     with pytest.raises(CalibrationError, match="run gstk calibrate again"):
         LatencyModel.from_json(values)
+
+
+_MEMORY = """
+import sys
+from dataclasses import replace
+import numpy as np
+from gstk.calibration import memory
+from gstk.calibration.measure import fit_model, measure_classes, measure_region, with_classes
+from gstk.core.bundle import Bundle
+from gstk.engines import open_engine
+side = (96, 96, 96)
+bundle = Bundle.open(sys.argv[1])
+bundle = replace(bundle, manifest=replace(bundle.manifest, roi=replace(bundle.manifest.roi, default=side)))
+if sys.argv[2] == "alone":
+    image = np.random.default_rng(0).random((1, 1, *side), np.float32)
+    with open_engine(bundle, "openvino", "fp32", 1, clicks_later=True) as engine:
+        memory.forget_peak()
+        engine.class_features(image)
+        print(memory.peak_bytes())
+else:
+    with open_engine(bundle, "openvino", "fp32", 1) as engine:
+        base_bytes = memory.resident_bytes()
+        clicks = [m for n in (32, 96) for m in measure_region(engine, (n, n, n), 1)]
+        model = fit_model(engine, clicks, 0.1, 0.5, base_bytes)
+        measured = with_classes(model, measure_classes(engine, [(32, 32, 32), side])[1], 0.1)
+        assert measured.has_classes
+        print(measured.class_peak_bytes(side), model.class_peak_bytes(side), model.peak_bytes(side))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a call is known on Linux alone")
+def test_memory_of_class_prompts_is_that_of_a_process_with_nothing_else(by_class: Bundle) -> None:
+    """Also where clicks in large regions were measured before, of which the runtime keeps memory."""
+
+    def numbers(what: str) -> list[float]:
+        command = [sys.executable, "-c", _MEMORY, str(by_class.path), what]
+        return [float(n) for n in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]
+
+    (alone,), (measured, not_measured, clicks) = numbers("alone"), numbers("forecast")
+    assert 0.85 * alone < measured < 1.4 * alone
+    assert 0.75 * alone < not_measured < clicks
 
 
 def test_without_a_measurement_a_class_window_counts_as_an_encode(small_export: Any, host: Host) -> None:
