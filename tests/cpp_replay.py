@@ -31,11 +31,13 @@ class Volume:
         path: a file that both read.
         image: (z,y,x).
         spacing_mm: (z,y,x).
+        line: of a script, that begins with it; by default C++ reads the file.
     """
 
     path: Path
     image: NDArray[Any]
     spacing_mm: Sequence[float]
+    line: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,17 @@ class Replayed:
 def agreement(first: Replayed, second: Replayed) -> float:
     """The least share of voxels that two replays agree on, over the masks after each line."""
     return float(np.mean(first.masks == second.masks, axis=(1, 2, 3)).min())
+
+
+def handed_over(file: Path, folder: Path) -> Volume:
+    """A file that Python reads, for C++ as voxels and what is known of them."""
+    volume = gstk.read_volume(file)
+    raw, geometry = folder / f"{file.parent.name}-{file.name}.raw", volume.geometry
+    volume.image.astype(np.float32).tofile(raw)
+    places = (*geometry.spacing_mm, *geometry.origin_mm, *geometry.direction)
+    known = (volume.units or "-", volume.modality or "-", int(volume.has_orientation))
+    line = " ".join(["voxels", *map(str, (raw, *known, *geometry.shape)), *(repr(float(number)) for number in places)])
+    return Volume(file, volume.image, geometry.spacing_mm, line)
 
 
 def phantom(path: Path, seed: int, side: int = 48) -> gstk.Case:
@@ -165,7 +178,10 @@ def replay_many_cpp(
     environment = {name: str(value) for name, value in named.items() if name.isupper()}
     script, masks = folder / "script.txt", folder / "masks.raw"
     script.write_text(
-        "".join(f"volume {volume.path}\n" + "".join(f"{x}\n" for x in lines) for volume, lines in scripts)
+        "".join(
+            f"{volume.line or f'volume {volume.path}'}\n" + "".join(f"{x}\n" for x in lines)
+            for volume, lines in scripts
+        )
     )
     told = timings(run(program, bundle, script, masks, *words, **environment))[1:]
     with masks.open("rb") as file:

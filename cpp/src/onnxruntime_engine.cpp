@@ -14,6 +14,7 @@
 #include <onnxruntime_cxx_api.h>
 
 #include "error.hpp"
+#include "onnxruntime_norm.hpp"
 
 namespace gstk::impl {
 namespace {
@@ -64,19 +65,23 @@ struct Input {
 
 // One run with all that it reads and writes, for it may go on after its caller left.
 struct Job {
-    Job(Ort::Session& session, std::vector<Input> given, const char* output, const Ort::MemoryInfo& place)
-        : inputs(std::move(given)), binding(session) {
+    Job(Ort::Session& session, std::vector<Input> given, const char* name, std::shared_ptr<Ort::Value> result)
+        : inputs(std::move(given)), output(std::move(result)), binding(session) {
         for (const auto& input : inputs) binding.BindInput(input.name, *input.value);
-        binding.BindOutput(output, place);
+        binding.BindOutput(name, *output);
+        // Within a run, the arena gives a layer's memory to the next; kept, it would hold the largest of every shape.
+        options.AddConfigEntry("memory.enable_memory_arena_shrinkage", "cpu:0");
     }
 
     const std::vector<Input> inputs;
+    const std::shared_ptr<Ort::Value> output;
     Ort::IoBinding binding;
     Ort::RunOptions options;
 };
 
 struct Graph {
     Ort::Session session{nullptr};
+    std::int64_t channels = 0;  // of its output
     std::future<void> left;  // a run that nobody waits for any more
 };
 
@@ -101,7 +106,8 @@ class ONNXRuntimeEngine final : public Engine {
     void run_encoder(const float* image, Embedding& embedding, const Wait& wait) override {
         const Dims shape = batched(1, 1, embedding.roi_shape, 1);
         auto given = is_half_ ? halved("image", image, shape) : input("image", image, shape, wait);
-        auto features = std::make_shared<Ort::Value>(run(0, {std::move(given)}, "embedding", wait));
+        const Dims shape_of = batched(1, graphs_[0].channels, embedding.roi_shape, 2);
+        auto features = run(0, {std::move(given)}, "embedding", shape_of, wait);
         const auto info = features->GetTensorTypeAndShapeInfo();
         embedding.size_bytes = info.GetElementCount() * (is_half(info) ? sizeof(Ort::Float16_t) : sizeof(float));
         embedding.handle = std::move(features);
@@ -109,17 +115,17 @@ class ONNXRuntimeEngine final : public Engine {
 
     void run_decoder(const Embedding& embedding, const float* coords, const std::int64_t* labels, std::int64_t objects,
                      std::int64_t points, float* logits, const Wait& wait) override {
-        const Ort::Value output = run(1,
-                                      {{"embedding", std::static_pointer_cast<Ort::Value>(embedding.handle), nullptr},
-                                       input("point_coords", coords, {objects, points, 3}, wait),
-                                       input("point_labels", labels, {objects, points}, wait)},
-                                      "logits", wait);
-        const auto info = output.GetTensorTypeAndShapeInfo();
+        const auto output = run(1,
+                                {{"embedding", std::static_pointer_cast<Ort::Value>(embedding.handle), nullptr},
+                                 input("point_coords", coords, {objects, points, 3}, wait),
+                                 input("point_labels", labels, {objects, points}, wait)},
+                                "logits", batched(objects, graphs_[1].channels, embedding.roi_shape, 1), wait);
+        const auto info = output->GetTensorTypeAndShapeInfo();
         if (is_half(info)) {
-            const auto* found = output.GetTensorData<Ort::Float16_t>();
+            const auto* found = output->GetTensorData<Ort::Float16_t>();
             std::transform(found, found + info.GetElementCount(), logits, [](const auto& v) { return v.ToFloat(); });
         } else {
-            std::copy_n(output.GetTensorData<float>(), info.GetElementCount(), logits);
+            std::copy_n(output->GetTensorData<float>(), info.GetElementCount(), logits);
         }
     }
 
@@ -132,17 +138,24 @@ class ONNXRuntimeEngine final : public Engine {
         Ort::SessionOptions options;
         options.SetGraphOptimizationLevel(GraphOptimizationLevel::ORT_ENABLE_ALL);
         options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
-        // Regions change shape from run to run: an arena keeps the largest of each, and memory patterns are planned for
-        // a shape that does not come again.
-        options.DisableCpuMemArena();
+        // Regions change shape from run to run, and memory patterns are planned for a shape that does not come again.
         options.DisableMemPattern();
         if (threads > 0) options.SetIntraOpNumThreads(threads);
-        if (precision_ == "int8" && saturates_int8()) options.AddConfigEntry("session.x64quantprecision", "1");
+        if (precision() == "int8" && saturates_int8()) options.AddConfigEntry("session.x64quantprecision", "1");
         // Both at once: mostly, each is made ready on one thread.
-        const auto open = [&](std::size_t i) { return Ort::Session(environment_, files[i].c_str(), options); };
+        const auto open = [&](std::size_t i) {
+            const auto file = std::filesystem::canonical(files[i]);
+            Ort::SessionOptions own = options.Clone();
+            own.AddConfigEntry("session.model_external_initializers_file_folder_path",
+                               file.parent_path().u8string().c_str());
+            const std::string graph = exact_graph(file);
+            return Ort::Session(environment_, graph.data(), graph.size(), own);
+        };
         auto encoder = std::async(std::launch::async, open, 0);
         graphs_[1].session = open(1);
         graphs_[0].session = encoder.get();
+        for (auto& graph : graphs_)
+            graph.channels = graph.session.GetOutputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape()[1];
         is_half_ = is_half(graphs_[0].session.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo());
     }
 
@@ -175,11 +188,15 @@ class ONNXRuntimeEngine final : public Engine {
             Ort::Value::CreateTensor<T>(place_, data, size_of(shape), shape.data(), shape.size()));
     }
 
-    // A graph's output, in memory of its own.
-    Ort::Value run(std::size_t index, std::vector<Input> inputs, const char* output, const Wait& wait) {
+    // A graph's output, in memory of its own: in the arena, an embedding would keep all that lies in one piece with it.
+    std::shared_ptr<Ort::Value> run(std::size_t index, std::vector<Input> inputs, const char* name, const Dims& shape,
+                                    const Wait& wait) {
         Graph& graph = graphs_[index];
         if (graph.left.valid()) settle(graph.left, wait.deadline);
-        const auto job = std::make_shared<Job>(graph.session, std::move(inputs), output, place_);
+        const auto type = graph.session.GetOutputTypeInfo(0).GetTensorTypeAndShapeInfo().GetElementType();
+        auto output = std::make_shared<Ort::Value>(
+            Ort::Value::CreateTensor(Ort::AllocatorWithDefaultOptions(), shape.data(), shape.size(), type));
+        const auto job = std::make_shared<Job>(graph.session, std::move(inputs), name, std::move(output));
         const Cancellation::Hook hook(wait.cancellation, [&] { job->options.SetTerminate(); });
         const auto work = [job, session = &graph.session] { session->Run(job->options, job->binding); };
         if (wait.deadline.is_set()) {
@@ -193,7 +210,7 @@ class ONNXRuntimeEngine final : public Engine {
         } else {
             work();
         }
-        return std::move(job->binding.GetOutputValues().front());
+        return job->output;
     }
 
     // Waits for the end of a run that was left.

@@ -4,14 +4,16 @@
 //
 // SCRIPT: a line each,
 //     volume PATH                      begins with another volume
+//     voxels PATH UNITS MODALITY ORIENTED Z Y X SPACING[3] ORIGIN[3] DIRECTION[9]
+//                                      with one that the host read: float32 (z,y,x), raw; - where nothing is known
 //     point OBJECT Z Y X FOREGROUND
 //     novel OBJECT Z Y X FOREGROUND    a click on an object of no trained class
 //     box OBJECT Z0 Y0 X0 Z1 Y1 X1 ZMID
 //     prompts OBJECT HAS_BOX [the box's numbers] COUNT [Z Y X FOREGROUND]...
 //     undo, redo, cancel
 //     reset OBJECT                     or all of them, OBJECT being 0
-// MASKS: uint16 (z,y,x) after each line but `volume`, raw. To standard output, a line each: whether the line was refused,
-// seconds that it took, encodes and decodes so far, and the process's resident memory.
+// MASKS: uint16 (z,y,x) after each line but `volume` and `voxels`, raw. To standard output, a line each: whether the line
+// was refused, seconds that it took, encodes and decodes so far, and the process's resident memory.
 // Names: backend, precision, cache, threads, refine and adapts (0 or 1), window_voxels, limit_s; locale, of the whole process.
 #include <unistd.h>
 
@@ -53,6 +55,27 @@ gstk::Box read_box(std::istream& in) {
     in >> z_mid;
     box.z_mid = z_mid;
     return box;
+}
+
+// A volume as a host hands it over that has a reader of its own.
+gstk::Volume read_voxels(std::istream& in) {
+    std::string path;
+    gstk::Metadata known;
+    in >> path >> known.units >> known.modality >> known.has_orientation;
+    for (auto* text : {&known.units, &known.modality})
+        if (*text == "-") text->clear();
+    const gstk::Index shape = read_index(in);
+    gstk::Triple spacing_mm{};
+    for (auto& number : spacing_mm) in >> number;
+    for (auto& number : known.origin_mm) in >> number;
+    for (auto& number : known.direction) in >> number;
+    std::vector<float> voxels(static_cast<std::size_t>(shape[0] * shape[1] * shape[2]));
+    std::ifstream file(path, std::ios::binary);
+    file.read(reinterpret_cast<char*>(voxels.data()), static_cast<std::streamsize>(sizeof(float) * voxels.size()));
+    if (!in || !file) throw std::runtime_error("no voxels in " + path);
+    gstk::Volume volume = gstk::Volume::take(std::move(voxels), shape, spacing_mm);
+    volume.set_metadata(known);
+    return volume;
 }
 
 gstk::Region replay(gstk::Session& session, const std::string& what, std::istream& in) {
@@ -129,10 +152,10 @@ int run(char** arguments, std::map<std::string, std::string> named) {
         std::istringstream words(line);
         std::string what;
         words >> what;
-        if (what == "volume") {
+        if (what == "volume" || what == "voxels") {
             std::string path;
-            words >> path;
-            const gstk::Volume volume = gstk::Volume::read(path);
+            if (what == "volume") words >> path;
+            const gstk::Volume volume = what == "volume" ? gstk::Volume::read(path) : read_voxels(words);
             session.set_image(volume);
             shape = volume.shape();
             before.assign(static_cast<std::size_t>(shape[0] * shape[1] * shape[2]), 0);
