@@ -1,12 +1,14 @@
-"""Seconds of a click's decode on OpenVINO without and with each rewrite of the decoder's attention, in turn.
+"""Seconds of a click's decode on OpenVINO without and with each rewrite of the decoder, in turn.
 
     python benchmarks/decoder_rewrites.py [--bundle full_fp32] [--side 128] [--rounds 7] [--out FILE.json]
 
 The decoder of a bundle, one object, one click, a random embedding. `before` turns image tokens to channels first and
-back, and has its softmaxes over the last axis; `tokens` reads them as they are; `rows` also has the softmaxes over
-rows. Every round runs all of them one after the other, so that a slow minute meets all alike; processor seconds tell
-what is saved where others use the machine. Logits are compared with those of `before`. `bf16` computes all of the
-decoder in bfloat16, which gstk does not: how much time that would save, and how many voxels' sides it changes.
+back, has its softmaxes over the last axis, 27 maps of all voxels, a variance of differences, and adds a number to one
+voxel at a time. `rows` has image tokens and softmaxes as `engines/openvino_attention.py` says, but for the product with
+the identity; `folded` also what `openvino_fold.py` says, `squares` also the variance of `openvino_norm.py`, and `now`
+is what gstk runs. Every round runs all of them one after the other, so that a slow minute meets all alike; processor
+seconds tell what is saved where others use the machine. Logits are compared with those of `before`. `bf16` computes all
+of the decoder in bfloat16, which gstk does not: how much time that would save, and how many voxels' sides it changes.
 """
 
 from __future__ import annotations
@@ -23,34 +25,60 @@ import numpy as np
 from machine import describe, write_report
 
 from gstk.core.bundle import Bundle, find_bundle
-from gstk.engines import openvino, openvino_layout
+from gstk.engines import openvino, openvino_fold, openvino_layout
+from gstk.engines.openvino_attention import upsample_tokens
+from gstk.engines.openvino_layout import TO_FIRST
+from gstk.engines.openvino_norm import split_instance_norms
 
+REWRITES: dict[str, tuple[Any, str, Any]] = {
+    "tokens": (openvino_layout, "_flattens", lambda *_: False),
+    "upsampling": (openvino, "upsample_tokens", lambda model: 0),
+    "rows": (openvino, "softmax_over_rows", lambda model: 0),
+    "shift": (openvino_fold, "_shift_of", lambda *_: None),
+    "row": (openvino, "add_to_row", lambda model: 0),
+    "squares": (openvino, "split_instance_norms", lambda model, multiple, *_: split_instance_norms(model, multiple)),
+}
+"""What takes the place of each rewrite that a variant is without."""
 OFF = {
-    "before": ("tokens", "upsampling", "rows"),
-    "tokens": ("rows",),
-    "rows": (),
+    "before": tuple(REWRITES),
+    "rows": ("shift", "row", "squares", "identity"),
+    "folded": ("squares", "identity"),
+    "squares": ("identity",),
+    "now": (),
     "bf16": (),
 }
-"""Variants, and the rewrites that each is without."""
 
 
 def request(bundle: Bundle, variant: str) -> Any:
     """An infer request of a decoder."""
     core, manifest = openvino.shared_core(), bundle.manifest
     with ExitStack() as stack:
-        off = OFF[variant]
-        for name, place in (
-            ("tokens", (openvino_layout, "_flattens", lambda *_: False)),
-            ("upsampling", (openvino, "upsample_tokens", lambda model: 0)),
-            ("rows", (openvino, "softmax_over_rows", lambda model: 0)),
-        ):
-            if name in off:
-                stack.enter_context(patch.object(*place))
+        for name in OFF[variant]:
+            if name in REWRITES:
+                stack.enter_context(patch.object(*REWRITES[name]))
+        if "identity" in OFF[variant]:
+            stack.enter_context(patch.object(openvino, "upsample_tokens", _with_transpose))
         file = bundle.graph("prompt_decoder", "fp32")
         model = openvino._read_model(core, file, True, None, manifest.roi.multiple, manifest.ignored_points)
     precision = "bf16" if variant == "bf16" else "f32"
     config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     return core.compile_model(model, "CPU", config).create_infer_request()
+
+
+def _with_transpose(model: Any) -> int:
+    """`upsample_tokens`, with a transpose for any region as for one of fixed sides."""
+    from openvino import opset13 as ops
+
+    rewritten = upsample_tokens(model)
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "ConvolutionBackpropData":
+            continue
+        product = node.input_value(0).get_node().input_value(0).get_node()
+        sizes = ops.shape_of(model.input("embedding").get_node())
+        voxels = ops.reshape(product.input_value(1), sizes, special_zero=False)
+        node.input(0).replace_source_output(ops.transpose(voxels, np.array(TO_FIRST, np.int64)).output(0))
+    model.validate_nodes_and_infer_types()
+    return rewritten
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from gstk.engines.base import BundleEngine
 from gstk.engines.devices import Device, memory_bytes
 from gstk.engines.openvino_attention import softmax_over_rows, upsample_tokens
 from gstk.engines.openvino_cache import compile_cached
-from gstk.engines.openvino_fold import convolve_last_product
+from gstk.engines.openvino_fold import add_to_row, convolve_last_product
 from gstk.engines.openvino_int8 import fuse_residual_sums, is_quantised, widen_unsigned
 from gstk.engines.openvino_layout import give_channels_last, take_channels_last
 from gstk.engines.openvino_norm import NORM_BLOCK, split_instance_norms
@@ -295,7 +295,8 @@ class OpenVINOEngine(BundleEngine):
         """Inputs of a graph for which every tensor has a shape different from those under `shapes`.
 
         Layers halve the sides until `multiple` is 1, and norms then count blocks, of which short sides have only one.
-        One side of the inputs is therefore longer by a block than any before, and the others have the least length.
+        One side of the inputs is therefore longer by a block than any before, and the others have the least length. It
+        is not the last, along which norms add up squares.
         """
         halves = 1 if index == 0 else 2  # an embedding's sides are half the region's
         coarsest = NORM_BLOCK * self._multiple
@@ -305,11 +306,11 @@ class OpenVINOEngine(BundleEngine):
         while any(math.prod(sizes[:3]) == least * least * longest // halves for sizes in shapes):
             longest += self._multiple
         if index == 0:
-            return {"image": np.zeros((1, 1, least, least, longest), inputs["image"].dtype)}
+            return {"image": np.zeros((1, 1, longest, least, least), inputs["image"].dtype)}
         embedding = inputs["embedding"]
         points = next(n for n in itertools.count(1) if all(sizes[3] != n for sizes in shapes))
         return {
-            "embedding": np.zeros((1, least, least, longest // 2, embedding.shape[4]), embedding.dtype),
+            "embedding": np.zeros((1, longest // 2, least, least, embedding.shape[4]), embedding.dtype),
             "point_coords": np.zeros((1, points, 3), np.float32),
             "point_labels": np.ones((1, points), np.int64),
         }
@@ -367,6 +368,7 @@ def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, mult
             shapes["embedding"] = [1, *(side // 2 for side in roi), channels]
         model.reshape(shapes)
         convolve_last_product(model)
+        add_to_row(model)
         if not ignores:
             ignore_padding(model)
         upsample_tokens(model)
@@ -375,7 +377,7 @@ def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, mult
         give_channels_last(model)
         if roi is not None:
             model.reshape([1, 1, *roi])
-    _rewrite_norms_and_int8(model, multiple)
+    _rewrite_norms_and_int8(model, multiple, squares=is_decoder)
     return model
 
 
@@ -386,7 +388,7 @@ def _read_class_encoder(core: Any, file: Path, multiple: int) -> Any:
     return model
 
 
-def _rewrite_norms_and_int8(model: Any, multiple: int, every_norm: bool = False) -> None:
+def _rewrite_norms_and_int8(model: Any, multiple: int, every_norm: bool = False, squares: bool = False) -> None:
     # Between INT8 convolutions the plugin moves scales through the averages of split norms, and the output becomes 0
     # everywhere. The rounding error of whole norms is far smaller.
     if is_quantised(model):
@@ -395,7 +397,7 @@ def _rewrite_norms_and_int8(model: Any, multiple: int, every_norm: bool = False)
         widen_unsigned(model)
         fuse_residual_sums(model)
     else:
-        split_instance_norms(model, multiple, every_norm)
+        split_instance_norms(model, multiple, every_norm, squares)
 
 
 def _mark(output: NDArray[np.generic]) -> None:

@@ -4,7 +4,9 @@ Both rewrites leave the arithmetic as it is:
 
 - Image tokens [1,T,C] are the voxels of an embedding that is channels last. The exported graph turns them round to
   channels first, and the plugin turns them back, before the upsampling; the rewritten graph reshapes them, which moves
-  nothing. A sixth of a click's processor time at 48 channels and 128³.
+  nothing. A sixth of a click's processor time at 48 channels and 128³. For a region of fixed sides the plugin then
+  drops both turns. For any region it does not, and its transpose takes four times as long as a product with the
+  identity, which gives the same.
 - A voxel attends to a few prompt tokens P in each of its heads: a softmax over the last axis of [1,T,heads,P], which is
   too short to be vectorised. The rewritten graph has the scores as [1,heads,P,T]. A twentieth of a click's time.
 """
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gstk.engines.openvino_layout import TO_FIRST, TURN_TOKENS
+from gstk.engines.openvino_nodes import integers, only_reader
 
 __all__ = ["softmax_over_rows", "upsample_tokens"]
 
@@ -43,8 +46,15 @@ def upsample_tokens(model: Any) -> int:
         batch, channels = tokens.get_partial_shape()[0], tokens.get_partial_shape()[2]
         if batch.is_dynamic or batch.get_length() != 1 or channels != embedding.get_partial_shape()[4]:
             continue
-        voxels = ops.reshape(tokens, ops.shape_of(embedding.get_node()), special_zero=False)
-        node.input(0).replace_source_output(ops.transpose(voxels, _integers(TO_FIRST)).output(0))
+        sizes = ops.shape_of(embedding.get_node())
+        if embedding.get_partial_shape().is_static:
+            voxels = ops.transpose(ops.reshape(tokens, sizes, special_zero=False), integers(TO_FIRST))
+        else:
+            identity = np.eye(channels.get_length(), dtype=tokens.get_element_type().to_dtype())
+            rows = ops.matmul(ops.constant(identity[None]), tokens, False, True)
+            first = ops.gather(sizes, integers(TO_FIRST), ops.constant(np.int64(0)))
+            voxels = ops.reshape(rows, first, special_zero=False)
+        node.input(0).replace_source_output(voxels.output(0))
         rewritten += 1
     model.validate_nodes_and_infer_types()
     return rewritten
@@ -67,11 +77,11 @@ def softmax_over_rows(model: Any) -> int:
         if found is None:
             continue
         scores = ops.matmul(found.keys, found.tokens, found.keys_turned, True)
-        scores = ops.add(scores, ops.transpose(found.bias, _integers(TURN_TOKENS)))
-        count = ops.gather(ops.shape_of(found.tokens), _integers([1]), ops.constant(np.int64(0)))
-        by_head = ops.concat([_integers([1, found.heads, -1]), count], 0)
+        scores = ops.add(scores, ops.transpose(found.bias, integers(TURN_TOKENS)))
+        count = ops.gather(ops.shape_of(found.tokens), integers([1]), ops.constant(np.int64(0)))
+        by_head = ops.concat([integers([1, found.heads, -1]), count], 0)
         weights = ops.softmax(ops.reshape(scores, by_head, special_zero=False), 2)
-        rows = ops.reshape(weights, ops.concat([_integers([1, -1]), count], 0), special_zero=False)
+        rows = ops.reshape(weights, ops.concat([integers([1, -1]), count], 0), special_zero=False)
         summed = ops.matmul(rows, found.product.input_value(1), True, found.product.get_attributes()["transpose_b"])
         found.product.output(0).replace(summed.output(0))
         rewritten += 1
@@ -95,11 +105,11 @@ def _image_attention(softmax: Any) -> _Attention | None:
     """The attention whose weights [1,T,heads,P] a node computes; None for other nodes."""
     if softmax.get_type_name() != "Softmax" or _rank(softmax.output(0)) != 4:
         return None
-    split, flat = softmax.input_value(0).get_node(), _only_reader(softmax)
+    split, flat = softmax.input_value(0).get_node(), only_reader(softmax)
     heads = softmax.get_output_partial_shape(0)[2]
     if split.get_type_name() != "Reshape" or flat is None or flat.get_type_name() != "Reshape" or heads.is_dynamic:
         return None
-    total, product = split.input_value(0).get_node(), _only_reader(flat)
+    total, product = split.input_value(0).get_node(), only_reader(flat)
     if total.get_type_name() != "Add" or product is None or product.get_type_name() != "MatMul":
         return None
     scores, bias = total.input_value(0).get_node(), total.input_value(1)
@@ -124,17 +134,6 @@ def _turns_tokens(node: Any) -> bool:
     return order.get_type_name() == "Constant" and list(order.get_data()) == TURN_TOKENS
 
 
-def _only_reader(node: Any) -> Any | None:
-    readers = list(node.output(0).get_target_inputs())
-    return readers[0].get_node() if len(readers) == 1 else None
-
-
 def _rank(value: Any) -> int | None:
     rank = value.get_partial_shape().rank
     return rank.get_length() if rank.is_static else None
-
-
-def _integers(values: list[int]) -> Any:
-    from openvino import opset13 as ops
-
-    return ops.constant(np.array(values, np.int64))

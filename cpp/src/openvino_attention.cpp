@@ -27,12 +27,6 @@ struct Attention {
     std::shared_ptr<ov::op::v0::MatMul> product;
 };
 
-// The one node that reads a node; null where there are more.
-Node only_reader(const Node& node) {
-    const auto readers = node->output(0).get_target_inputs();
-    return readers.size() == 1 ? readers.begin()->get_node()->shared_from_this() : nullptr;
-}
-
 // The attention whose weights [1,T,heads,P] a node computes.
 std::optional<Attention> attention_of(const Node& softmax) {
     if (!ov::is_type<ov::op::v8::Softmax>(softmax) && !ov::is_type<ov::op::v1::Softmax>(softmax)) return {};
@@ -72,8 +66,15 @@ int upsample_tokens(const std::shared_ptr<ov::Model>& model) {
         const auto& shape = tokens.get_partial_shape();
         if (shape[0] != 1 || shape[2].is_dynamic() || shape[2] != embedding.get_partial_shape()[4]) continue;
         const auto sizes = std::make_shared<ov::op::v3::ShapeOf>(embedding);
-        const auto voxels = std::make_shared<ov::op::v1::Reshape>(tokens, sizes, false);
-        node->input(0).replace_source_output(turned(voxels, kToFirst)->output(0));
+        // The plugin's transpose takes four times as long as a product with the identity.
+        const auto channels = static_cast<std::size_t>(shape[2].get_length());
+        std::vector<float> identity(channels * channels, 0);
+        for (std::size_t c = 0; c < channels; ++c) identity[c * (channels + 1)] = 1;
+        const auto ones = ov::op::v0::Constant::create(tokens.get_element_type(), {1, channels, channels}, identity);
+        const auto rows = std::make_shared<ov::op::v0::MatMul>(ones, tokens, false, true);
+        const auto first = std::make_shared<ov::op::v8::Gather>(sizes, integers(kToFirst), integer(0));
+        const auto voxels = std::make_shared<ov::op::v1::Reshape>(rows, first, false);
+        node->input(0).replace_source_output(voxels->output(0));
         ++rewritten;
     }
     model->validate_nodes_and_infer_types();

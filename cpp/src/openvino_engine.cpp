@@ -191,6 +191,7 @@ class OpenVINOEngine final : public Engine {
             model->reshape(
                 std::map<std::string, ov::PartialShape>{{"point_coords", {1, -1, 3}}, {"point_labels", {1, -1}}});
             convolve_last_product(model);
+            add_to_row(model);
             if (!manifest.ignored_points) ignore_padding(model);
             upsample_tokens(model);
             softmax_over_rows(model);
@@ -204,7 +205,7 @@ class OpenVINOEngine final : public Engine {
             widen_unsigned(model);
             fuse_residual_sums(model);
         } else {
-            split_instance_norms(model, manifest.roi.multiple);
+            split_instance_norms(model, manifest.roi.multiple, is_decoder);
         }
         return model;
     }
@@ -277,7 +278,8 @@ class OpenVINOEngine final : public Engine {
     // Inputs of a graph that give no tensor in it the shape that those of `shapes` gave it.
     //
     // Layers halve the sides until the bundle's multiple is 1, and norms count blocks of what there is then, often one
-    // where the sides are short: one side is longer than all by such a block, the others are the least.
+    // where the sides are short: one side is longer than all by such a block, the others are the least. It is not the
+    // last, along which the decoder's norm adds up squares.
     Inputs other_inputs(std::size_t index, const std::vector<Sizes>& shapes) const {
         const std::size_t halves = index == 0 ? 1 : 2;  // an embedding's sides are half the region's
         const auto multiple = static_cast<std::size_t>(manifest().roi.multiple), coarsest = kNormBlock * multiple;
@@ -289,9 +291,9 @@ class OpenVINOEngine final : public Engine {
         const auto any = [&](const auto& holds) { return std::any_of(shapes.begin(), shapes.end(), holds); };
         while (any([&](const Sizes& s) { return s[0] * s[1] * s[2] == least * least * longest / halves; }))
             longest += multiple;
-        if (index == 0) return {{"image", zeros<float>({1, 1, least, least, longest}, image_type_)}};
+        if (index == 0) return {{"image", zeros<float>({1, 1, longest, least, least}, image_type_)}};
         while (any([&](const Sizes& s) { return s[3] == points; })) ++points;
-        return {{"embedding", zeros<float>({1, least, least, longest / 2, width_}, embedding_type_)},
+        return {{"embedding", zeros<float>({1, longest / 2, least, least, width_}, embedding_type_)},
                 {"point_coords", zeros<float>({1, points, 3}, ov::element::f32)},
                 {"point_labels", zeros<std::int64_t>({1, points}, ov::element::i64)}};
     }

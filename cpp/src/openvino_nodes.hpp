@@ -32,6 +32,12 @@ inline bool is_constant(const ov::Output<ov::Node>& value, const Order& expected
     return found && found->cast_vector<std::int64_t>() == expected;
 }
 
+// The one node that reads a node; null where there are more.
+inline std::shared_ptr<ov::Node> only_reader(const std::shared_ptr<ov::Node>& node) {
+    const auto readers = node->output(0).get_target_inputs();
+    return readers.size() == 1 ? readers.begin()->get_node()->shared_from_this() : nullptr;
+}
+
 inline bool has_rank(const ov::Output<ov::Node>& value, std::int64_t rank) {
     const auto found = value.get_partial_shape().rank();
     return found.is_static() && found.get_length() == rank;

@@ -18,8 +18,10 @@ void take_channels_last(const std::shared_ptr<ov::Model>& decoder);
 int upsample_tokens(const std::shared_ptr<ov::Model>& model);
 int softmax_over_rows(const std::shared_ptr<ov::Model>& model);
 
-// The last product of the prompt decoder, with B fixed to 1, as a convolution (openvino_fold).
+// The last product of the prompt decoder, with B fixed to 1, as a convolution; and the number that is added to its
+// logits, as to one row (openvino_fold).
 int convolve_last_product(const std::shared_ptr<ov::Model>& model);
+int add_to_row(const std::shared_ptr<ov::Model>& model);
 
 // A prompt decoder of an older gstk, with B fixed to 1, that ignores points of kIgnored; 0 for a graph of another make
 // (openvino_padding).
@@ -45,7 +47,7 @@ FusedSums fuse_residual_sums(const std::shared_ptr<ov::Model>& model);
 // Most side of the blocks whose means are taken first, voxels.
 constexpr std::int64_t kNormBlock = 8;
 // Instance norms as means of block means, which stay exact on large regions (openvino_norm). multiple: what the sides
-// of an image are multiples of.
-int split_instance_norms(const std::shared_ptr<ov::Model>& model, std::int64_t multiple);
+// of an image are multiples of. squares: variances are mean squares less the mean's square, as for a decoder.
+int split_instance_norms(const std::shared_ptr<ov::Model>& model, std::int64_t multiple, bool squares);
 
 }  // namespace gstk::impl

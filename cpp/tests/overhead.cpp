@@ -47,7 +47,10 @@ int main(int count, char** arguments) {
     const auto channels = static_cast<std::size_t>(model->input("embedding").get_partial_shape()[1].get_length());
     gstk::impl::take_channels_last(model);
     gstk::impl::convolve_last_product(model);
-    gstk::impl::split_instance_norms(model, engine.describe().roi_multiple);
+    gstk::impl::add_to_row(model);
+    gstk::impl::upsample_tokens(model);
+    gstk::impl::softmax_over_rows(model);
+    gstk::impl::split_instance_norms(model, engine.describe().roi_multiple, true);
     const ov::AnyMap config{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                             ov::hint::inference_precision(ov::element::f32)};
     auto request = core.compile_model(model, "CPU", config).create_infer_request();
