@@ -7,8 +7,8 @@ Mean and variance are taken along one axis after the other here, and the varianc
 
 The file itself keeps InstanceNormalization, for which TensorRT and OpenVINO have kernels of their own. What ONNX
 Runtime is given in its place is a small message that names large weights by their place in the file. It maps them into
-memory: loading 785 MB of weights takes 0.05 s of the processor and no memory of the process's own, where it took 1.0 s
-and 0.8 GB.
+memory: loading 785 MB of weights takes 0.1 s of the processor and 0.1 GB, where it took 1.1 s and 0.9 GB
+(`benchmarks/onnxruntime_graphs.py`).
 """
 
 from __future__ import annotations
