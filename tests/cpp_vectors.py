@@ -177,6 +177,7 @@ def _click(rng: np.random.Generator) -> Arrays:
         Point((click[0], click[1], click[2]), foreground),
         [(int(z), int(y), int(x)) for z, y, x in opposite],
         tuple(spacing.tolist()),
+        is_boxed=bool(rng.integers(0, 2)),
     )
     region, expected = apply_click(scope, regions[0], before, regions[1], after)
     return {
@@ -184,7 +185,7 @@ def _click(rng: np.random.Generator) -> Arrays:
         "after_region": _corners(regions[1]),
         "before": before,
         "after": after,
-        "click": [*click, int(foreground)],
+        "click": [*click, int(foreground), int(scope.is_boxed)],
         "opposite": opposite,
         "spacing": spacing,
         "region": _corners(region),

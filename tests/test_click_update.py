@@ -88,20 +88,36 @@ def test_what_is_unsure_far_from_a_background_click_stays() -> None:
     assert not found[8, 11, 3]
     assert not found[8, 10:13, 2:5].any()
     assert found[8, 8:15, 20].all()
-    assert not changed(click, old, shaved, weighed=False)[8, 11, :9].any()
+    assert not changed(click, old, shaved, weighed=False)[8, 11, :7].any()
     sure = field(box(9, 14), inside=2, outside=-6)
-    assert not changed(click, np.where(old > 0, np.float32(0.5), old), sure, weighed=True)[8, 11, :9].any()
+    assert not changed(click, np.where(old > 0, np.float32(0.5), old), sure, weighed=True)[8, 11, :7].any()
+
+
+@pytest.mark.parametrize(("foreground", "first"), [(True, (11, 11, 4)), (False, (8, 11, 3))])
+def test_a_click_reaches_as_far_as_the_answer_is_about_it(foreground: bool, first: tuple[int, int, int]) -> None:
+    """A line of wrong voxels along x, clicked where it begins, one voxel from where the mask is right."""
+    old = field(box(8, 15, 4 if foreground else SIDE), inside=2)
+    z, y, x = first
+    for length, reached in ((6, 6), (20, 4)):  # 1 + 4 √(6/6) = 5 voxels from the click; 1 + 4 √(6/20) = 3.2
+        new = old.copy()
+        new[z, y, x : x + length] *= -1
+        found = changed(Point(first, foreground), old, new, weighed=False) != (old > 0)
+        np.testing.assert_array_equal(np.argwhere(found), [(z, y, x + i) for i in range(reached)])
 
 
 @pytest.mark.parametrize("foreground", [True, False])
-def test_a_click_changes_nothing_far_beyond_what_is_wrong_around_it(foreground: bool) -> None:
-    """A border that shifts everywhere is connected to every click on it, and no local correction."""
+def test_a_border_that_shifts_everywhere_shifts_near_the_click_alone(foreground: bool) -> None:
+    """It is connected to every click on it, and no local correction."""
     old = field(box(8, 15), inside=2)
     new = field(box(7, 16) if foreground else box(9, 14), inside=2)
     click = Point((7, 11, 3) if foreground else (8, 11, 3), foreground)  # one voxel from where the mask is right
-    found = changed(click, old, new, weighed=False)
     away2 = ((np.indices(old.shape) - np.reshape(click.zyx, (3, 1, 1, 1))) ** 2).sum(0)
-    near = away2 <= ERROR_REACH**2
+    shifted = (new > 0) != (old > 0)
+    own = np.count_nonzero(shifted & (away2 <= ERROR_REACH**2))  # one piece: the shell around an end of the bar
+    reach = 1 + (ERROR_REACH - 1) * (own / np.count_nonzero(shifted)) ** 0.5
+    assert 1.5 < reach < 3.5
+    near = away2 <= max(reach, 3) ** 2
+    found = changed(click, old, new, weighed=False)
     np.testing.assert_array_equal(found[near], (new > 0)[near])
     np.testing.assert_array_equal(found[~near], (old > 0)[~near])
 

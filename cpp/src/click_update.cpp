@@ -9,10 +9,18 @@ namespace {
 
 // A click changes voxels up to √2 times as far from it as from the nearest click that says the opposite.
 constexpr float kSquaredScope = 2.0f;
-// And up to this many times as far as the nearest voxel that is right as it is; at least the ball of a click.
-constexpr float kErrorReach = 5.0f;
+// And up to this many times as far as the nearest voxel that is right as it is; at least the ball of a click. That far
+// where the network changes nothing else, or a box bounds it: the factor falls towards 1 with the root of the share that
+// belongs to the click.
+constexpr double kErrorReach = 5;
 // Radius of the ball that a click makes without the network, over the finest spacing.
 constexpr double kBallVoxels = 3;
+
+bool holds(const Region& region, const Voxel& voxel) {
+    for (int a = 0; a < 3; ++a)
+        if (voxel[a] < region.start[a] || voxel[a] >= region.stop[a]) return false;
+    return true;
+}
 
 }  // namespace
 
@@ -87,22 +95,40 @@ Logits apply_click(const ClickScope& scope, const Logits& before, const Logits& 
             for (std::int64_t x = 0; x < shape[2]; ++x, ++i)
                 if ((old.values[i] > 0) == scope.click.foreground) radius2 = std::min(radius2, own.at(z, y, x));
     const double finest_mm = *std::min_element(scope.spacing_mm.begin(), scope.spacing_mm.end());
-    const double least_mm = kBallVoxels * finest_mm / static_cast<double>(kErrorReach);
-    const float reach2 = kErrorReach * kErrorReach * std::max(radius2, static_cast<float>(least_mm * least_mm));
+    const double least_mm = kBallVoxels * finest_mm;
+    const auto squared_reach = [&](double factor) {
+        return std::max(static_cast<float>(factor * factor) * radius2, static_cast<float>(least_mm * least_mm));
+    };
+    const float farthest2 = squared_reach(kErrorReach);
+    std::int64_t everywhere = 0;  // voxels that the network changes as the click asks, near it or not
     i = 0;
     for (std::int64_t z = 0; z < shape[0]; ++z)
         for (std::int64_t y = 0; y < shape[1]; ++y)
             for (std::int64_t x = 0; x < shape[2]; ++x, ++i) {
                 const bool was = old.values[i] > 0, is = now.values[i] > 0;
                 if (was == is || is != scope.click.foreground) continue;
+                everywhere += holds(after.region, {z + region.start[0], y + region.start[1], x + region.start[2]});
                 const float distance = own.at(z, y, x);
                 const auto is_nearer_than = [&](const SquaredDistance& other) {
                     return distance < kSquaredScope * other.at(z, y, x);
                 };
-                changed.values[i] = distance <= reach2 && std::all_of(others.begin(), others.end(), is_nearer_than);
+                changed.values[i] = distance <= farthest2 && std::all_of(others.begin(), others.end(), is_nearer_than);
             }
     Mask part(changed.shape);
     add_component(changed, clicked, part);
+    const auto own_voxels = std::count(part.values.begin(), part.values.end(), 1);
+    if (!scope.is_boxed && own_voxels > 0 && own_voxels < everywhere) {
+        const double share = static_cast<double>(own_voxels) / static_cast<double>(everywhere);
+        const float reach2 = squared_reach(1 + (kErrorReach - 1) * std::sqrt(share));
+        i = 0;
+        for (std::int64_t z = 0; z < shape[0]; ++z)
+            for (std::int64_t y = 0; y < shape[1]; ++y)
+                for (std::int64_t x = 0; x < shape[2]; ++x, ++i)
+                    if (own.at(z, y, x) > reach2) part.values[i] = 0;
+        Mask nearer(part.shape);
+        add_component(part, clicked, nearer);
+        part = std::move(nearer);
+    }
     for (std::size_t j = 0; j < part.values.size(); ++j)
         if (part.values[j]) old.values[j] = now.values[j];
     return {region, std::move(old)};

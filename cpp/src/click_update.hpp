@@ -52,6 +52,7 @@ struct ClickScope {
     Point click;
     std::vector<Voxel> opposite;  // voxels of the clicks that say the opposite
     Triple spacing_mm;            // of the volume
+    bool is_boxed = false;        // whether a box says where the object ends
 };
 
 // The mask before the click, with the part that the click asked for taken from the network's answer after it.

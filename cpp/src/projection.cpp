@@ -7,7 +7,7 @@ namespace {
 
 // What says how far the click, one of the prompts, may change the mask.
 ClickScope scope_of(const Point& click, const ObjectPrompts& prompts, const Geometry& geometry) {
-    ClickScope scope{click, {}, geometry.spacing_mm()};
+    ClickScope scope{click, {}, geometry.spacing_mm(), prompts.box.has_value()};
     for (const auto& p : prompts.points)
         if (p.foreground != click.foreground) scope.opposite.push_back(p.zyx);
     if (prompts.box && !click.foreground) scope.opposite.push_back(prompts.box->centre());

@@ -149,7 +149,7 @@ void logits_case(const Case& c, double& worst) {
 void click_case(const Case& c, double& worst) {
     const auto click = c.values<std::int64_t>("click"), others = c.values<std::int64_t>("opposite");
     const Point point{{click.at(0), click.at(1), click.at(2)}, click.at(3) != 0};
-    ClickScope scope{point, {}, c.three<Triple>("spacing")};
+    ClickScope scope{point, {}, c.three<Triple>("spacing"), click.at(4) != 0};
     for (std::size_t i = 0; i + 2 < others.size(); i += 3)
         scope.opposite.push_back({others[i], others[i + 1], others[i + 2]});
     const Logits before{c.region("before_region"), c.grid<float>("before")};

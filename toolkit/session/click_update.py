@@ -5,6 +5,7 @@ A mask is kept as logits on a region of the volume, above 0 inside the object.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -75,12 +76,14 @@ class ClickScope(NamedTuple):
         opposite: voxels (z,y,x) of the clicks that say the opposite.
         spacing_mm: voxel size (z,y,x) that distances from them are measured in.
         weigh: changes the new logits by their distance from the click; None takes them as they are.
+        is_boxed: whether a box says where the object ends.
     """
 
     click: Point
     opposite: list[tuple[int, int, int]]
     spacing_mm: tuple[float, float, float]
     weigh: Weigh | None = None
+    is_boxed: bool = False
 
     @classmethod
     def of(
@@ -90,7 +93,7 @@ class ClickScope(NamedTuple):
         opposite = [p.zyx for p in prompts.points if p.foreground != click.foreground]
         if prompts.box is not None and not click.foreground:
             opposite.append(prompts.box.centre())
-        return cls(click, opposite, spacing_mm, weigh)
+        return cls(click, opposite, spacing_mm, weigh, prompts.box is not None)
 
 
 def apply_click(
@@ -104,7 +107,9 @@ def apply_click(
 
     As VISTA3D's own inference does (`connected_components_combine`), a foreground click adds what is connected to it
     and a background click removes what is connected to it. Neither reaches far beyond a click that says the opposite,
-    nor further than `ERROR_REACH` times the distance to where the mask before is as the click says.
+    nor further than `ERROR_REACH` times the distance to where the mask before is as the click says. That far reaches an
+    answer which changes nothing else, or is bounded by a box; the less of what it changes belongs to the click, the
+    less it is about the click, and the factor falls with the root of that share, towards 1.
 
     Returns:
         A region around both masks, and float32 logits on it, a fresh array.
@@ -117,16 +122,28 @@ def apply_click(
     if scope.weigh is not None:
         scope.weigh(region, old, new)
     changed = (new > 0) & (old <= 0) if click.foreground else (new <= 0) & (old > 0)
+    asked = tuple(slice(a.start - w.start, a.stop - w.start) for a, w in zip(after_region, region, strict=True))
+    everywhere = np.count_nonzero(changed[asked])
     distance2 = squared_distance(click.zyx, region, scope.spacing_mm)
     right = (old > 0) == click.foreground
     radius2 = distance2.min(initial=np.float32(np.inf), where=right)
-    least_mm = BALL_VOXELS * min(scope.spacing_mm)
-    changed &= distance2 <= np.float32(ERROR_REACH**2) * np.maximum(radius2, np.float32((least_mm / ERROR_REACH) ** 2))
     for point in scope.opposite:
         changed &= distance2 < REACH**2 * squared_distance(point, region, scope.spacing_mm)
-    components, _ = connected_components(changed)
-    clicked = components[tuple(i - axis.start for i, axis in zip(click.zyx, region, strict=True))]
-    return region, np.where(components == clicked, new, old) if clicked else old
+    voxel = tuple(i - axis.start for i, axis in zip(click.zyx, region, strict=True))
+    least2 = np.float32((BALL_VOXELS * min(scope.spacing_mm)) ** 2)
+
+    def clicked(part: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
+        """Of a part that ends at the reach, what is connected to the click."""
+        components, _ = connected_components(part & (distance2 <= max(np.float32(reach**2) * radius2, least2)))
+        return components == components[voxel]
+
+    if not changed[voxel]:
+        return region, old
+    own = clicked(changed, ERROR_REACH)
+    share = np.count_nonzero(own) / max(everywhere, 1)
+    if share < 1 and not scope.is_boxed:
+        own = clicked(own, 1 + (ERROR_REACH - 1) * math.sqrt(share))
+    return region, np.where(own, new, old)
 
 
 def fallback_mask(
