@@ -123,7 +123,7 @@ def apply_click(
         scope.weigh(region, old, new)
     changed = (new > 0) & (old <= 0) if click.foreground else (new <= 0) & (old > 0)
     asked = tuple(slice(a.start - w.start, a.stop - w.start) for a, w in zip(after_region, region, strict=True))
-    everywhere = np.count_nonzero(changed[asked])
+    everywhere = int(np.count_nonzero(changed[asked]))
     distance2 = squared_distance(click.zyx, region, scope.spacing_mm)
     right = (old > 0) == click.foreground
     radius2 = distance2.min(initial=np.float32(np.inf), where=right)
@@ -135,12 +135,12 @@ def apply_click(
     def clicked(part: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
         """Of a part that ends at the reach, what is connected to the click."""
         components, _ = connected_components(part & (distance2 <= max(np.float32(reach**2) * radius2, least2)))
-        return components == components[voxel]
+        return np.asarray(components == components[voxel])
 
     if not changed[voxel]:
         return region, old
     own = clicked(changed, ERROR_REACH)
-    share = np.count_nonzero(own) / max(everywhere, 1)
+    share = int(np.count_nonzero(own)) / max(everywhere, 1)
     if share < 1 and not scope.is_boxed:
         own = clicked(own, 1 + (ERROR_REACH - 1) * math.sqrt(share))
     return region, np.where(own, new, old)
