@@ -129,10 +129,21 @@ def fit_model(
         startup_s=startup_s,
         base_bytes=base_bytes,
         bytes_per_voxel=fit_memory(found, base_bytes),
-        class_bytes_per_voxel=fit_memory([m for m in found if m.kind.endswith("encode")], base_bytes),
+        class_bytes_per_voxel=_unmeasured_class_bytes(engine, found, base_bytes),
         largest_voxels=max(math.prod(m.shape) for m in found),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _unmeasured_class_bytes(engine: BundleEngine, found: Sequence[Measurement], base_bytes: int) -> float:
+    """Memory of a run for class prompts for each voxel, by that of an encode; 0 for a bundle without them.
+
+    Features have a value for every voxel, where an embedding has one for eight. The runtime holds them, and the caller.
+    """
+    if CLASS_GRAPH not in engine.bundle.manifest.graphs:
+        return 0.0
+    features_bytes = 4 * engine.class_vectors().shape[1]
+    return fit_memory([m for m in found if m.kind.endswith("encode")], base_bytes) + 2 * features_bytes
 
 
 def with_classes(model: LatencyModel, found: Sequence[Measurement], class_load_s: float) -> LatencyModel:

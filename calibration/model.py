@@ -106,7 +106,7 @@ class LatencyModel:
         measured_at: date and time, UTC, ISO 8601.
         class_load_s: seconds to load the graph for classes, at the first class prompt; 0 if it was not measured.
         class_bytes_per_voxel: additional memory of that graph and a run of it for each voxel of a region; where it was
-            not measured, that of an encode, which has no decode's part in `bytes_per_voxel`.
+            not measured, that of an encode, which has no decode's part in `bytes_per_voxel`, and of the features.
     """
 
     bundle: str
