@@ -142,8 +142,8 @@ def _unmeasured_class_bytes(engine: BundleEngine, found: Sequence[Measurement], 
     """
     if CLASS_GRAPH not in engine.bundle.manifest.graphs:
         return 0.0
-    features_bytes = 4 * engine.class_vectors().shape[1]
-    return fit_memory([m for m in found if m.kind.endswith("encode")], base_bytes) + 2 * features_bytes
+    channels = int(engine.class_vectors().shape[1])
+    return fit_memory([m for m in found if m.kind.endswith("encode")], base_bytes) + 2 * 4 * channels
 
 
 def with_classes(model: LatencyModel, found: Sequence[Measurement], class_load_s: float) -> LatencyModel:
