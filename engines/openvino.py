@@ -374,7 +374,7 @@ def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, mult
         upsample_tokens(model)
         softmax_over_rows(model)
     else:
-        give_channels_last(model)
+        give_channels_last(model, by_product=roi is None and is_quantised(model))
         if roi is not None:
             model.reshape([1, 1, *roi])
     _rewrite_norms_and_int8(model, multiple, squares=is_decoder)

@@ -16,16 +16,27 @@ __all__ = ["TO_FIRST", "TURN_TOKENS", "give_channels_last", "take_channels_last"
 TO_LAST, TO_FIRST, TURN_TOKENS = [0, 2, 3, 4, 1], [0, 4, 1, 2, 3], [0, 2, 1]
 
 
-def give_channels_last(encoder: Any) -> None:
+def give_channels_last(encoder: Any, by_product: bool = False) -> None:
     """Rewrites a graph in place, so that its one output, the embedding, is [1,H/2,W/2,D/2,C], not [1,C,H/2,W/2,D/2].
 
     Args:
         encoder: an `openvino.Model`.
+        by_product: by a product with the identity, which takes a twentieth less of an INT8 encode than the plugin's
+            transpose of a region of any sides. Where the plugin computes in bfloat16, it rounds the embedding to it: by
+            0.2 % of its spread, of which INT8 costs 8 %.
     """
     from openvino import opset13 as ops
 
     result = encoder.get_results()[0]
-    turned = ops.transpose(result.input_value(0), np.array(TO_LAST, np.int64))
+    features = result.input_value(0)
+    if by_product:
+        channels = features.get_partial_shape()[1].get_length()
+        rows = ops.reshape(features, np.array([1, channels, -1], np.int64), special_zero=False)
+        tokens = ops.matmul(rows, ops.constant(np.eye(channels, dtype=np.float32)[None]), True, False)
+        sizes = ops.gather(ops.shape_of(features), np.array(TO_LAST, np.int64), np.int64(0))
+        turned = ops.reshape(tokens, sizes, special_zero=False)
+    else:
+        turned = ops.transpose(features, np.array(TO_LAST, np.int64))
     result.input(0).replace_source_output(turned.output(0))
     encoder.validate_nodes_and_infer_types()
 

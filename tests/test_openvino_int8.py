@@ -14,6 +14,7 @@ onnx = pytest.importorskip("onnx")
 from gstk.core.bundle import Bundle  # noqa: E402
 from gstk.engines.openvino import saturates_int8, shared_core  # noqa: E402
 from gstk.engines.openvino_int8 import fuse_residual_sums, is_quantised, widen_unsigned  # noqa: E402
+from gstk.engines.openvino_layout import give_channels_last  # noqa: E402
 from gstk.engines.openvino_saturation import narrow_weights  # noqa: E402
 
 IMAGE = np.random.default_rng(77).random((1, 1, 32, 24, 40), np.float32)
@@ -80,3 +81,12 @@ def test_residuals_are_added_within_convolutions(read: Callable[[], Any], exact:
         assert (layers.count("FakeQuantize") <= 1) == (name == "fused")
     assert errors["fused"] < 1.05 * errors["rounded"] < 0.1
     assert fuse_residual_sums(fused)[0] == 0
+
+
+def test_channels_are_last_by_a_product_as_by_a_transpose(read: Callable[[], Any]) -> None:
+    plain, turned, multiplied = read(), read(), read()
+    give_channels_last(turned)
+    give_channels_last(multiplied, by_product=True)
+    expected, by_transpose, by_product = (compiled(model)([IMAGE])[0] for model in (plain, turned, multiplied))
+    np.testing.assert_array_equal(by_transpose, np.moveaxis(expected, 1, -1))
+    np.testing.assert_array_equal(by_product, by_transpose)

@@ -196,7 +196,7 @@ class OpenVINOEngine final : public Engine {
             upsample_tokens(model);
             softmax_over_rows(model);
         } else {
-            give_channels_last(model);
+            give_channels_last(model, is_quantised(*model));
         }
         // Among INT8 convolutions the plugin pulls scales through the averages of split norms, and what comes out is 0
         // everywhere. Rounding in whole norms is then the smaller error by far.

@@ -2,6 +2,7 @@
 // turned round twice, behind the encoder and again before each click. Here both graphs have it as the plugin holds it.
 // The decoder also takes it as tokens [1,T,C], which it is without a transpose.
 #include <openvino/op/gather.hpp>
+#include <openvino/op/matmul.hpp>
 #include <openvino/op/reshape.hpp>
 #include <openvino/op/shape_of.hpp>
 
@@ -19,9 +20,20 @@ bool flattens(const ov::Node& node, const ov::Dimension& channels) {
 
 }  // namespace
 
-void give_channels_last(const std::shared_ptr<ov::Model>& encoder) {
+void give_channels_last(const std::shared_ptr<ov::Model>& encoder, bool by_product) {
     const auto result = encoder->get_results().front();
-    result->input(0).replace_source_output(turned(result->input_value(0), kToLast)->output(0));
+    const auto features = result->input_value(0);
+    auto last = turned(features, kToLast);
+    if (by_product) {
+        const auto channels = features.get_partial_shape()[1].get_length();
+        const auto rows = std::make_shared<ov::op::v1::Reshape>(features, integers({1, channels, -1}), false);
+        const auto ones = identity(features.get_element_type(), static_cast<std::size_t>(channels));
+        const auto tokens = std::make_shared<ov::op::v0::MatMul>(rows, ones, true, false);
+        const auto sizes = std::make_shared<ov::op::v3::ShapeOf>(features);
+        const auto order = std::make_shared<ov::op::v8::Gather>(sizes, integers(kToLast), integer(0));
+        last = std::make_shared<ov::op::v1::Reshape>(tokens, order, false);
+    }
+    result->input(0).replace_source_output(last->output(0));
     encoder->validate_nodes_and_infer_types();
 }
 

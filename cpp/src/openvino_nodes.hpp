@@ -27,6 +27,13 @@ inline std::shared_ptr<ov::Node> turned(const ov::Output<ov::Node>& value, const
     return std::make_shared<ov::op::v1::Transpose>(value, integers(order));
 }
 
+// The identity [1,N,N]: a product with it turns rows and columns, several times as fast as the plugin's transpose.
+inline std::shared_ptr<ov::Node> identity(const ov::element::Type& type, std::size_t size) {
+    std::vector<float> values(size * size, 0);
+    for (std::size_t i = 0; i < size; ++i) values[i * (size + 1)] = 1;
+    return ov::op::v0::Constant::create(type, {1, size, size}, values);
+}
+
 inline bool is_constant(const ov::Output<ov::Node>& value, const Order& expected) {
     const auto found = ov::as_type_ptr<ov::op::v0::Constant>(value.get_node_shared_ptr());
     return found && found->cast_vector<std::int64_t>() == expected;

@@ -10,7 +10,8 @@
 namespace gstk::impl {
 
 // The encoder's output, and the decoder's input, as [1,H/2,W/2,D/2,C] (openvino_layout).
-void give_channels_last(const std::shared_ptr<ov::Model>& encoder);
+// by_product: by a product with the identity, which the plugin may round to bfloat16, as INT8 encoders have it.
+void give_channels_last(const std::shared_ptr<ov::Model>& encoder, bool by_product);
 void take_channels_last(const std::shared_ptr<ov::Model>& decoder);
 
 // The image tokens that a prompt decoder of that layout, with B fixed to 1, upsamples, without transposes; and its
