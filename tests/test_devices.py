@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,9 @@ class Broken:
                 return lambda *_: None
 
         return Binding()
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="embedding", type="tensor(float)")]
 
 
 @pytest.mark.usefixtures("no_error_yet")
