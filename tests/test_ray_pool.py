@@ -52,6 +52,17 @@ def open_doer(folder: Path, fatal: int | None = None, twice: bool = False) -> Ca
     return do
 
 
+def open_after_deaths(folder: Path, deaths: int) -> Callable[[int], str]:
+    """So many workers are killed while they open, before any is ready; the next ones work."""
+    for number in range(deaths):
+        try:
+            (folder / f"death {number}").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        os.kill(os.getpid(), signal.SIGKILL)
+    return lambda task: f"{task} done"
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Workers]:
     """Two workers of a cluster that is started once, since that is what takes the time."""
@@ -108,6 +119,13 @@ def test_a_cohort_survives_its_workers_and_its_driver(cluster: Workers, tmp_path
     cohort._look()
     cohort.check(sample=12)
     assert ["written again" in failure for failure in cohort.failures] == [True, False]
+
+
+def test_a_worker_that_is_killed_while_it_opens_is_replaced(cluster: Workers, tmp_path: Path) -> None:
+    done = list(map_on_ray(cluster, partial(open_after_deaths, tmp_path, 2), [1, 2], describe))
+    assert sorted(done) == ["1 done", "2 done"]
+    with pytest.raises(EvaluationError, match="no worker could be opened"):  # and not for ever
+        list(map_on_ray(cluster, partial(open_after_deaths, tmp_path, 99), [1, 2], describe))
 
 
 def test_what_cannot_be(cluster: Workers) -> None:

@@ -104,7 +104,7 @@ def map_on_ray(
             except ray.exceptions.RayActorError as error:
                 if job is None:
                     stillborn += 1
-                    if not opened or stillborn > count + ATTEMPTS:
+                    if (error.actor_init_failed and not opened) or stillborn > count + ATTEMPTS:
                         raise EvaluationError(f"no worker could be opened: {why(error)}") from None
                 elif job[1] < ATTEMPTS:
                     waiting.append((job[0], job[1] + 1))
