@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import describe
+from machine import add_to_report, describe
 from monai_parity import profile_for
 from numpy.typing import NDArray
 from parity_inputs import is_ct
@@ -99,9 +99,8 @@ def main() -> None:
             row["relative"] = {key: row[key] / largest[key.endswith("click")] for key in errors}
             print(json.dumps(row, indent=1), flush=True)
             rows.append(row)
-    report = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
-    report[arguments.network] = {"machine": describe("torch", "openvino", "onnxruntime"), "rows": rows}
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    result = {"machine": describe("torch", "openvino", "onnxruntime"), "rows": rows}
+    add_to_report(arguments.network, result, arguments.out)
 
 
 if __name__ == "__main__":

@@ -30,40 +30,6 @@ from gstk.engines.openvino_attention import upsample_tokens
 from gstk.engines.openvino_layout import TO_FIRST
 from gstk.engines.openvino_norm import split_instance_norms
 
-REWRITES: dict[str, tuple[Any, str, Any]] = {
-    "tokens": (openvino_layout, "_flattens", lambda *_: False),
-    "upsampling": (openvino, "upsample_tokens", lambda model: 0),
-    "rows": (openvino, "softmax_over_rows", lambda model: 0),
-    "shift": (openvino_fold, "_shift_of", lambda *_: None),
-    "row": (openvino, "add_to_row", lambda model: 0),
-    "squares": (openvino, "split_instance_norms", lambda model, multiple, *_: split_instance_norms(model, multiple)),
-}
-"""What takes the place of each rewrite that a variant is without."""
-OFF = {
-    "before": tuple(REWRITES),
-    "rows": ("shift", "row", "squares", "identity"),
-    "folded": ("squares", "identity"),
-    "squares": ("identity",),
-    "now": (),
-    "bf16": (),
-}
-
-
-def request(bundle: Bundle, variant: str) -> Any:
-    """An infer request of a decoder."""
-    core, manifest = openvino.shared_core(), bundle.manifest
-    with ExitStack() as stack:
-        for name in OFF[variant]:
-            if name in REWRITES:
-                stack.enter_context(patch.object(*REWRITES[name]))
-        if "identity" in OFF[variant]:
-            stack.enter_context(patch.object(openvino, "upsample_tokens", _with_transpose))
-        file = bundle.graph("prompt_decoder", "fp32")
-        model = openvino._read_model(core, file, True, None, manifest.roi.multiple, manifest.ignored_points)
-    precision = "bf16" if variant == "bf16" else "f32"
-    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-    return core.compile_model(model, "CPU", config).create_infer_request()
-
 
 def _with_transpose(model: Any) -> int:
     """`upsample_tokens`, with a transpose for any region as for one of fixed sides."""
@@ -79,6 +45,39 @@ def _with_transpose(model: Any) -> int:
         node.input(0).replace_source_output(ops.transpose(voxels, np.array(TO_FIRST, np.int64)).output(0))
     model.validate_nodes_and_infer_types()
     return rewritten
+
+
+REWRITES: dict[str, tuple[Any, str, Any]] = {
+    "tokens": (openvino_layout, "_flattens", lambda *_: False),
+    "upsampling": (openvino, "upsample_tokens", lambda model: 0),
+    "rows": (openvino, "softmax_over_rows", lambda model: 0),
+    "shift": (openvino_fold, "_shift_of", lambda *_: None),
+    "row": (openvino, "add_to_row", lambda model: 0),
+    "squares": (openvino, "split_instance_norms", lambda model, multiple, *_: split_instance_norms(model, multiple)),
+    "identity": (openvino, "upsample_tokens", _with_transpose),
+}
+"""What takes the place of each rewrite that a variant is without."""
+OFF = {
+    "before": ("tokens", "upsampling", "rows", "shift", "row", "squares"),
+    "rows": ("shift", "row", "squares", "identity"),
+    "folded": ("squares", "identity"),
+    "squares": ("identity",),
+    "now": (),
+    "bf16": (),
+}
+
+
+def request(bundle: Bundle, variant: str) -> Any:
+    """An infer request of a decoder."""
+    core, manifest = openvino.shared_core(), bundle.manifest
+    with ExitStack() as stack:
+        for name in OFF[variant]:
+            stack.enter_context(patch.object(*REWRITES[name]))
+        file = bundle.graph("prompt_decoder", "fp32")
+        model = openvino._read_model(core, file, True, None, manifest.roi.multiple, manifest.ignored_points)
+    precision = "bf16" if variant == "bf16" else "f32"
+    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+    return core.compile_model(model, "CPU", config).create_infer_request()
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ import numpy as np
 from machine import describe
 
 from gstk.engines import BundleEngine, open_engine
+from gstk.engines.onnxruntime import GIVE_MEMORY_BACK
 
 FIRST_MASK = """
 import sys, numpy as np, gstk
@@ -44,7 +45,7 @@ def bare_calls(engine: BundleEngine, embedding: Any, inputs: list[dict[str, Any]
     import onnxruntime
 
     sessions, run = engine._sessions, onnxruntime.RunOptions()  # type: ignore[attr-defined]
-    run.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")  # as the engine has it
+    run.add_run_config_entry(*GIVE_MEMORY_BACK)  # as the engine has it
     return [lambda i=i: sessions[i].run(None, inputs[i], run) for i in range(2)]  # type: ignore[misc]
 
 

@@ -30,6 +30,12 @@ def describe(*packages: str) -> dict[str, Any]:
     }
 
 
+def add_to_report(name: str, result: dict[str, Any], out: Path) -> None:
+    """Writes a result to a file, in the place of the one of that name, if there is one; the others stay."""
+    report = json.loads(out.read_text()) if out.is_file() else {}
+    out.write_text(json.dumps({**report, name: result}, indent=1) + "\n", encoding="utf-8")
+
+
 def write_report(report: dict[str, Any], out: Path | None) -> None:
     """Prints a result as JSON, and writes it to a file if one is given."""
     text = json.dumps(report, indent=1) + "\n"

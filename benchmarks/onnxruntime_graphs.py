@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from machine import describe
+from machine import add_to_report, describe
 
 from gstk.calibration import memory
 from gstk.core.bundle import Bundle
+from gstk.engines.onnxruntime import GIVE_MEMORY_BACK, WEIGHTS_FOLDER
 from gstk.engines.onnxruntime_norm import exact_graph
 
 WAYS = ("plain", "arena", "exact")
@@ -34,9 +35,9 @@ def load(file: Path, way: str) -> tuple[Any, Any]:
     options, run = onnxruntime.SessionOptions(), onnxruntime.RunOptions()
     options.intra_op_num_threads, options.enable_mem_pattern = 1, False
     options.enable_cpu_mem_arena = way != "plain"
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
+    options.add_session_config_entry(WEIGHTS_FOLDER, str(file.parent))
     if way != "plain":
-        run.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        run.add_run_config_entry(*GIVE_MEMORY_BACK)
     graph = exact_graph(file) if way == "exact" else str(file)
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]), run
 
@@ -93,8 +94,7 @@ def main() -> None:
         **ways,
     }
     print(json.dumps(row, indent=1))
-    report = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
-    arguments.out.write_text(json.dumps({**report, arguments.name: row}, indent=1) + "\n", encoding="utf-8")
+    add_to_report(arguments.name, row, arguments.out)
 
 
 if __name__ == "__main__":

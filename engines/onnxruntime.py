@@ -19,12 +19,14 @@ from gstk.engines.options import option
 from gstk.engines.processor import this_processor
 from gstk.errors import BackendMissing, DriverMissing, EngineError
 
-__all__ = ["ONNXRuntimeEngine", "ONNXRuntimeOptions", "keep_int8_exact"]
+__all__ = ["GIVE_MEMORY_BACK", "WEIGHTS_FOLDER", "ONNXRuntimeEngine", "ONNXRuntimeOptions", "keep_int8_exact"]
 
 _ERRORS_ONLY = 3
 _EXACT_PRODUCTS = "session.x64quantprecision"
-_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-_GIVE_MEMORY_BACK = ("memory.enable_memory_arena_shrinkage", "cpu:0")
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Setting of a session: where the weights lie that its graph names by their place in a file."""
+GIVE_MEMORY_BACK = ("memory.enable_memory_arena_shrinkage", "cpu:0")
+"""Setting of a run, and its value: the arena's memory goes back to the system at its end."""
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 
@@ -122,7 +124,7 @@ class ONNXRuntimeEngine(BundleEngine):
         if self.device.is_gpu:
             options.enable_cpu_mem_arena = False
             return options
-        options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(weights))
         if self.precision == "int8":
             keep_int8_exact(options)
         return options
@@ -211,7 +213,7 @@ class ONNXRuntimeEngine(BundleEngine):
         # Within a run, the arena gives a layer's memory to the next one; from the system each would be new, page by
         # page, which took a fifth to a third of the time. Kept, it would hold the largest of every shape.
         if not self.options.arena:
-            run.add_run_config_entry(*_GIVE_MEMORY_BACK)
+            run.add_run_config_entry(*GIVE_MEMORY_BACK)
         # An array of our own: in the arena, an embedding that is kept would keep all that lies in one piece with it.
         result = np.empty(_output_shape(output.name, output.shape[1], inputs), _FLOATS[output.type])
         binding.bind_output(output.name, "cpu", 0, result.dtype.type, result.shape, result.ctypes.data)

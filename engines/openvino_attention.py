@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gstk.engines.openvino_layout import TO_FIRST, TURN_TOKENS
-from gstk.engines.openvino_nodes import integers, only_reader
+from gstk.engines.openvino_nodes import identity, integers, only_reader
 
 __all__ = ["softmax_over_rows", "upsample_tokens"]
 
@@ -50,8 +50,8 @@ def upsample_tokens(model: Any) -> int:
         if embedding.get_partial_shape().is_static:
             voxels = ops.transpose(ops.reshape(tokens, sizes, special_zero=False), integers(TO_FIRST))
         else:
-            identity = np.eye(channels.get_length(), dtype=tokens.get_element_type().to_dtype())
-            rows = ops.matmul(ops.constant(identity[None]), tokens, False, True)
+            ones = identity(channels.get_length(), tokens.get_element_type().to_dtype())
+            rows = ops.matmul(ones, tokens, False, True)
             first = ops.gather(sizes, integers(TO_FIRST), ops.constant(np.int64(0)))
             voxels = ops.reshape(rows, first, special_zero=False)
         node.input(0).replace_source_output(voxels.output(0))

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from gstk.engines.openvino_nodes import identity, integers
+
 __all__ = ["TO_FIRST", "TURN_TOKENS", "give_channels_last", "take_channels_last"]
 
 TO_LAST, TO_FIRST, TURN_TOKENS = [0, 2, 3, 4, 1], [0, 4, 1, 2, 3], [0, 2, 1]
@@ -31,12 +33,12 @@ def give_channels_last(encoder: Any, by_product: bool = False) -> None:
     features = result.input_value(0)
     if by_product:
         channels = features.get_partial_shape()[1].get_length()
-        rows = ops.reshape(features, np.array([1, channels, -1], np.int64), special_zero=False)
-        tokens = ops.matmul(rows, ops.constant(np.eye(channels, dtype=np.float32)[None]), True, False)
-        sizes = ops.gather(ops.shape_of(features), np.array(TO_LAST, np.int64), np.int64(0))
+        rows = ops.reshape(features, integers([1, channels, -1]), special_zero=False)
+        tokens = ops.matmul(rows, identity(channels), True, False)
+        sizes = ops.gather(ops.shape_of(features), integers(TO_LAST), np.int64(0))
         turned = ops.reshape(tokens, sizes, special_zero=False)
     else:
-        turned = ops.transpose(features, np.array(TO_LAST, np.int64))
+        turned = ops.transpose(features, integers(TO_LAST))
     result.input(0).replace_source_output(turned.output(0))
     encoder.validate_nodes_and_infer_types()
 
@@ -54,16 +56,16 @@ def take_channels_last(decoder: Any) -> None:
     readers = list(parameter.output(0).get_target_inputs())
     shape = parameter.get_partial_shape()
     parameter.set_partial_shape(PartialShape([shape[axis] for axis in TO_LAST]))
-    turned_back = ops.transpose(parameter, np.array(TO_FIRST, np.int64))
+    turned_back = ops.transpose(parameter, integers(TO_FIRST))
     for reader in readers:
         node = reader.get_node()
         if node.get_type_name() == "ShapeOf":  # which would keep the transpose
             sizes = ops.shape_of(parameter, output_type=node.get_output_element_type(0).get_type_name())
-            first = ops.gather(sizes, np.array(TO_FIRST, np.int64), np.int64(0))
+            first = ops.gather(sizes, integers(TO_FIRST), np.int64(0))
             node.output(0).replace(first.output(0))
         elif _flattens(node, shape[1]):
-            tokens = ops.reshape(parameter, np.array([1, -1, shape[1].get_length()], np.int64), special_zero=False)
-            node.output(0).replace(ops.transpose(tokens, np.array(TURN_TOKENS, np.int64)).output(0))
+            tokens = ops.reshape(parameter, integers([1, -1, shape[1].get_length()]), special_zero=False)
+            node.output(0).replace(ops.transpose(tokens, integers(TURN_TOKENS)).output(0))
         else:
             reader.replace_source_output(turned_back.output(0))
     decoder.validate_nodes_and_infer_types()

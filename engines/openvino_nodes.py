@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["constant_data", "integers", "only_reader"]
+__all__ = ["constant_data", "identity", "integers", "only_reader"]
 
 
 def integers(values: list[int]) -> Any:
@@ -15,6 +15,13 @@ def integers(values: list[int]) -> Any:
     from openvino import opset13 as ops
 
     return ops.constant(np.array(values, np.int64))
+
+
+def identity(size: int, dtype: DTypeLike = np.float32) -> Any:
+    """The identity [1,N,N]: a product with it turns rows and columns faster than the plugin does."""
+    from openvino import opset13 as ops
+
+    return ops.constant(np.eye(size, dtype=dtype)[None])
 
 
 def constant_data(value: Any) -> NDArray[Any] | None:

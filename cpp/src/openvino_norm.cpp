@@ -27,6 +27,7 @@
 #include <openvino/op/squared_difference.hpp>
 #include <openvino/op/subtract.hpp>
 
+#include "openvino_nodes.hpp"
 #include "openvino_rewrites.hpp"
 
 namespace gstk::impl {
@@ -46,10 +47,6 @@ Value make(Arguments&&... arguments) {
     return std::make_shared<Op>(std::forward<Arguments>(arguments)...);
 }
 
-Value whole(const std::vector<std::int64_t>& values) {
-    return op::v0::Constant::create(ov::element::i64, {values.size()}, values);
-}
-
 Value block_means(const Value& x, const ov::Shape& block) {
     const ov::Shape none(3, 0);
     return make<op::v1::AvgPool>(x, ov::Strides(block.begin(), block.end()), none, none, block, true,
@@ -57,22 +54,22 @@ Value block_means(const Value& x, const ov::Shape& block) {
 }
 
 // The number of places along axes.
-Value count_of(const Value& x, const std::vector<std::int64_t>& axes) {
-    const Value lengths = make<op::v8::Gather>(make<op::v3::ShapeOf>(x), whole(axes), whole({0}));
-    return make<op::v0::Convert>(make<op::v1::ReduceProd>(lengths, whole({0}), false), ov::element::f32);
+Value count_of(const Value& x, const Order& axes) {
+    const Value lengths = make<op::v8::Gather>(make<op::v3::ShapeOf>(x), integers(axes), integers({0}));
+    return make<op::v0::Convert>(make<op::v1::ReduceProd>(lengths, integers({0}), false), ov::element::f32);
 }
 
 // The mean of blocks at once, or plane by plane.
 Value mean_of(const Value& blocks, bool by_planes) {
-    if (!by_planes) return make<op::v1::ReduceMean>(blocks, whole({2, 3, 4}), true);
+    if (!by_planes) return make<op::v1::ReduceMean>(blocks, integers({2, 3, 4}), true);
     // The plugin would merge two means, and have the features channels first if an axis went away and came back.
-    const Value sums = make<op::v1::ReduceSum>(blocks, whole({3, 4}), true);
-    return make<op::v1::Divide>(make<op::v1::ReduceMean>(sums, whole({2}), true), count_of(blocks, {3, 4}));
+    const Value sums = make<op::v1::ReduceSum>(blocks, integers({3, 4}), true);
+    return make<op::v1::Divide>(make<op::v1::ReduceMean>(sums, integers({2}), true), count_of(blocks, {3, 4}));
 }
 
 Value variance_of(const Value& x, const Value& mean, std::size_t side, bool squares) {
     if (!squares) return mean_of(block_means(make<op::v0::SquaredDifference>(x, mean), ov::Shape(3, side)), false);
-    const Value rows = make<op::v4::ReduceL2>(x, whole({4}), true);
+    const Value rows = make<op::v4::ReduceL2>(x, integers({4}), true);
     const Value sums = mean_of(block_means(make<op::v1::Multiply>(rows, rows), {side, side, 1}), true);
     const Value mean_square = make<op::v1::Divide>(sums, count_of(x, {4}));
     return make<op::v1::Maximum>(make<op::v1::Subtract>(mean_square, make<op::v1::Multiply>(mean, mean)), number(0));
