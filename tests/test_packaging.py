@@ -76,7 +76,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
 def test_the_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     archive = build("sdist", ROOT, tmp_path / "sdist")
     with tarfile.open(archive) as opened:
-        opened.extractall(tmp_path / "source", filter="data")
+        if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on
+            opened.extraction_filter = tarfile.data_filter
+        opened.extractall(tmp_path / "source")
     (source,) = (tmp_path / "source").iterdir()
     assert names_in(build("wheel", source, tmp_path / "wheel")) == names_in(wheel)
 
