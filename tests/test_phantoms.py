@@ -98,6 +98,12 @@ def test_kinds_are_drawn_by_the_seed() -> None:
     assert max(KINDS, key=drawn.count) in ("organs", "blobs")  # the largest shares
 
 
+def test_kinds_are_drawn_by_weights_of_ones_own() -> None:
+    drawn = [generate_phantom(seed, (16, 16, 16), shares={"sheets": 3, "nuclei": 1}).kind for seed in range(80)]
+    assert set(drawn) == {"sheets", "nuclei"}
+    assert 45 <= drawn.count("sheets") <= 72  # 60 of 80, four standard deviations
+
+
 def test_objects_differ_from_what_is_around_them(phantoms: list[Phantom]) -> None:
     """Most objects can be told by their brightness: an image is no noise beside its labels."""
     shares = []
@@ -115,6 +121,9 @@ def test_objects_differ_from_what_is_around_them(phantoms: list[Phantom]) -> Non
         (((96, 96, 96), "spleen"), "got phantom kind 'spleen', expected one of organs, blobs,"),
         (((96, 96, 15),), r"got phantom shape \(96, 96, 15\), expected three sides of 16 voxels or more"),
         (((96, 96),), r"got phantom shape \(96, 96\)"),
+        (((96, 96, 96), None, {"spleen": 1}), "got phantom kind 'spleen', expected one of organs, blobs,"),
+        (((96, 96, 96), None, {"organs": -1, "blobs": 2}), "expected 0 or more, and one above 0"),
+        (((96, 96, 96), None, {"organs": 0}), "expected 0 or more, and one above 0"),
     ],
 )
 def test_what_is_no_phantom(arguments: tuple, message: str) -> None:

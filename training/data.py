@@ -98,7 +98,8 @@ class Volumes(Dataset[Item]):
         rng = np.random.default_rng([*self.seed, DATA_STREAM, draw])
         path = self._choose(draw, rng)
         if path is None:
-            phantom = generate_phantom(int(rng.integers(2**63)), (self.recipe.phantom_side,) * 3)
+            side, shares = self.recipe.phantom_side, self.recipe.phantom_shares
+            phantom = generate_phantom(int(rng.integers(2**63)), (side,) * 3, shares=shares)
             return self._cut(f"phantom {draw}", Volume(phantom.image, phantom.labels, phantom.spacing_mm), draw, rng)
         try:
             return self._cut(path.name, read_volume(path, self.recipe.spacing_order), draw, rng)

@@ -43,6 +43,8 @@ class DataRecipe:
         zoom_steps: least and greatest step of a `zoom` patch, voxels of the volume.
         phantom_side: side of a generated volume, voxels.
         phantoms: generated volumes that count as one epoch.
+        phantom_shares: weight of each kind of generated volume, in any unit, kinds that are not named at 0. Empty takes
+            `gstk.cases.phantoms`' own.
         shares: what part of the volumes comes from where, in any unit: the weight of the cases whose name, without
             .npz, matches a pattern such as `CT_*` (the first that does), and of `phantoms`, which are generated. Empty
             takes every case alike.
@@ -69,6 +71,7 @@ class DataRecipe:
     zoom_steps: tuple[float, ...] = (0.35, 2.5)
     phantom_side: int = 96
     phantoms: int = 1000
+    phantom_shares: dict[str, float] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     session_share: float = 0.0
     session_voxels: tuple[int, ...] = (32**3, 64**3)
@@ -110,6 +113,16 @@ class DataRecipe:
             raise TrainingError("got data.zoom_sides = [], expected one side or more")
         if any(weight <= 0 for weight in self.shares.values()):
             raise TrainingError(f"got data.shares = {self.shares}, expected weights above 0; leave out what has none")
+        if self.phantom_shares:
+            from gstk.cases.phantoms import KINDS  # SciPy, for who names kinds alone
+
+            unknown = [name for name in self.phantom_shares if name not in KINDS]
+            if unknown:
+                raise TrainingError(f"got data.phantom_shares for {unknown[0]!r}, expected kinds of {', '.join(KINDS)}")
+            if any(not 0 < weight < math.inf for weight in self.phantom_shares.values()):
+                raise TrainingError(
+                    f"got data.phantom_shares = {self.phantom_shares}, expected weights above 0; leave out what has none"
+                )
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def validation_phantoms(recipe: Recipe) -> list[Volume]:
     volumes = []
     for index in range(recipe.validation.cases):
         seed = int(np.random.SeedSequence([recipe.seed, 0x76616C, index]).generate_state(1, np.uint64)[0] >> 1)
-        phantom = generate_phantom(seed, (recipe.data.phantom_side,) * 3)
+        phantom = generate_phantom(seed, (recipe.data.phantom_side,) * 3, shares=recipe.data.phantom_shares)
         volumes.append(Volume(phantom.image, phantom.labels, phantom.spacing_mm))
     return volumes
 

@@ -8,7 +8,7 @@ Hoffmann et al., doi:10.1109/TMI.2021.3116879). NumPy and SciPy alone: the demon
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -305,24 +305,30 @@ KINDS = tuple(_MAKERS)
 """The kinds of scene, each with a share of a training set."""
 
 
-def generate_phantom(seed: int, shape: Shape = (96, 96, 96), kind: str | None = None) -> Phantom:
+def generate_phantom(
+    seed: int, shape: Shape = (96, 96, 96), kind: str | None = None, shares: Mapping[str, float] | None = None
+) -> Phantom:
     """Draws one phantom; the same arguments give the same voxels.
 
     Args:
         seed: any non-negative integer.
         shape: (z,y,x), each side 16 or more.
         kind: one of `KINDS`; None draws one by its share.
+        shares: weights of kinds, in any unit, in place of their own; 0 for those that are left out.
 
     Raises:
-        TrainingError: the kind is unknown or a side is too small.
+        TrainingError: a kind is unknown, weights are negative or all 0, or a side is too small.
     """
-    if kind is not None and kind not in _MAKERS:
-        raise TrainingError(f"got phantom kind {kind!r}, expected one of {', '.join(KINDS)}")
+    for name in [*(shares or ()), *([kind] if kind is not None else [])]:
+        if name not in _MAKERS:
+            raise TrainingError(f"got phantom kind {name!r}, expected one of {', '.join(KINDS)}")
     if len(shape) != 3 or min(shape) < 16:
         raise TrainingError(f"got phantom shape {tuple(shape)}, expected three sides of 16 voxels or more")
     rng = np.random.default_rng(seed)
-    shares = np.array([share for _, share in _MAKERS.values()])
-    drawn = str(rng.choice(KINDS, p=shares / shares.sum()))
+    weights = np.array([shares.get(name, 0.0) if shares else share for name, (_, share) in _MAKERS.items()])
+    if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
+        raise TrainingError(f"got weights {dict(shares or {})} of phantom kinds, expected 0 or more, and one above 0")
+    drawn = str(rng.choice(KINDS, p=weights / weights.sum()))
     kind = kind or drawn
     scene = _MAKERS[kind][0](rng, shape)
     image, spacing_mm = _paint(rng, scene)
