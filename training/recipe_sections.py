@@ -118,7 +118,8 @@ class DataRecipe:
 
             unknown = [name for name in self.phantom_shares if name not in KINDS]
             if unknown:
-                raise TrainingError(f"got data.phantom_shares for {unknown[0]!r}, expected kinds of {', '.join(KINDS)}")
+                known = ", ".join(KINDS)
+                raise TrainingError(f"got data.phantom_shares for {unknown[0]!r}, expected kinds of {known}")
             if any(not 0 < weight < math.inf for weight in self.phantom_shares.values()):
                 raise TrainingError(
                     f"got data.phantom_shares = {self.phantom_shares}, expected weights above 0; leave out what has none"
