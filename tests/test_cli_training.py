@@ -143,7 +143,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_resume_alone_goes_on(folder: 
         (["cases", "--recipe", "tiny", "--set", "network.width=8"], "a multiple of 8 from 16 on"),
         (["cases", "--set", 'data.shares={"b*"=1}'], "matches nothing in data.shares"),
         (["cases", "--set", 'data.phantom_shares={"spleen"=1}'], "expected kinds of organs, blobs,"),
-        (["cases", "--set", "data.phantom_shares={organs=0}"], "expected weights above 0"),
+        (["cases", "--set", "data.phantom_shares={organs=0}"], "expected each above 0"),
         (["cases", "--cases", "none.txt"], "cannot read the list"),
         (["cases", "--recipe", "tiny"], "generates its data"),
         (["--recipe", "mine.toml"], "got no case to train on"),

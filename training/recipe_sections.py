@@ -122,7 +122,7 @@ class DataRecipe:
                 raise TrainingError(f"got data.phantom_shares for {unknown[0]!r}, expected kinds of {known}")
             if any(not 0 < weight < math.inf for weight in self.phantom_shares.values()):
                 raise TrainingError(
-                    f"got data.phantom_shares = {self.phantom_shares}, expected weights above 0; leave out what has none"
+                    f"got data.phantom_shares = {self.phantom_shares}, expected each above 0; leave out what has none"
                 )
 
 
