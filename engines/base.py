@@ -236,7 +236,7 @@ class Engine(ABC):
     def _require_open(self) -> None:
         if self._closed:
             raise EngineError(f"the {self.name} engine is closed; open another with gstk.engines.open_engine")
-        if self.device.is_gpu:
+        if self.device.kind == "cuda":
             refuse_lost_device()
 
     def _checked_image(self, image: ArrayLike) -> tuple[NDArray[np.float32], Shape]:
@@ -318,7 +318,7 @@ class BundleEngine(Engine):
         Args:
             bundle: an opened bundle.
             precision: `fp32`, or another that the bundle holds.
-            device: `auto` for the best that the backend has here, `cpu`, `cuda`, or `cuda:N`.
+            device: `auto` for the best that the backend has here, `cpu`, `cuda`, `cuda:N`, `gpu` or `gpu:N`.
             threads: CPU threads to compute with; None leaves it to the backend.
             options: settings of this backend alone, see its `options_type`.
             clicks_later: whether to load the graphs for clicks when the first click comes, since class prompts do not
@@ -346,11 +346,12 @@ class BundleEngine(Engine):
             raise EngineError(
                 f"got precision {precision!r} for the {self.name} engine, expected {' or '.join(self.precisions)}"
             )
-        self.device = find_device(device, self.devices(), self.name)
-        if self.device.is_gpu:
+        named = self.named_devices() if device.startswith("gpu") else []
+        self.device = find_device(device, [*self.devices(), *named], self.name)
+        if self.device.kind == "cuda":
             refuse_lost_device()
-            if threads is not None:
-                raise EngineError(f"got {threads} threads for {self.device.id}, expected none; threads are for the cpu")
+        if self.device.is_gpu and threads is not None:
+            raise EngineError(f"got {threads} threads for {self.device.id}, expected none; threads are for the cpu")
         with self._failing_as(f"load the graphs of {bundle.path}"):
             self._load(encoder, decoder, threads)
 
@@ -385,6 +386,11 @@ class BundleEngine(Engine):
         Raises:
             BackendMissing: the backend's package cannot be imported.
         """
+
+    @classmethod
+    def named_devices(cls) -> list[Device]:
+        """Further devices of this machine, which the backend takes only where they are asked for by name."""
+        return []
 
     @abstractmethod
     def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 
 from gstk.errors import BackendMissing, DriverMissing, EngineError
 
-__all__ = ["Device", "cuda_version", "driver_version", "find_device", "nvidia_gpus"]
+__all__ = ["DEVICE_NAMES", "Device", "cuda_version", "driver_version", "find_device", "nvidia_gpus"]
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _MANAGEMENT = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 _NAME_BYTES = 256
+DEVICE_NAMES = "auto, cpu, cuda, cuda:N, gpu or gpu:N"
+"""Names of devices, for messages and options."""
 _INSTALL = "install NVIDIA's driver"
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 
@@ -25,7 +27,8 @@ class Device:
     """Something an engine computes on.
 
     Attributes:
-        id: `cpu`, or `cuda:N` for the N-th NVIDIA GPU that CUDA shows this process.
+        id: `cpu`, `cuda:N` for the N-th NVIDIA GPU that CUDA shows this process, or `gpu:N` for the N-th GPU of
+            OpenVINO's, such as Intel's graphics.
         name: what its maker calls it; empty where that is not known.
         capability: compute capability of an NVIDIA GPU, (0, 0) otherwise.
     """
@@ -37,6 +40,11 @@ class Device:
     @property
     def is_gpu(self) -> bool:
         return self.id != "cpu"
+
+    @property
+    def kind(self) -> str:
+        """`cpu`, `cuda` or `gpu`."""
+        return self.id.partition(":")[0]
 
     @property
     def index(self) -> int:
@@ -63,7 +71,8 @@ def find_device(wanted: str, devices: list[Device], backend: str) -> Device:
     """The device that a name stands for.
 
     Args:
-        wanted: `auto` for the first, `cpu`, `cuda` for the first GPU, or `cuda:N`.
+        wanted: `auto` for the first, `cpu`, `cuda` for the first NVIDIA GPU, `cuda:N`, `gpu` for OpenVINO's first, or
+            `gpu:N`.
         devices: what the backend can compute on here, the best first.
         backend: its name, for the message.
 
@@ -72,16 +81,18 @@ def find_device(wanted: str, devices: list[Device], backend: str) -> Device:
         BackendMissing: a device that is not among them.
     """
     kind = wanted.partition(":")[0]
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wanted):
-        raise EngineError(f"got device {wanted!r}, expected auto, cpu, cuda or cuda:N")
+    if not re.fullmatch(r"auto|cpu|(cuda|gpu)(:\d+)?", wanted):
+        raise EngineError(f"got device {wanted!r}, expected {DEVICE_NAMES}")
     for device in devices:
-        if wanted in ("auto", device.id, device.id.partition(":")[0]):
+        if wanted in ("auto", device.id, device.kind):
             return device
     has = ", ".join(map(str, devices)) or "none"
     why = ""
     if kind == "cuda":
         found = _ask_driver()
         why = f" ({found})" if isinstance(found, str) else ""
+    elif kind == "gpu":
+        why = " (gpu is OpenVINO's name for Intel graphics, which need their compute driver; NVIDIA's GPUs are cuda)"
     raise BackendMissing(f"got device {wanted!r}, but the {backend} engine has {has} here{why}; take one of these")
 
 

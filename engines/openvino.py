@@ -1,4 +1,4 @@
-"""The OpenVINO engine for the CPU, the fastest engine without a GPU."""
+"""The OpenVINO engine: the fastest on processors, and on Intel's graphics where they are asked for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from gstk.engines.devices import Device, memory_bytes
 from gstk.engines.openvino_attention import softmax_over_rows, upsample_tokens
 from gstk.engines.openvino_cache import compile_cached
 from gstk.engines.openvino_fold import add_to_row, convolve_last_product
+from gstk.engines.openvino_gpu import compare_with_processor, openvino_gpus, plugin_name
 from gstk.engines.openvino_int8 import fuse_residual_sums, is_quantised, widen_unsigned
 from gstk.engines.openvino_layout import give_channels_last, take_channels_last
 from gstk.engines.openvino_norm import NORM_BLOCK, split_instance_norms
@@ -29,7 +31,7 @@ from gstk.engines.openvino_saturation import narrow_weights, products_saturate
 from gstk.engines.options import option
 from gstk.engines.point_padding import pad_points
 from gstk.engines.processor import this_processor
-from gstk.errors import BackendMissing
+from gstk.errors import BackendMissing, EngineError
 
 __all__ = ["OpenVINOEngine", "OpenVINOOptions"]
 
@@ -50,6 +52,12 @@ class OpenVINOOptions:
     hyper_threading: bool | None = option(None, "also use a core's second thread")
     core_type: str = option("any", "cores of a hybrid processor", ("any", "performance", "efficiency"))
     sockets: str = option("one", "processors of a machine with several that share one region", ("one", "all"))
+
+    def of_processors(self) -> list[str]:
+        """The settings that are given, and that processors alone have."""
+        unset = OpenVINOOptions()
+        names = ("pinning", "hyper_threading", "core_type", "sockets")
+        return [name for name in names if getattr(self, name) != getattr(unset, name)]
 
     def config(self) -> dict[str, Any]:
         """The settings as OpenVINO's properties; unset ones are left out."""
@@ -144,14 +152,22 @@ class OpenVINOEngine(BundleEngine):
 
     @classmethod
     def devices(cls) -> list[Device]:
-        """See `BundleEngine`. gstk runs OpenVINO on the processor."""
+        """See `BundleEngine`: the processor."""
         return [Device("cpu", shared_core().get_property("CPU", "FULL_DEVICE_NAME"))]
+
+    @classmethod
+    def named_devices(cls) -> list[Device]:
+        """See `BundleEngine`: GPUs, whose drivers are not loaded for those who compute on the processor."""
+        return openvino_gpus(shared_core())
 
     def _load(self, encoder: Path, decoder: Path, threads: int | None) -> None:
         openvino = _openvino()
         self.version = openvino.__version__.split("-")[0]
         self._core = shared_core()
-        if self.precision == "bf16" and not computes_bf16():
+        self._plugin = plugin_name(self._core, self.device)
+        if self.device.is_gpu:
+            self._require_gpu_settings()
+        elif self.precision == "bf16" and not computes_bf16():
             raise BackendMissing(
                 f"got precision bf16 on {this_processor().name}, expected a processor with AVX512_BF16 or AMX, since "
                 "bfloat16 is no faster without; take fp32, or int8 where the bundle has it"
@@ -171,6 +187,62 @@ class OpenVINOEngine(BundleEngine):
         if not self.clicks_later:
             self._graphs_for(self._hot)
 
+    def _require_gpu_settings(self) -> None:
+        if self.precision == "bf16":
+            raise BackendMissing(
+                f"got precision bf16 on {self.device}, expected fp32, fp16 or int8; bf16 is for processors"
+            )
+        unfit = self.options.of_processors()
+        if unfit:
+            raise EngineError(
+                f"got {', '.join(unfit)} for {self.device}, expected none; these settings are for processors"
+            )
+
+    def _compiled(
+        self,
+        make: Callable[[bool], Any],
+        name: str,
+        config: dict[str, Any],
+        identity: dict[str, Any],
+        roi: Shape | None,
+    ) -> Any:
+        """A graph for the device. One that was compiled for a GPU is compared with the processor's before it is used.
+
+        Args:
+            make: the graph, rewritten for the processor's plugin or for any.
+            name: what the graph is, in messages.
+            config: of its compilation.
+            identity: see `compile_cached`.
+            roi: the region that it is compiled for; None for all.
+        """
+        if not self.device.is_gpu:
+            return compile_cached(self._core, lambda: make(True), config, self.options.cache, identity)
+        side = math.ceil(max(self._minimum, 2 * self._multiple) / self._multiple) * self._multiple
+
+        def check(compiled: Any) -> None:
+            processor = self._core.compile_model(make(True), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+            compare_with_processor(compiled, processor, roi or (side,) * 3, self.precision, self.device, name)
+
+        return compile_cached(
+            self._core, lambda: make(False), config, self.options.cache, identity, self._plugin, check
+        )
+
+    def _encoder_settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Settings of an encoder's compilation, and what its graph depends on beside the bundle.
+
+        The floating-point operators of an INT8 encoder, above all its norms, are limited by memory bandwidth. On
+        processors with bfloat16 they use bfloat16, which halves the traffic; its error is small beside that of INT8.
+        """
+        identity: dict[str, Any] = {"bundle": self.bundle.sha256, "precision": self.precision}
+        if self.device.is_gpu:
+            return self._config, identity
+        in_bf16 = self.precision == "bf16"
+        if self.precision == "int8":
+            identity["saturates"] = saturates_int8()
+            # Processors with bfloat16 have VNNI.
+            in_bf16 = not saturates_int8() and "BF16" in self._core.get_property("CPU", CAPABILITIES)
+        return self._config | ({"INFERENCE_PRECISION_HINT": "bf16"} if in_bf16 else {}), identity
+
     def _graphs_for(self, shape: Shape | None) -> _Graphs:
         """The graphs for a region: those of the hot region or those for any shape, compiled when first needed."""
         key = shape if shape == self._hot else None
@@ -180,29 +252,18 @@ class OpenVINOEngine(BundleEngine):
             return self._graphs[key]
 
     def _compile(self, roi: Shape | None) -> list[Any]:
-        """Compiles encoder and decoder in parallel, since each compilation mostly uses one thread.
-
-        The floating-point operators of an INT8 encoder, above all its norms, are limited by memory bandwidth. On
-        processors with bfloat16 they use bfloat16, which halves the traffic; its error is small beside that of INT8.
-        """
-        identity: dict[str, Any] = {"bundle": self.bundle.sha256, "precision": self.precision, "roi": roi}
-        encoder_config = self._config
-        if self.precision == "int8":
-            identity["saturates"] = saturates_int8()
-            # Processors with bfloat16 have VNNI.
-            if not saturates_int8() and "BF16" in self._core.get_property("CPU", CAPABILITIES):
-                encoder_config = self._config | {"INFERENCE_PRECISION_HINT": "bf16"}
-        elif self.precision == "bf16":
-            encoder_config = self._config | {"INFERENCE_PRECISION_HINT": "bf16"}
-
-        def model(index: int) -> Any:
-            ignores = self.bundle.manifest.ignored_points
-            return _read_model(self._core, self._files[index], index == 1, roi, self._multiple, ignores)
+        """Compiles encoder and decoder in parallel, since each compilation mostly uses one thread."""
+        encoder_config, identity = self._encoder_settings()
 
         def compiled(index: int) -> Any:
-            graph = identity | {"graph": index}
-            config = encoder_config if index == 0 else self._config
-            return compile_cached(self._core, lambda: model(index), config, self.options.cache, graph)
+            def model(for_processor: bool) -> Any:
+                ignores = self.bundle.manifest.ignored_points
+                return _read_model(
+                    self._core, self._files[index], index == 1, roi, self._multiple, ignores, for_processor
+                )
+
+            name, config = (("encoder", encoder_config), ("decoder", self._config))[index]
+            return self._compiled(model, name, config, identity | {"roi": roi, "graph": index}, roi)
 
         with ThreadPoolExecutor(2, "gstk-compile") as pool:
             return list(pool.map(compiled, range(2)))
@@ -236,20 +297,13 @@ class OpenVINOEngine(BundleEngine):
     def _class_features(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._class_graphs is None:
             file = self._class_graph()
-            identity = {"bundle": self.bundle.sha256, "precision": self.precision, "roi": None, "graph": "classes"}
-            config = self._config
-            if self.precision == "int8":
-                identity["saturates"] = str(saturates_int8())
-                if not saturates_int8() and "BF16" in self._core.get_property("CPU", CAPABILITIES):
-                    config = config | {"INFERENCE_PRECISION_HINT": "bf16"}
-            elif self.precision == "bf16":
-                config = config | {"INFERENCE_PRECISION_HINT": "bf16"}
-            compiled = compile_cached(
-                self._core,
-                lambda: _read_class_encoder(self._core, file, self._multiple),
+            config, identity = self._encoder_settings()
+            compiled = self._compiled(
+                lambda for_processor: _read_class_encoder(self._core, file, self._multiple, for_processor),
+                "encoder of classes",
                 config,
-                self.options.cache,
-                identity,
+                identity | {"roi": None, "graph": "classes"},
+                None,
             )
             self._class_graphs = _Graphs.of([compiled], takes_any_region=True)
         graph = self._class_graphs.compiled[0]
@@ -327,7 +381,7 @@ class OpenVINOEngine(BundleEngine):
 
         Allocating them again costs half as much as a decode, so they are kept up to a share of the machine's memory.
         """
-        kept_bytes = MAPS * 4 * width * voxels
+        kept_bytes = 0 if self.device.is_gpu else MAPS * 4 * width * voxels
         if kept_bytes > KEEP_SHARE * memory_bytes() and busy.acquire(blocking=False):
             try:
                 if len(graphs.shapes[index]) < 2:  # an interrupted run left memory of two shapes
@@ -341,7 +395,11 @@ class OpenVINOEngine(BundleEngine):
         Attention has one number for each point, image token and head, and the plugin keeps them: 0.8 MB a point in a
         window of 48×64×64. After a thousand clicks on one object it would keep 0.8 GB, even for a new image.
         """
-        many = graphs.most_points[0] >= MANY_POINTS and MANY_POINTS_OVER * points <= graphs.most_points[0]
+        many = (
+            not self.device.is_gpu
+            and graphs.most_points[0] >= MANY_POINTS
+            and MANY_POINTS_OVER * points <= graphs.most_points[0]
+        )
         if many and len(graphs.shapes[1]) < 2:
             graphs.compiled[1].release_memory()
             graphs.most_points[0] = 0
@@ -352,12 +410,15 @@ class OpenVINOEngine(BundleEngine):
         self._class_graphs = None
 
 
-def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, multiple: int, ignores: bool) -> Any:
+def _read_model(
+    core: Any, file: Path, is_decoder: bool, roi: Shape | None, multiple: int, ignores: bool, for_processor: bool
+) -> Any:
     """Reads the encoder or decoder and rewrites it for the plugin, for a single region if `roi` is given.
 
     Args:
         multiple: every side of a region is a multiple of this number.
         ignores: whether the decoder ignores points by itself.
+        for_processor: whether the processor's plugin runs it, whose ways with INT8 others do not have.
     """
     model = core.read_model(file)
     if is_decoder:
@@ -377,21 +438,25 @@ def _read_model(core: Any, file: Path, is_decoder: bool, roi: Shape | None, mult
         give_channels_last(model, by_product=roi is None and is_quantised(model))
         if roi is not None:
             model.reshape([1, 1, *roi])
-    _rewrite_norms_and_int8(model, multiple, squares=is_decoder)
+    _rewrite_norms_and_int8(model, multiple, for_processor, squares=is_decoder)
     return model
 
 
-def _read_class_encoder(core: Any, file: Path, multiple: int) -> Any:
+def _read_class_encoder(core: Any, file: Path, multiple: int, for_processor: bool) -> Any:
     """Reads the encoder of class prompts and rewrites it for the plugin, like `_read_model`."""
     model = core.read_model(file)
-    _rewrite_norms_and_int8(model, multiple, every_norm=True)
+    _rewrite_norms_and_int8(model, multiple, for_processor, every_norm=True)
     return model
 
 
-def _rewrite_norms_and_int8(model: Any, multiple: int, every_norm: bool = False, squares: bool = False) -> None:
+def _rewrite_norms_and_int8(
+    model: Any, multiple: int, for_processor: bool, every_norm: bool = False, squares: bool = False
+) -> None:
     # Between INT8 convolutions the plugin moves scales through the averages of split norms, and the output becomes 0
     # everywhere. The rounding error of whole norms is far smaller.
     if is_quantised(model):
+        if not for_processor:
+            return
         if saturates_int8():
             narrow_weights(model)
         widen_unsigned(model)

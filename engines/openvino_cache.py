@@ -23,7 +23,13 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def compile_cached(
-    core: Any, make: Callable[[], Any], config: Mapping[str, Any], folder: Path | None, identity: Mapping[str, Any]
+    core: Any,
+    make: Callable[[], Any],
+    config: Mapping[str, Any],
+    folder: Path | None,
+    identity: Mapping[str, Any],
+    plugin: str = "CPU",
+    check: Callable[[Any], None] | None = None,
 ) -> Any:
     """A compiled graph, loaded from the folder if the folder holds it.
 
@@ -32,34 +38,44 @@ def compile_cached(
         make: returns the graph; called if the graph has to be compiled.
         config: settings of the compilation.
         folder: folder of compiled graphs; None stores nothing. A read-only folder only costs time.
-        identity: values that the graph depends on besides `config`, OpenVINO, the processor and the code of gstk.
+        identity: values that the graph depends on besides `config`, OpenVINO, the device and the code of gstk.
+        plugin: OpenVINO's name of the device.
+        check: is given a graph that was compiled anew, and raises where it is not to be used nor stored.
 
     Returns:
-        An `openvino.CompiledModel` for the processor.
+        An `openvino.CompiledModel` for the device.
     """
+
+    def compiled_anew() -> Any:
+        compiled = core.compile_model(make(), plugin, dict(config))
+        if check is not None:
+            check(compiled)
+        return compiled
+
     if folder is None:
-        return core.compile_model(make(), "CPU", dict(config))
-    file = folder / f"{_key(core, config, identity)}.openvino"
+        return compiled_anew()
+    file = folder / f"{_key(core, config, identity, plugin)}.openvino"
     blob = _read(file)
     if blob is not None:
         with suppress(RuntimeError):
-            return core.import_model(blob, "CPU", dict(config))
-    compiled = core.compile_model(make(), "CPU", dict(config))
+            return core.import_model(blob, plugin, dict(config))
+    compiled = compiled_anew()
     with suppress(OSError):
         blob = compiled.export_model().getvalue()
         write_private(file, hashlib.sha256(blob).digest(), blob)
     return compiled
 
 
-def _key(core: Any, config: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+def _key(core: Any, config: Mapping[str, Any], identity: Mapping[str, Any], plugin: str) -> str:
     import openvino
 
     about = {
         "identity": identity,
         "config": {name: str(value) for name, value in config.items()},
         "openvino": openvino.__version__,
-        "processor": core.get_property("CPU", "FULL_DEVICE_NAME"),
-        "capabilities": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        "plugin": plugin,
+        "device": core.get_property(plugin, "FULL_DEVICE_NAME"),
+        "capabilities": sorted(core.get_property(plugin, "OPTIMIZATION_CAPABILITIES")),
         "code": [hashlib.sha256(source.read_bytes()).hexdigest() for source in _SOURCES],
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]

@@ -186,7 +186,7 @@ def open_engine(
         precision: `fp32`, another that the bundle holds, or `bf16` (OpenVINO, where the processor has it); `auto` is
             `fp16` on a GPU where the bundle has it, and `fp32` otherwise.
         threads: CPU threads; None leaves it to the backend.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `gpu` or `gpu:N` (OpenVINO's GPUs, such as Intel's graphics).
         options: settings of a backend that is named; see its `options_type`.
         clicks_later: see `BundleEngine`.
 
@@ -234,6 +234,9 @@ def open_engine(
 
 def _candidates(device: str, threads: int | None) -> Iterator[tuple[str, str, str]]:
     """Backend, device and the reason for it, the best first; on GPUs only where the driver shows one."""
+    if device.startswith("gpu"):
+        yield "openvino", device, "the backend of this GPU"
+        return
     if device != "cpu" and threads is None:
         gpus: list[Device] = []
         with suppress(DriverMissing):
@@ -283,7 +286,8 @@ def _probe(backend: Backend) -> Probe:
         return Probe(backend.name, None, (), (), reason)
     engine = _engine_class(backend.name)
     try:
-        return Probe(backend.name, backend.version, tuple(engine.devices()), engine.precisions, backend.reason)
+        devices = (*engine.devices(), *engine.named_devices())
+        return Probe(backend.name, backend.version, devices, engine.precisions, backend.reason)
     except Exception as error:  # a package that is there and broken raises whatever it likes
         return Probe(backend.name, backend.version, (), (), f"cannot be used: {reason_of(error, 200)}")
 

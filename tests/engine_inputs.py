@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 
 INSTALLED = [name for name in ("openvino", "onnxruntime", "torch") if importlib.util.find_spec(name)]
+
+
+def with_gpus() -> list[str]:
+    """The backends, and `openvino gpu` on a machine with graphics that OpenVINO can use."""
+    if "openvino" in INSTALLED and Path("/dev/dri").exists():
+        from gstk.engines.openvino import OpenVINOEngine
+
+        return [*INSTALLED, *(["openvino gpu"] if OpenVINOEngine.named_devices() else [])]
+    return INSTALLED
 
 
 def region(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:

@@ -77,8 +77,8 @@ def test_names_of_devices(wanted: str, found: Device) -> None:
 
 
 def test_wrong_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for wanted in ("gpu", "cuda:", "cuda:-1", "cpu:0", ""):
-        with pytest.raises(EngineError, match=f"got device '{wanted}', expected auto, cpu, cuda or cuda:N"):
+    for wanted in ("intel", "cuda:", "gpu:x", "cuda:-1", "cpu:0", ""):
+        with pytest.raises(EngineError, match=f"got device '{wanted}', expected auto, cpu, cuda, cuda:N, gpu or gpu:N"):
             find_device(wanted, [CPU], "x")
     monkeypatch.setattr(devices, "_ask_driver", lambda: "no NVIDIA driver")
     with pytest.raises(BackendMissing, match=r"'cuda', but the x engine has cpu: C here \(no NVIDIA driver\)"):

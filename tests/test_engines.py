@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_inputs import INSTALLED, prompts, region
+from engine_inputs import INSTALLED, prompts, region, with_gpus
 
 from gstk.core.bundle import Manifest, RoiRules, write_bundle
 from gstk.engines import Embedding, Engine, open_engine
 from gstk.errors import EngineError, Interrupted
 
 
-@pytest.fixture(scope="module", params=INSTALLED)
+@pytest.fixture(scope="module", params=with_gpus())
 def engine(request: pytest.FixtureRequest, small_export: Any) -> Iterator[Engine]:
-    with open_engine(small_export.bundle, request.param) as engine:
+    backend, _, device = request.param.partition(" ")
+    with open_engine(small_export.bundle, backend, device=device or "auto") as engine:
         yield engine
 
 
@@ -50,8 +51,8 @@ def test_embedding_describes_itself(engine: Engine) -> None:
     assert embedding.roi_shape == (8, 12, 16)
     assert embedding.size_bytes == 8 * (4 * 6 * 8) * 4
     assert engine.version
-    assert engine.device.id == "cpu"
-    assert engine.device in engine.devices()
+    assert engine.device in [*engine.devices(), *engine.named_devices()]
+    assert (engine.device.id == "cpu") == (engine.device in engine.devices())
 
 
 def test_results_are_fresh_arrays(engine: Engine) -> None:

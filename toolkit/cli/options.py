@@ -56,7 +56,7 @@ PrecisionOption = Annotated[
         "Dice was measured and calibrations say that it is faster, else fp32."
     ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="Device that runs the network: auto, cpu, cuda or cuda:N.")]
+DeviceOption = Annotated[str, typer.Option(help="Device that runs the network: auto, cpu, cuda, cuda:N, gpu or gpu:N.")]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(min=1, help="Number of processor threads. Default: the backend decides.", show_default=False),

@@ -55,7 +55,7 @@ def open(
         precision: `fp32`, or another that the bundle holds, such as `int8`; "auto" is `fp16` on a GPU where the bundle
             has it; on a processor `int8` where `gstk calibrate` measured it and `fp32`, and `int8` is faster by a tenth
             at least; and `fp32` otherwise.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda", "cuda:N", "gpu" or "gpu:N" (OpenVINO's, such as Intel's graphics).
         options: settings of the backend that is named, such as `{"cache": folder}` for OpenVINO.
         budget_s: seconds for an object in all its calls; None is no limit. The cost of calls is what `gstk calibrate`
             measured on this host; without it a probe of up to two seconds measures it once.

@@ -36,7 +36,7 @@ def session_settings(engine: Engine, policy: WindowPolicy, extra: Extra | None) 
         "bundle": bundle,
         "backend": engine.name,
         "precision": engine.precision,
-        "device": "cuda" if engine.device.is_gpu else "cpu",
+        "device": engine.device.kind,
         "engine options": options,
         "windows": "adapted" if policy.adapts else "training",
         "window": [policy.max_voxels, policy.multiple, policy.min_side, policy.margin, policy.min_step, policy.min_mm],
