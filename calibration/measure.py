@@ -86,7 +86,8 @@ def measure(
             next_s = rate * math.prod(shape)
             if len({m.shape for m in found}) >= 3 and spent + next_s > seconds:
                 break
-            if found and fit_memory(found, base_bytes) * math.prod(shape) > _MEMORY_SHARE * free_bytes:
+            run_bytes, bytes_per_voxel = fit_memory(found, base_bytes)
+            if run_bytes + bytes_per_voxel * math.prod(shape) > _MEMORY_SHARE * free_bytes:
                 break
             on_progress(min(0.99, spent / seconds), f"region {shape[0]}×{shape[1]}×{shape[2]}")
             region_began = time.perf_counter()
@@ -120,6 +121,8 @@ def fit_model(
     Raises:
         CalibrationError: fewer than two regions were measured.
     """
+    run_bytes, bytes_per_voxel = fit_memory(found, base_bytes)
+    class_run_bytes, class_bytes_per_voxel = _unmeasured_class_bytes(engine, found, base_bytes)
     return LatencyModel(
         bundle=engine.bundle.manifest.name,
         bundle_sha256=engine.bundle.sha256,
@@ -128,22 +131,25 @@ def fit_model(
         load_s=load_s,
         startup_s=startup_s,
         base_bytes=base_bytes,
-        bytes_per_voxel=fit_memory(found, base_bytes),
-        class_bytes_per_voxel=_unmeasured_class_bytes(engine, found, base_bytes),
+        bytes_per_voxel=bytes_per_voxel,
+        run_bytes=run_bytes,
+        class_bytes_per_voxel=class_bytes_per_voxel,
+        class_run_bytes=class_run_bytes,
         largest_voxels=max(math.prod(m.shape) for m in found),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _unmeasured_class_bytes(engine: BundleEngine, found: Sequence[Measurement], base_bytes: int) -> float:
-    """Memory of a run for class prompts for each voxel, by that of an encode; 0 for a bundle without them.
+def _unmeasured_class_bytes(engine: BundleEngine, found: Sequence[Measurement], base_bytes: int) -> tuple[float, float]:
+    """Memory of a run for class prompts, see `fit_memory`, by that of an encode; 0 for a bundle without them.
 
     Features have a value for every voxel, where an embedding has one for eight. The runtime holds them, and the caller.
     """
     if CLASS_GRAPH not in engine.bundle.manifest.graphs:
-        return 0.0
+        return 0.0, 0.0
     channels = int(engine.class_vectors().shape[1])
-    return fit_memory([m for m in found if m.kind.endswith("encode")], base_bytes) + 2 * 4 * channels
+    run_bytes, bytes_per_voxel = fit_memory([m for m in found if m.kind.endswith("encode")], base_bytes)
+    return run_bytes, bytes_per_voxel + 2 * 4 * channels
 
 
 def with_classes(model: LatencyModel, found: Sequence[Measurement], class_load_s: float) -> LatencyModel:
@@ -156,7 +162,14 @@ def with_classes(model: LatencyModel, found: Sequence[Measurement], class_load_s
     if len({m.shape for m in found}) < 2:
         return model
     fits = {**model.fits, **{kind: fit_calls(found, kind) for kind in CLASS_KINDS}}
-    return replace(model, fits=fits, class_load_s=class_load_s, class_bytes_per_voxel=fit_memory(found, 0))
+    run_bytes, bytes_per_voxel = fit_memory(found, 0)
+    return replace(
+        model,
+        fits=fits,
+        class_load_s=class_load_s,
+        class_run_bytes=run_bytes,
+        class_bytes_per_voxel=bytes_per_voxel,
+    )
 
 
 def measure_classes(engine: BundleEngine, shapes: Sequence[Shape]) -> tuple[float, list[Measurement]]:

@@ -107,6 +107,8 @@ class LatencyModel:
         class_load_s: seconds to load the graph for classes, at the first class prompt; 0 if it was not measured.
         class_bytes_per_voxel: additional memory of that graph and a run of it for each voxel of a region; where it was
             not measured, that of an encode, which has no decode's part in `bytes_per_voxel`, and of the features.
+        run_bytes: additional memory of calls whatever the region: weights as the runtime orders them.
+        class_run_bytes: the same for class prompts.
     """
 
     bundle: str
@@ -121,6 +123,8 @@ class LatencyModel:
     measured_at: str
     class_load_s: float = 0.0
     class_bytes_per_voxel: float = 0.0
+    run_bytes: float = 0.0
+    class_run_bytes: float = 0.0
 
     def encode_s(self, shape: Sequence[int], *, first: bool = False, cautious: bool = False) -> float:
         """Seconds of an encode.
@@ -160,12 +164,13 @@ class LatencyModel:
 
     def peak_bytes(self, shape: Sequence[int]) -> float:
         """Memory of a process that encodes and decodes a region."""
-        return self.base_bytes + self.bytes_per_voxel * math.prod(shape)
+        return self.base_bytes + self.run_bytes + self.bytes_per_voxel * math.prod(shape)
 
     def class_peak_bytes(self, shape: Sequence[int]) -> float:
         """Memory of a process that encodes a region for class prompts; see `classes_s`."""
-        per_voxel = self.class_bytes_per_voxel or self.bytes_per_voxel
-        return self.base_bytes + per_voxel * math.prod(shape)
+        if not self.class_bytes_per_voxel:
+            return self.peak_bytes(shape)
+        return self.base_bytes + self.class_run_bytes + self.class_bytes_per_voxel * math.prod(shape)
 
     def to_json(self) -> dict[str, Any]:
         """The model as JSON-ready values."""
@@ -188,7 +193,7 @@ class LatencyModel:
             fields["fits"] = {kind: _fit_from(fields["fits"][kind]) for kind in kinds}
             model = cls(**fields)
             numbers = (model.load_s, model.startup_s, model.base_bytes, model.bytes_per_voxel, model.largest_voxels)
-            of_classes = (model.class_load_s, model.class_bytes_per_voxel)
+            of_classes = (model.class_load_s, model.class_bytes_per_voxel, model.run_bytes, model.class_run_bytes)
             if not all(math.isfinite(number) and number >= 0 for number in (*numbers, *of_classes)):
                 raise ValueError("a number is not finite or below 0")
             if len(kinds) not in (len(KINDS), len(KINDS) + len(CLASS_KINDS)):
@@ -250,17 +255,36 @@ def _bend(calls: Sequence[Measurement], ratios: NDArray[np.float64]) -> tuple[tu
     return sizes, tuple(float(np.median(ratios[group])) for group in groups)
 
 
-def fit_memory(measurements: Sequence[Measurement], base_bytes: int) -> float:
-    """Bytes per voxel for which no measured peak exceeds the model."""
-    shares = [(m.peak_bytes - base_bytes) / math.prod(m.shape) for m in measurements if m.peak_bytes]
-    # Small regions fit into memory that was already allocated, so only large regions are used.
-    largest = max((math.prod(m.shape) for m in measurements), default=0)
-    weighty = [
-        share
-        for share, m in zip(shares, (m for m in measurements if m.peak_bytes), strict=True)
-        if math.prod(m.shape) >= largest / 4
-    ]
-    return max(0.0, *weighty) if weighty else 0.0
+def fit_memory(measurements: Sequence[Measurement], base_bytes: int) -> tuple[float, float]:
+    """Memory that calls take beyond `base_bytes`: what any takes, and bytes for each voxel of a region.
+
+    A runtime's first call reorders weights and keeps them: 0.8 GB of a network of full size, which would be a hundred
+    gigabytes in a large region if they counted by the voxel. Of the straight lines that no measured peak exceeds, the
+    closest is taken. It rises at least as fast as between the largest region and the next one of half its size, since
+    small regions fit into memory that was already allocated.
+
+    Returns:
+        Bytes whatever the region, and bytes per voxel; zeros where no peak was measured.
+    """
+    peaks: dict[int, float] = {}
+    for m in measurements:
+        if m.peak_bytes:
+            voxels = math.prod(m.shape)
+            peaks[voxels] = max(peaks.get(voxels, 0.0), float(m.peak_bytes - base_bytes))
+    if not peaks:
+        return 0.0, 0.0
+    sizes = np.array(sorted(peaks), np.float64)
+    more = np.array([peaks[int(v)] for v in sizes])
+
+    def slope(a: int, b: int) -> float:
+        return max(0.0, float((more[b] - more[a]) / (sizes[b] - sizes[a])))
+
+    far = np.flatnonzero(sizes <= sizes[-1] / 2)
+    least = slope(int(far[-1]), -1) if len(far) else 0.0
+    slopes = {max(least, slope(a, b)) for a, b in itertools.combinations(range(len(sizes)), 2)}
+    slopes.add(max(least, float((more / sizes).max())))  # through nothing, and the only one for a single size
+    lines = [(max(0.0, float((more - s * sizes).max())), s) for s in sorted(slopes)]
+    return min(lines, key=lambda line: float((line[0] + line[1] * sizes - more).sum()))
 
 
 def _features(voxels: int, objects: int, points: int) -> tuple[float, ...]:
