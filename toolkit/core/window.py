@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
+from gstk.core.regions import bounds
 from gstk.core.resampling import resample, sample
 
 __all__ = ["Faces", "Window", "WindowPolicy", "bounding_faces", "frame"]
@@ -108,15 +109,15 @@ class Window:
         the part as for the whole; an object is often far smaller than its window.
         """
         low, high = [], []
+        box = bounds(values > 0)
         for axis, step in enumerate(self.step):
             rim = 1 + 2 * math.ceil(max(1.0, 1 / step))  # a voxel that they reach, and what else that is a mean of
-            occupied = np.flatnonzero((values > 0).any(axis=tuple(a for a in range(3) if a != axis)))
+            occupied = [] if box is None else [box[axis].start, box[axis].stop - 1]
             if points_zyx is not None and len(points_zyx):
                 near = np.rint(self.to_window(points_zyx)[:, axis]).astype(int)
-                occupied = np.append(occupied, np.clip([near.min(), near.max()], 0, self.shape[axis] - 1))
-            first, last = (occupied.min(), occupied.max()) if len(occupied) else (0, 0)
-            low.append(max(0, int(first) - rim))
-            high.append(min(self.shape[axis], int(last) + rim + 1))
+                occupied += np.clip([near.min(), near.max()], 0, self.shape[axis] - 1).tolist()
+            low.append(max(0, min(occupied, default=0) - rim))
+            high.append(min(self.shape[axis], max(occupied, default=0) + rim + 1))
         return self.part(low, high), values[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
 from gstk.core.prompts import ObjectPrompts, Point
-from gstk.core.regions import Region, connected_components, union
+from gstk.core.regions import Region, components_with, union
 
 __all__ = [
     "ERROR_REACH",
@@ -42,15 +42,9 @@ REACH = 2.0**0.5
 
 def clicked_components(mask: NDArray[np.bool_], points: NDArray[np.float32]) -> NDArray[np.bool_]:
     """The 26-connected components of a mask that contain a point; the whole mask where none does."""
-    components, count = connected_components(mask)
     index = np.rint(points.reshape(-1, 3)).astype(int)
     index = index[((index >= 0) & (index < mask.shape)).all(axis=1)]
-    is_clicked = np.zeros(count + 1, bool)
-    is_clicked[components[tuple(index.T)]] = True
-    is_clicked[0] = False
-    if not is_clicked.any():
-        return mask
-    return mask if is_clicked[1:].all() else is_clicked[components]
+    return components_with(mask, index) if mask[tuple(index.T)].any() else mask
 
 
 def keep_clicked_components(values: NDArray[np.float32], region: Region, prompts: ObjectPrompts) -> NDArray[np.float32]:
@@ -134,8 +128,8 @@ def apply_click(
 
     def clicked(part: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
         """Of a part that ends at the reach, what is connected to the click."""
-        components, _ = connected_components(part & (distance2 <= max(np.float32(reach**2) * radius2, least2)))
-        return np.asarray(components == components[voxel])
+        near = part & (distance2 <= max(np.float32(reach**2) * radius2, least2))
+        return components_with(near, np.array([voxel]))
 
     if not changed[voxel]:
         return region, old
