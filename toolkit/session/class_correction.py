@@ -85,7 +85,8 @@ def combine_with_clicks(
     added = answer & (~before | on_it)
     removed = before & ~answer
     changed = np.zeros(before.shape, bool)
-    components = {True: connected_components(added)[0], False: connected_components(removed)[0]}
+    touched = {True: added, False: removed}
+    components = {kind: connected_components(touched[kind])[0] for kind in set(foreground.tolist())}
     for voxel, is_foreground in zip(voxels, foreground, strict=True):
         found = components[bool(is_foreground)]
         for margin in range(_MARGIN):
