@@ -168,7 +168,7 @@ def bounds(mask: NDArray[np.generic]) -> Region | None:
     if not len(occupied):
         return None
     z = slice(int(occupied[0]), int(occupied[-1]) + 1)
-    plane = mask[z].any(axis=0)
+    plane = np.asarray(mask[z].any(axis=0))
     rows, columns = (np.flatnonzero(plane.any(axis=axis)) for axis in (1, 0))
     return (z, slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
 
