@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gstk.core.geometry import Geometry
 from gstk.core.intensities import IntensityWindow, prepare_intensities
-from gstk.core.orientation import AxisMap
+from gstk.core.orientation import AxisMap, contiguous
 from gstk.core.profile import InputProfile
 from gstk.core.training_grid import TrainingGrid
 from gstk.core.volume import Volume, VolumeWarning
@@ -97,7 +97,7 @@ class NetworkImage:
 
     def to_network(self, patch: NDArray[np.float32]) -> NDArray[np.float32]:
         """A patch (z,y,x) as the network takes it, float32 [1,1,H,W,D] in its axes."""
-        return np.ascontiguousarray(self.axes.to_network(patch)[None, None], np.float32)
+        return contiguous(self.axes.to_network(patch))[None, None].astype(np.float32, copy=False)
 
     def points(self, window: Window, points_zyx: NDArray[np.float64]) -> NDArray[np.float32]:
         """Voxels (K,3) of the volume as voxels of the network's image of a window, float32 (K,3), put inside it."""
@@ -108,7 +108,7 @@ class NetworkImage:
 
     def to_window(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """The network's answer [H,W,D] in a window's axes (z,y,x)."""
-        return np.ascontiguousarray(self.axes.to_volume(values), np.float32)
+        return contiguous(self.axes.to_volume(values)).astype(np.float32, copy=False)
 
     def training_window(self, point_zyx: Sequence[float] | NDArray[np.float64]) -> Window | None:
         """The window of the training around a click; None where the network has no resolution."""

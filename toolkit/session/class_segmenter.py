@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.core.network_image import NetworkImage
+from gstk.core.orientation import contiguous
 from gstk.core.window import Window
 from gstk.errors import PromptError
 
@@ -176,7 +177,7 @@ class ClassSegmenter:
         labels = np.zeros(self._shape, np.uint16)
         for cell, features in self._cells(on_progress):
             labels[self._slices(cell)] = _label(features, vectors, ids)
-        return np.ascontiguousarray(self.image.axes.to_volume(labels))
+        return contiguous(self.image.axes.to_volume(labels))
 
     def project(self, labels: NDArray[np.uint16]) -> NDArray[np.uint16]:
         """A label map of the grid on the voxels of the volume, uint16 (z,y,x)."""
