@@ -23,6 +23,7 @@ from gstk.session.click_update import (
 )
 from gstk.session.extras.image_refiner import LocalPrompts, fine_part, refine_logits
 from gstk.session.label_fusion import ObjectLogits, label_map
+from gstk.session.window_answer import WindowAnswer
 from gstk.session.window_selection import adapt_window, initial_extent
 
 Arrays = dict[str, object]
@@ -240,7 +241,7 @@ def _adapt(rng: np.random.Generator) -> Arrays:
     away = np.indices(window.shape).reshape(3, -1) - middle[:, None]
     radius = rng.choice([0.5, 2, 5, 20, 60])
     logits = (radius - np.linalg.norm(away, axis=0)).reshape(window.shape).astype(np.float32)
-    found = adapt_window(geometry, window, logits, prompts, policy)
+    found = adapt_window(geometry, WindowAnswer(window, logits, prompts), policy)
     adapted = _described(window if found is None else found)
     given = {**_described_case(geometry, policy, prompts), **_described(window), "logits": logits}
     return {**given, **{f"adapted_{key}": value for key, value in adapted.items()}, "expected": int(found is not None)}

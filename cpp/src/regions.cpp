@@ -1,5 +1,8 @@
 #include "regions.hpp"
 
+#include <algorithm>
+#include <cstring>
+
 namespace gstk::impl {
 
 Mask above_zero(const Grid<float>& values) {
@@ -13,13 +16,15 @@ std::optional<Region> bounds(const Mask& mask) {
     for (std::int64_t z = 0; z < mask.shape[0]; ++z)
         for (std::int64_t y = 0; y < mask.shape[1]; ++y) {
             const std::uint8_t* line = mask.line(z, y);
-            for (std::int64_t x = 0; x < mask.shape[2]; ++x) {
-                if (!line[x]) continue;
-                const Voxel voxel{z, y, x};
-                for (int a = 0; a < 3; ++a) {
-                    box.start[a] = std::min(box.start[a], voxel[a]);
-                    box.stop[a] = std::max(box.stop[a], voxel[a] + 1);
-                }
+            const std::uint8_t* const end = line + mask.shape[2];
+            const std::uint8_t* first = std::find_if(line, end, [](std::uint8_t v) { return v != 0; });
+            if (first == end) continue;
+            std::int64_t last = mask.shape[2] - 1;
+            while (!line[last]) --last;
+            const Voxel low{z, y, first - line}, high{z, y, last};
+            for (int a = 0; a < 3; ++a) {
+                box.start[a] = std::min(box.start[a], low[a]);
+                box.stop[a] = std::max(box.stop[a], high[a] + 1);
             }
         }
     if (box.stop[0] == 0) return std::nullopt;
@@ -29,30 +34,39 @@ std::optional<Region> bounds(const Mask& mask) {
 // Works on whole runs along x at a time.
 void add_component(const Mask& mask, const Voxel& from, Mask& component) {
     const Shape& shape = mask.shape;
+    Mask open(shape);  // 1 in the mask where nothing was added yet
+    std::transform(mask.values.begin(), mask.values.end(), component.values.begin(), open.values.begin(),
+                   [](std::uint8_t in, std::uint8_t added) -> std::uint8_t { return in && !added; });
     struct Run {
         std::int64_t z, y, first, last;
     };
     std::vector<Run> waiting;
-    // Adds the run that holds x, unless it was added before; returns where it ends.
-    const auto add_run = [&](std::int64_t z, std::int64_t y, std::int64_t x) {
-        const std::uint8_t* line = mask.line(z, y);
-        std::uint8_t* added = component.line(z, y);
-        if (!line[x] || added[x]) return x;
-        std::int64_t first = x, last = x;
-        while (first > 0 && line[first - 1]) --first;
-        while (last + 1 < shape[2] && line[last + 1]) ++last;
-        std::fill(added + first, added + last + 1, std::uint8_t{1});
-        waiting.push_back({z, y, first, last});
-        return last;
+    // Adds the runs that have voxels from `low` to `high` along x.
+    const auto add_runs = [&](std::int64_t z, std::int64_t y, std::int64_t low, std::int64_t high) {
+        std::uint8_t* line = open.line(z, y);
+        std::uint8_t* const end = line + shape[2];
+        std::uint8_t* from_here = line + low;
+        while (from_here <= line + high) {
+            void* found = std::memchr(from_here, 1, static_cast<std::size_t>(line + high + 1 - from_here));
+            if (!found) return;
+            auto* first = static_cast<std::uint8_t*>(found);
+            void* gap = std::memchr(first, 0, static_cast<std::size_t>(end - first));
+            std::uint8_t* const stop = gap ? static_cast<std::uint8_t*>(gap) : end;
+            while (first > line && first[-1]) --first;
+            std::fill(first, stop, std::uint8_t{0});
+            std::fill(component.line(z, y) + (first - line), component.line(z, y) + (stop - line), std::uint8_t{1});
+            waiting.push_back({z, y, first - line, stop - line - 1});
+            from_here = stop;
+        }
     };
-    add_run(from[0], from[1], from[2]);
+    add_runs(from[0], from[1], from[2], from[2]);
     while (!waiting.empty()) {
         const Run run = waiting.back();
         waiting.pop_back();
-        const std::int64_t last = std::min(run.last + 1, shape[2] - 1);
+        const std::int64_t low = std::max<std::int64_t>(run.first - 1, 0), high = std::min(run.last + 1, shape[2] - 1);
         for (auto z = std::max<std::int64_t>(run.z - 1, 0); z <= std::min(run.z + 1, shape[0] - 1); ++z)
             for (auto y = std::max<std::int64_t>(run.y - 1, 0); y <= std::min(run.y + 1, shape[1] - 1); ++y)
-                for (auto x = std::max<std::int64_t>(run.first - 1, 0); x <= last; ++x) x = add_run(z, y, x);
+                add_runs(z, y, low, high);
     }
 }
 

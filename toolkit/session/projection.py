@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gstk.core.network_image import NetworkImage
-from gstk.core.prompts import ObjectPrompts
 from gstk.core.regions import Region, union
 from gstk.core.training_grid import TrainingGrid
 from gstk.core.window import Window
-from gstk.session.click_update import clicked_components, spread
+from gstk.session.click_update import spread
+from gstk.session.window_answer import WindowAnswer
 
 __all__ = ["GridProjector", "MaskProjector", "project_on"]
 
@@ -25,19 +25,23 @@ class MaskProjector:
         is_filtered: whether components without a click are gone already.
     """
 
-    is_filtered = False
-
-    def __init__(
-        self, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts, volume_shape: Sequence[int]
-    ) -> None:
+    def __init__(self, answer: WindowAnswer, volume_shape: Sequence[int]) -> None:
         # A foreground click is part of the mask, whatever the network's answer is there.
-        self._part, self._logits = window.above_zero(logits, prompts.clicked(foreground_only=True))
-        self._volume_shape = volume_shape
+        clicks = answer.prompts.clicked(foreground_only=True)
+        self._part, self._logits = answer.window.above_zero(answer.logits, clicks)
+        self._answer, self._volume_shape = answer, volume_shape
         self.region: Region = self._part.inside(volume_shape)
+        # The components of the volume's own voxels are those of the window, which are known already.
+        self.is_filtered = _is_part_of(answer.window, volume_shape)
 
     def project(self) -> NDArray[np.float32]:
-        """Logits interpolated at the region's voxels, float32 (z,y,x)."""
-        return self._part.back(self._logits, self._volume_shape)
+        """Logits interpolated at the region's voxels, float32 (z,y,x), a fresh array."""
+        values = self._part.back(self._logits, self._volume_shape)
+        if not self.is_filtered:
+            return values
+        first = [int(a - b) for a, b in zip(self._part.start, self._answer.window.start, strict=True)]
+        inner = tuple(slice(i, i + n) for i, n in zip(first, self._part.shape, strict=True))
+        return np.where(self._answer.mask[inner] & ~self._answer.clicked[inner], np.float32(-1), values)
 
     def project_nearest(self) -> NDArray[np.float32]:
         """As `project` without interpolation: borders are as coarse as the window, and it takes a tenth of the time."""
@@ -56,13 +60,10 @@ class GridProjector:
 
     is_filtered = True
 
-    def __init__(self, grid: TrainingGrid, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts) -> None:
-        mask = logits > 0
-        clicks = prompts.clicked(foreground_only=True)
-        kept = clicked_components(mask, window.to_window(clicks))
-        part, values = window.above_zero(np.where(mask & ~kept, np.float32(-1), logits))
-        self.region, self._values = grid.nearest(part, values)
-        for z, y, x in clicks.astype(int):
+    def __init__(self, grid: TrainingGrid, answer: WindowAnswer) -> None:
+        kept = np.where(answer.mask & ~answer.clicked, np.float32(-1), answer.logits)
+        self.region, self._values = grid.nearest(*answer.window.above_zero(kept))
+        for z, y, x in answer.prompts.clicked(foreground_only=True).astype(int):
             self._include((slice(z, z + 1), slice(y, y + 1), slice(x, x + 1)))
 
     def project(self) -> NDArray[np.float32]:
@@ -79,10 +80,14 @@ class GridProjector:
             self.region, self._values = wider, spread(self.region, self._values, wider)
 
 
-def project_on(
-    image: NetworkImage, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts
-) -> GridProjector | MaskProjector:
+def project_on(image: NetworkImage, answer: WindowAnswer) -> GridProjector | MaskProjector:
     """The projector of a window's logits: by nearest voxels where the profile says so and the window is on its grid."""
-    if image.profile.projection == "nearest" and image.grid is not None and image.grid.holds(window):
-        return GridProjector(image.grid, window, logits, prompts)
-    return MaskProjector(window, logits, prompts, image.geometry.shape)
+    if image.profile.projection == "nearest" and image.grid is not None and image.grid.holds(answer.window):
+        return GridProjector(image.grid, answer)
+    return MaskProjector(answer, image.geometry.shape)
+
+
+def _is_part_of(window: Window, volume_shape: Sequence[int]) -> bool:
+    """Whether a window's voxels are voxels of the volume."""
+    on_voxels = window.step == (1.0, 1.0, 1.0) and all(float(start).is_integer() for start in window.start)
+    return on_voxels and all(a >= 0 and b <= n for a, b, n in zip(window.start, window.stop, volume_shape, strict=True))

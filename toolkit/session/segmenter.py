@@ -34,6 +34,7 @@ from gstk.session.thin_boxes import answer_thin_box, is_thin
 from gstk.session.tiled_objects import click_on_tiles, segment_in_tiles, wants_tiles
 from gstk.session.timed_classes import ClassForecast, TimedClasses
 from gstk.session.timed_engine import TimedEngine
+from gstk.session.window_answer import WindowAnswer
 from gstk.session.window_selection import (
     MOST_POINTS,
     adapt_window,
@@ -210,7 +211,8 @@ class ObjectSegmenter:
         window = self._affordable_window(image, window, clock)
         logits = self._decode_window(image, window, points, clock.deadline.of_needed, novel=prompts.novel)
         first = window, logits
-        window, logits = self._adapt_window(image, prompts, points, window, logits, clock)
+        answer = self._adapt_window(image, points, WindowAnswer(window, logits, prompts), clock)
+        window, logits = answer.window, answer.logits
 
         # An extra improves the answer of one window; its logits may lie on a finer grid.
         grid = window
@@ -227,7 +229,9 @@ class ObjectSegmenter:
             grid, logits = self.extra.refine(sample, geometry, window, logits, prompts, optional)
 
         began = time.perf_counter()
-        projector = project_on(image.source, grid, logits, prompts)
+        if grid is not window or logits is not answer.logits:
+            answer = WindowAnswer(grid, logits, prompts)
+        projector = project_on(image.source, answer)
         region = projector.region
         if not clock.allows(SMOOTH_BORDERS, self.costs.resample_s(region)):
             values = projector.project_nearest()
@@ -261,26 +265,18 @@ class ObjectSegmenter:
                 break
         return coarser
 
-    def _adapt_window(
-        self,
-        image: ImageState,
-        prompts: ObjectPrompts,
-        points: _Points,
-        window: Window,
-        logits: NDArray[np.float32],
-        clock: Clock,
-    ) -> tuple[Window, NDArray[np.float32]]:
-        """The window that suits the mask, and the logits in it, as far as there is time to decode there."""
+    def _adapt_window(self, image: ImageState, points: _Points, answer: WindowAnswer, clock: Clock) -> WindowAnswer:
+        """The answer in the window that suits the mask, as far as there is time to decode there."""
         for _ in range(MAX_ADAPTATIONS):
-            better = adapt_window(image.geometry, window, logits, prompts, image.policy)
+            better = adapt_window(image.geometry, answer, image.policy)
             if better is None:
                 break
-            decode = partial(self._decode_window, image, better, points, novel=prompts.novel)
-            answer = clock.attempt(ADAPTED_WINDOW, self._answer_s(better), decode)
-            if answer is None:
+            decode = partial(self._decode_window, image, better, points, novel=answer.prompts.novel)
+            logits = clock.attempt(ADAPTED_WINDOW, self._answer_s(better), decode)
+            if logits is None:
                 break
-            window, logits = better, answer
-        return window, logits
+            answer = WindowAnswer(better, logits, answer.prompts)
+        return answer
 
     def _decode_more_points(
         self,

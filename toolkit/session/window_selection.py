@@ -10,7 +10,7 @@ from gstk.core.prompts import ObjectPrompts
 from gstk.core.regions import bounds
 from gstk.core.window import Faces, Window, WindowPolicy, bounding_faces, frame
 from gstk.engines.arguments import NOVEL_LABELS
-from gstk.session.click_update import clicked_components
+from gstk.session.window_answer import WindowAnswer
 
 __all__ = [
     "MOST_POINTS",
@@ -103,9 +103,7 @@ def lie_well_inside(coords: NDArray[np.float64], window: Window, geometry: Geome
     return bool(((coords >= low) & (coords < high)).all())
 
 
-def adapt_window(
-    geometry: Geometry, window: Window, logits: NDArray[np.float32], prompts: ObjectPrompts, policy: WindowPolicy
-) -> Window | None:
+def adapt_window(geometry: Geometry, answer: WindowAnswer, policy: WindowPolicy) -> Window | None:
     """A window that suits the mask better: wider where the mask is cut off, narrower where it is small in the window.
 
     Returns:
@@ -113,8 +111,8 @@ def adapt_window(
     """
     if not policy.adapts:
         return None
-    mask = clicked_components(logits > 0, window.to_window(prompts.clicked(foreground_only=True)))
-    box = bounds(mask)
+    window, prompts = answer.window, answer.prompts
+    box = bounds(answer.clicked)
     if box is None:
         return None
     low = np.array([axis.start for axis in box]) * window.step + window.start
