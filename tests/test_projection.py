@@ -39,7 +39,8 @@ def test_components_of_voxels_are_those_of_the_window(
 
 
 @pytest.mark.parametrize(
-    "start, step", [((0.0, 0.0, 0.0), (1.0, 1.0, 1.5)), ((0.5, 0.0, 0.0), (1.0,) * 3), ((-1.0, 0.0, 0.0), (1.0,) * 3)]
+    ("start", "step"),
+    [((0.0, 0.0, 0.0), (1.0, 1.0, 1.5)), ((0.5, 0.0, 0.0), (1.0,) * 3), ((-1.0, 0.0, 0.0), (1.0,) * 3)],
 )
 def test_other_windows_have_components_of_their_own(
     start: tuple[float, float, float], step: tuple[float, float, float]
