@@ -199,7 +199,7 @@ class LatencyModel:
             if len(kinds) not in (len(KINDS), len(KINDS) + len(CLASS_KINDS)):
                 raise ValueError("one of two fits for classes")
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise CalibrationError(f"got a latency model that is none ({error}); run gstk calibrate again") from None
+            raise CalibrationError(f"got an invalid latency model ({error}); run gstk calibrate again") from None
         return model
 
     def _seconds(self, kind: str, shape: Sequence[int], objects: int, points: int, cautious: bool) -> float:

@@ -349,8 +349,8 @@ class _Export:
             found = restore_until(quantised, model, images, accepts, self.on_progress)
             if found is None:
                 raise ExportError(
-                    f"INT8 costs {first:.3f} of Dice, expected at most {MOST_DROP}, and half of its activations in "
-                    "floating point do not mend it; export without --int8"
+                    f"INT8 costs {first:.3f} of Dice, expected at most {MOST_DROP}, even with half of its "
+                    "activations in floating point; export without --int8"
                 )
             quantised, restored = found
         count = sum(node.op_type == "QuantizeLinear" for node in quantised.graph)

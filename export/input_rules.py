@@ -54,8 +54,8 @@ def fitting_profile(
     if profile is None:
         if spec == VISTA3DSpec():
             raise ExportError(
-                "got a network of VISTA3D's full size without an input profile, which its weights do not tell; say "
-                f"which they are with --profile: {list_profiles()}; or a .toml file of your own"
+                "got full-size VISTA3D weights without an input profile, which the weights do not contain; give "
+                f"--profile with one of: {list_profiles()}; or a .toml file of your own"
             )
         side = max(DEFAULT_ROI_SIDE, 2 * spec.roi_multiple)
         profile = replace(find_profile("tiny"), patch=(side, side, side))

@@ -125,6 +125,6 @@ def _check(network: VISTA3D, bundle: Bundle) -> None:
         worst = float(np.abs(got - vector.logits).max() / max(1.0, float(np.abs(vector.logits).max())))
         if not worst <= TOLERANCE:
             raise ExportError(
-                f"the weights in bundle {bundle.manifest.name!r} cannot be had back with torch {torch.__version__}: "
+                f"the weights in bundle {bundle.manifest.name!r} cannot be restored with torch {torch.__version__}: "
                 f"logits differ by {worst:.2g}, expected at most {TOLERANCE:g}; {_REMEDY}"
             )

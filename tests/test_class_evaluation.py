@@ -78,7 +78,7 @@ def test_score_counts_the_class_as_the_first_step_and_boxes_as_none(network: Any
             ClassSegmenter(own, ["lung"])
         with pytest.raises(PromptError, match="near names: spleen"):
             ClassSegmenter(own, ["spleeen"])
-    with pytest.raises(PromptError, match="know no classes"):
+    with pytest.raises(PromptError, match="whose weights have no classes"):
         BundleClassSegmenter(network, PROFILES["challenge"], ["spleen"])
 
 

@@ -39,7 +39,7 @@ def test_nv_segment_ct_is_what_its_configuration_says() -> None:
 
 
 def test_weights_without_classes_say_so() -> None:
-    with pytest.raises(PromptError, match="know no classes"):
+    with pytest.raises(PromptError, match="without classes"):
         find_profile("tiny").classes.expand(["liver"])
 
 

@@ -303,7 +303,7 @@ def test_wrong_prompts_for_a_profile_are_refused(network: Any) -> None:
     volume = a_volume(np.random.default_rng(1), PROFILES["challenge"], 0)
     with session(network, PROFILES["challenge"]) as own:
         own.set_image(volume)
-        with pytest.raises(PromptError, match="whose weights know no classes"):
+        with pytest.raises(PromptError, match="whose weights have no classes"):
             own.add_class("liver")
     by_class = replace(PROFILES["nv-segment-ct"], branches=("classes",))
     with session(network, by_class) as own:

@@ -85,7 +85,7 @@ def test_a_recipe_can_be_kept_as_json(tmp_path: Path) -> None:
     [
         ("steps = ", "mine.toml is no recipe: Invalid value"),
         ("[loop]\nkeep = 1\nkeep = 2", "mine.toml is no recipe: Cannot overwrite"),
-        ("[loop]\nstep = 1", "mine.toml: .*'step'; see gstk.training.recipe for the fields"),
+        ("[loop]\nstep = 1", "mine.toml: .*'step'; `gstk train --dry-run` lists the fields"),
         ("[data]\nsteps = 1", "mine.toml: .*'steps'"),
         ("[optimiser]\nsteps = 1", "mine.toml: .*'optimiser'"),
         ("learning_rate = 1", "mine.toml: .*'learning_rate'"),

@@ -124,5 +124,5 @@ def test_a_segmentation_is_no_case(tmp_path: Path, labels: NDArray[np.uint16]) -
         write_mask(tmp_path / name, labels, GEOMETRY)
     assert find_cases(tmp_path) == [tmp_path / "b.nrrd"]
     assert len(find_cases(tmp_path, segmentations=True)) == 2
-    with pytest.raises(CaseError, match="expected an image; --from begins with a segmentation"):
+    with pytest.raises(CaseError, match="expected an image; give a segmentation to --from"):
         find_cases(tmp_path / "a.seg.nrrd")

@@ -218,7 +218,7 @@ class BundleClassSegmenter(BundleSegmenter):
         """
         super().__init__(network, profile, assume_window)
         if "classes" not in profile.branches:
-            raise PromptError(f"got classes for the profile {profile.name}, whose weights know no classes")
+            raise PromptError(f"got class prompts for the profile {profile.name}, whose weights have no classes")
         self._classes = classes_of_labels(profile.classes, names)
         self._automatic: dict[int, torch.Tensor] = {}
 

@@ -124,7 +124,7 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
             raise TrainingError(f"got network = {network!r}, expected a table of fields")
         return Recipe(**_checked("", Recipe, rest), network=VISTA3DSpec.from_dict(network), **parts)
     except (TypeError, CheckpointError) as error:
-        raise TrainingError(f"{error}; see gstk.training.recipe for the fields") from None
+        raise TrainingError(f"{error}; `gstk train --dry-run` lists the fields") from None
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:

@@ -54,7 +54,7 @@ def segment_case(
     if not any(prompts.points or prompts.box for prompts in case.prompts.values()):
         raise PromptError(
             f"{case.name} has no clicks and no boxes; click on an object with --point, or give a --box; "
-            "`gstk inspect` shows where"
+            "`gstk inspect` shows where to click"
         )
     begun = [] if start_mask is None else [int(k) for k in np.unique(start_mask) if k]
     if not any(can_start(prompts) or k in begun for k, prompts in case.prompts.items()):

@@ -90,7 +90,7 @@ def find_cases(
             below = _cases_below(start, None if besides is None else Path(besides).resolve())
             cases = [case for case in below if segmentations or not is_segmentation(case)]
         elif is_segmentation(start) and not segmentations:
-            raise CaseError(f"got the segmentation {start}, expected an image; --from begins with a segmentation")
+            raise CaseError(f"got the segmentation {start}, expected an image; give a segmentation to --from")
         else:
             cases = [start] if _suffix(start) or _is_dicom(start) else []
         if not cases:

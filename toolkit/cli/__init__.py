@@ -34,7 +34,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="gstk",
-    help="VISTA3D in practice: a click in a 3D medical image gives a mask.",
+    help="Click in a 3D medical image and get a mask: VISTA3D from fine-tuning to deployment.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,

@@ -14,13 +14,13 @@ def check_command(
     ],
     parity: Annotated[
         bool,
-        typer.Option("--parity", help="Also run the bundle's test vectors through every engine that is installed."),
+        typer.Option("--parity", help="Also run the bundle's test vectors in every installed engine."),
     ] = False,
     precision: Annotated[
         str | None,
         typer.Option(
-            help="Measure instead what a precision without graphs of its own costs in Dice: bf16. Needs --cases. The "
-            "result is kept, and --precision auto may then take it where gstk calibrate finds it faster.",
+            help="Instead measure the loss of Dice of a precision without graphs of its own: bf16. Needs --cases. The "
+            "result is kept; --precision auto may then use bf16 where gstk calibrate finds it faster.",
             show_default=False,
         ),
     ] = None,
@@ -32,7 +32,7 @@ def check_command(
         str | None,
         typer.Option(
             metavar="NAME|W,L|hu",
-            help="For networks that take HU: the CT window that made the cases' 0 to 255.",
+            help="For networks whose input is HU: the CT window that mapped the cases to 0 to 255.",
             show_default=False,
         ),
     ] = None,

@@ -71,7 +71,8 @@ def evaluate_command(
         str | None,
         typer.Option(
             metavar="NAME|W,L|hu",
-            help="For networks that take HU: the CT window that made the cases' 0 to 255, taken back with loss.",
+            help="For networks whose input is HU: the CT window that mapped the cases to 0 to 255, to invert it, with "
+            "loss.",
             show_default=False,
         ),
     ] = None,

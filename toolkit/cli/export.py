@@ -92,8 +92,8 @@ def export_command(
         str | None,
         typer.Option(
             metavar="NAME|W,L|hu",
-            help="For profiles that take HU: the CT window that made 0 to 255 of the calibration cases, taken back "
-            "with loss.",
+            help="For profiles in HU: the CT window that mapped the calibration cases to 0 to 255, to invert it, with "
+            "loss.",
             show_default=False,
         ),
     ] = None,

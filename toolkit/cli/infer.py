@@ -53,14 +53,16 @@ def infer_command(
         list[str] | None,
         typer.Option(
             metavar="[ID:]z,y,x",
-            help="Click beside an object, where the mask is wrong. May be repeated.",
+            help="Click beside an object, where the mask is wrong: voxel indices from 0. May be repeated.",
             show_default=False,
         ),
     ] = None,
     point_mm: PointMmOption = None,
     background_mm: Annotated[
         list[str] | None,
-        typer.Option(help="A click beside the object, [ID:]x,y,z in mm, RAS. May be repeated.", show_default=False),
+        typer.Option(
+            metavar="[ID:]x,y,z", help="Click beside an object, in mm: RAS. May be repeated.", show_default=False
+        ),
     ] = None,
     lps: LpsOption = False,
     box: BoxOption = None,
@@ -69,7 +71,7 @@ def infer_command(
         typer.Option(
             "--object",
             metavar="[ID:]NAME",
-            help="What an object is called, in the mask and the picture: liver, or 2:spleen. May be repeated.",
+            help="Name of an object, for the mask and the picture: liver, or 2:spleen. May be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -77,20 +79,22 @@ def infer_command(
         bool,
         typer.Option(
             "--novel",
-            help="The objects are of no class that the weights were trained on, which the network is told (zero-shot).",
+            help="Tell the network that the objects belong to none of its training classes (zero-shot).",
         ),
     ] = False,
     start: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="An earlier mask of the scan, which clicks change only near them.", show_default=False
+            "--from",
+            help="Earlier mask of the scan to start from; clicks change it only near them.",
+            show_default=False,
         ),
     ] = None,
     classes: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Segment classes by name, where the weights have them: names, ids, groups such as lung, or "
+            help="Segment classes by name, if the weights have classes: names, ids, groups such as lung, or "
             "everything. Clicks with a class's id then correct it: --point 3:z,y,x.",
             show_default=False,
         ),
@@ -99,8 +103,8 @@ def infer_command(
     name: Annotated[
         str,
         typer.Option(
-            help="Name of a result without its suffix; {stem} is the name of its case. The challenge's results have "
-            "the names of their cases: '{stem}'."
+            help="File name of a result without its suffix; {stem} stands for the name of the case. The challenge "
+            "requires '{stem}'."
         ),
     ] = "{stem}_mask",
     format: Annotated[
@@ -119,8 +123,8 @@ def infer_command(
         bool,
         typer.Option(
             "--resume",
-            help="Go on with an interrupted run: results that are finished, by the content of their input, by settings "
-            "and by bundle, are left as they are.",
+            help="Continue an interrupted run: keep finished results that were made of the same input, settings and "
+            "bundle.",
         ),
     ] = False,
     bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
@@ -134,7 +138,7 @@ def infer_command(
     window: Annotated[
         str,
         typer.Option(
-            help="Intensity window of volumes that are not .npz, for networks that take 0 to 255: auto, soft, lung, "
+            help="Intensity window of volumes other than .npz, for networks whose input is 0 to 255: auto, soft, lung, "
             "brain, bone, percentile, or width,level in HU."
         ),
     ] = "auto",
@@ -142,8 +146,8 @@ def infer_command(
         str | None,
         typer.Option(
             metavar="NAME|W,L|hu",
-            help="For networks that take HU: the CT window that made 0 to 255 of the image, which is taken back with "
-            "loss; hu if its values are HU.",
+            help="For networks whose input is HU: the CT window that mapped the image to 0 to 255, to invert it, with "
+            "loss; hu if the image is in HU.",
             show_default=False,
         ),
     ] = None,

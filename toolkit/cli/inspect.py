@@ -25,12 +25,14 @@ def inspect_command(
     ] = "tiny",
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Where a scan's contact sheet goes; NAME_sheet.png here.", show_default=False),
+        typer.Option(
+            help="File for a scan's contact sheet. Default: NAME_sheet.png in this folder.", show_default=False
+        ),
     ] = None,
     classes: Annotated[
         bool, typer.Option("--classes", help="List the classes that a bundle's network segments by name.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a contact sheet that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing contact sheet.")] = False,
     series: SeriesOption = None,
     phase: PhaseOption = None,
 ) -> None:

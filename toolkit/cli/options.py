@@ -81,7 +81,7 @@ LimitOption = Annotated[
     typer.Option(
         metavar="SECONDS|none",
         help="Seconds for each object in all calls together, process start included. none: no limit. Default: 90, as "
-        "the challenge gives.",
+        "in the challenge.",
         show_default=False,
     ),
 ]
@@ -89,8 +89,8 @@ CallsOption = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Number of calls that share the budget; this is one of them. Default: 1; 6 without --budget for an "
-        ".npz case with its own prompts, as the challenge makes.",
+        help="Number of calls that share the budget; this is one of them. Default: 1; without --budget 6 for an "
+        ".npz case with its own prompts, as in the challenge.",
         show_default=False,
     ),
 ]
@@ -105,16 +105,17 @@ PointOption = Annotated[
 PointMmOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="A click on the object, [ID:]x,y,z in mm, RAS as 3D Slicer shows it. May be repeated.",
+        metavar="[ID:]x,y,z",
+        help="Click on an object, in mm: RAS, as 3D Slicer shows it. May be repeated.",
         show_default=False,
     ),
 ]
-LpsOption = Annotated[bool, typer.Option("--lps", help="Places in mm are LPS, as ITK and DICOM have them.")]
+LpsOption = Annotated[bool, typer.Option("--lps", help="Clicks in mm are LPS, as in ITK and DICOM.")]
 BoxOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="[ID:]z0,y0,x0,z1,y1,x1",
-        help="Box around an object: its first and last voxel, indices from 0. May be repeated, with another ID.",
+        help="Box around an object: its first and last voxel, indices from 0. May be repeated with other IDs.",
         show_default=False,
     ),
 ]

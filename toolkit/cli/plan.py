@@ -46,8 +46,8 @@ def plan_command(
     click_within: Annotated[
         float | None,
         typer.Option(
-            help="Plan a session of clicks for a target, not a call for a budget: seconds for a click, with its "
-            "precision (gstk.open(click_within_s=...)).",
+            help="Plan clicks of a session instead of a call: target time of a click in seconds, which also chooses "
+            "the precision (gstk.open(click_within_s=...)).",
             show_default=False,
         ),
     ] = None,
@@ -65,7 +65,7 @@ def plan_command(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Plan a segmentation by class, where the weights have classes: names, ids, groups or everything.",
+            help="Plan class prompts, if the weights have classes: names, ids, groups or everything.",
             show_default=False,
         ),
     ] = None,

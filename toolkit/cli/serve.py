@@ -30,41 +30,42 @@ _KEY_VARIABLE = "NN_INTERACTIVE_API_KEY"
 def serve_command(
     volume: Annotated[
         Path | None,
-        typer.Argument(help="A scan or .npz case that the page opens by itself.", show_default=False),
+        typer.Argument(help="Scan or .npz case for the page to open.", show_default=False),
     ] = None,
     bundle: Annotated[str, typer.Option(help="A bundle's folder, or the name of a built-in one.")] = "tiny",
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; another than this machine's needs a key.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen at; other than 127.0.0.1 it needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 1527,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     check: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="Do not serve: say what a viewer would find at an address.", show_default=False
+            metavar="URL", help="Instead of serving, print what a viewer finds at this address.", show_default=False
         ),
     ] = None,
     api_key: Annotated[
         str | None,
         typer.Option(
-            help=f"Key that clients must show; better given in {_KEY_VARIABLE}. Made where one is needed.",
+            help=f"Key that clients must show; better set in {_KEY_VARIABLE}. Generated if one is needed.",
             show_default=False,
         ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="A name of this machine that requests may be for. May be repeated.", show_default=False),
+        typer.Option(help="Further host name that requests may use. May be repeated.", show_default=False),
     ] = None,
     name: Annotated[
-        str, typer.Option(help="Name of this server, in front of its lease tokens, for a proxy before several.")
+        str, typer.Option(help="Name of this server, the prefix of its lease tokens, for a proxy in front of several.")
     ] = "",
     itksnap: Annotated[
-        bool, typer.Option("--itksnap", help="Serve ITK-SNAP, too: its protocol knows no key, and GETs change things.")
+        bool,
+        typer.Option("--itksnap", help="Also serve ITK-SNAP, whose protocol has no key and changes sessions by GETs."),
     ] = False,
-    max_sessions: Annotated[int, typer.Option(min=1, help="Most clients at a time.")] = 8,
+    max_sessions: Annotated[int, typer.Option(min=1, help="Largest number of clients at a time.")] = 8,
     idle_seconds: Annotated[float, typer.Option(min=1, help="Seconds after which an unused session ends.")] = 3600.0,
-    cache_gb: Annotated[float, typer.Option(min=0, help="Memory for embeddings, of all sessions together, GB.")] = 2.0,
-    max_upload_gb: Annotated[float, typer.Option(help="Largest volume, GB.")] = 4.0,
+    cache_gb: Annotated[
+        float, typer.Option(min=0, help="Memory for the embeddings of all sessions together, GB.")
+    ] = 2.0,
+    max_upload_gb: Annotated[float, typer.Option(help="Size limit of a volume, GB.")] = 4.0,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -82,7 +83,7 @@ def serve_command(
     threads: ThreadsOption = None,
     engine: EngineOption = None,
 ) -> None:
-    """Serve clicks to viewers: the page in the browser, and nnInteractive's clients in 3D Slicer, napari and MITK."""
+    """Start a server to click in the browser, and in 3D Slicer, napari and MITK by their nnInteractive clients."""
     key = api_key or os.environ.get(_KEY_VARIABLE) or None
     if check is not None:
         from gstk.server.check import check_server

@@ -41,7 +41,7 @@ class ClassTable:
             PromptError: a class is unknown or was not trained; near names are listed. Or there are no classes.
         """
         if not self.names:
-            raise PromptError("got a class for weights that know no classes; give a point or a box")
+            raise PromptError("got a class prompt for weights without classes; give a point or a box")
         ids: dict[int, None] = {}
         for prompt in prompts:
             ids.update(dict.fromkeys(self._one(prompt)))

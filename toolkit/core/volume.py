@@ -29,7 +29,7 @@ class Volume:
         modality: DICOM modality such as "CT" or "MR", where the file says it.
         units: "HU" where the file says so; "0-255" for a challenge case, whose intensities were windowed already; None
             where nothing says what the values are.
-        has_orientation: whether the file says how the patient lies; without it the axes count as right, front, head.
+        has_orientation: whether the file gives the patient's orientation; without it, axes count as RAS.
         name: for messages.
 
     Raises:

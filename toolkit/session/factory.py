@@ -50,26 +50,25 @@ def open(
 
     Args:
         bundle: a bundle's folder, or the name of one that ships inside the package.
-        backend: a name that `gstk engines` lists, or "auto" for the best that is here.
+        backend: a name that `gstk engines` lists, or "auto" for the best one of this machine.
         threads: processor threads to use; None leaves it to the backend.
-        precision: `fp32`, or another that the bundle holds, such as `int8`; "auto" is `fp16` on a GPU where the bundle
-            has it; on a processor `int8` where `gstk calibrate` measured it and `fp32`, and `int8` is faster by a tenth
-            at least; and `fp32` otherwise.
+        precision: "fp32", another that the bundle holds, such as "int8", or "bf16" for OpenVINO on processors that have
+            it. "auto" is "fp16" on a GPU if the bundle has it. On a processor it is "int8" or "bf16" if its loss of
+            Dice was measured and `gstk calibrate` found it faster than "fp32" by at least a tenth; else "fp32".
         device: "auto", "cpu", "cuda", "cuda:N", "gpu" or "gpu:N" (OpenVINO's, such as Intel's graphics).
-        options: settings of the backend that is named, such as `{"cache": folder}` for OpenVINO.
-        budget_s: seconds for an object in all its calls; None is no limit. The cost of calls is what `gstk calibrate`
-            measured on this host; without it a probe of up to two seconds measures it once.
-        calls: how many calls share the budget of an object.
-        click_within_s: a target for clicks, seconds for each object: windows are planned for it by the same
-            measurements, and with `precision="auto"` so is the precision. It is no limit: where even the smallest
-            windows take longer, the mask comes later. None is no target.
-        clicks_later: where only classes are asked for: OpenVINO loads the graphs for clicks when the first click comes,
-            which leaves out seconds, and a gigabyte with weights of full size. Other backends load them now.
-        on_progress: called with the reason before there is a probe.
+        options: settings of the named backend, such as `{"cache": folder}` for OpenVINO.
+        budget_s: seconds for each object in all its calls together; None is no limit. The planned times come from
+            `gstk calibrate` on this machine; without it, a probe of up to two seconds measures them once.
+        calls: number of calls that share the budget of an object.
         refine: whether the image corrects the network's logits (`session.extras`); None leaves it to the bundle.
-
-        windows: "adapted" goes on to wider and narrower windows where the mask asks for them; "training" keeps to the
-            first, which is the profile's around the click, as NVIDIA's pipeline does.
+        windows: "adapted" goes on to wider and narrower windows as the mask needs them; "training" keeps to the
+            first window, which is the profile's around the click, as in NVIDIA's pipeline.
+        click_within_s: target time of a click in seconds for each object. Windows are planned for it from the same
+            measurements; with `precision="auto"`, so is the precision. It is no limit: where even the smallest
+            windows take longer, the mask comes later. None is no target.
+        clicks_later: for class prompts only: OpenVINO loads the graphs for clicks at the first click, which saves
+            seconds, and a gigabyte of memory with full-size weights. Other backends load them now.
+        on_progress: called with the reason before a probe.
 
     Raises:
         GstkError: `windows` is neither; `budget_s` or `click_within_s` is not above 0, or `calls` below 1.

@@ -95,7 +95,7 @@ def expand_classes(names: Sequence[str | int], profile: InputProfile) -> tuple[i
     """
     if "classes" not in profile.branches:
         raise PromptError(
-            f"got a class for the profile {profile.name}, whose weights know no classes; give a point or a box"
+            f"got a class prompt for the profile {profile.name}, whose weights have no classes; give a point or a box"
         )
     return profile.classes.expand(names)
 

@@ -46,12 +46,13 @@ class PromptMethods(ABC):
 
         Args:
             zyx: voxel index, rounded to the nearest voxel.
-            foreground: whether the object is there.
+            foreground: True for a click on the object, False for a click beside it.
+            object_id: the object, from 1 to 65535.
             novel: the object is of no class that the network was trained on (zero-shot); it stays so until `reset`.
-            on_refined: asks for a mask at once from a coarse window, half as fine, where the object has no window yet
-                and that saves time. The mask that there is without `on_refined` follows in the background; then this is
-                called there with the slices (z,y,x) of the volume that changed, if any did. A prompt that comes
-                meanwhile is answered first. None waits for the final mask; see `Session.refined`.
+            on_refined: asks for a first mask from a window of half the resolution, where the object has no window yet
+                and that saves time. The final mask, the same as without `on_refined`, follows in the background; then
+                this is called there with the slices (z,y,x) of the volume that changed, if any did. A prompt in the
+                meantime is answered first. None waits for the final mask; see `Session.refined`.
 
         Returns:
             The slices (z,y,x) of the volume outside which the mask did not change.

@@ -47,14 +47,14 @@ __all__ = ["CallReport", "Region", "Session"]
 
 
 class Session(PromptMethods, RefineMethods, ClassMethods):
-    """Segments the objects of one image at a time, click by click. Safe to call from several threads, one at a time.
+    """Segments the objects of one image, click by click. Threads may share a session: calls run one after the other.
 
-    Use `gstk.open` to make one. Voxel indices are (z,y,x) of the image as given; object ids are 1 to 65535.
+    `gstk.open` makes a session. Voxel indices are (z,y,x) of the image as given; object ids are 1 to 65535.
 
     Attributes:
-        profile: what the network's input is.
-        report: of the latest call that made a mask.
-        intensities: how the image's intensities were prepared, in words.
+        profile: the input that the network expects.
+        report: expected and measured time and the compromises of the latest call that made a mask.
+        intensities: description of how the image's intensities were prepared.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
         intensity_window: IntensityWindow = None,
         assume_window: IntensityWindow = None,
     ) -> None:
-        """Takes an image and prepares it as the network's profile says; the objects of the one before are forgotten.
+        """Sets the image and prepares it by the network's input profile; objects of the previous image are forgotten.
 
         Args:
             volume: from `gstk.read_volume`, or an array (z,y,x) of any real dtype, finite. An array carries no
@@ -147,11 +147,12 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
                 read as needed and must not change meanwhile.
             spacing_mm: (z,y,x) of an array; None is 1 each. A `Volume` knows its own.
             look_at: the voxel (z,y,x) where the first click is expected, or "centre": a window around it is encoded in
-                the background, and a first click near it needs no other, unless the profile has a resolution and its
-                own window lies elsewhere. None waits for the click.
-            intensity_window: for networks that take the challenge's 0 to 255, how other intensities are brought there:
-                "auto", a CT window's name, "percentile" or (width, level); see `gstk.core.intensities`.
-            assume_window: for networks that take HU, the window by which 0 to 255 were made, or "hu".
+                the background, and a first click near it is answered without another encode, unless the profile fixes
+                a resolution and places its own window elsewhere. None waits for the click.
+            intensity_window: for networks whose input is the challenge's 0 to 255, how other intensities are mapped to
+                it: "auto", a CT window's name, "percentile" or (width, level); see `gstk.core.intensities`.
+            assume_window: for networks whose input is HU, the window that mapped the image to 0 to 255, or "hu" if it
+                is in HU.
 
         Raises:
             GstkError: the volume is not three-dimensional, is empty or holds NaN or infinity; the spacing is not > 0,
@@ -160,7 +161,7 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
             PromptError: `look_at` lies outside the image.
 
         Warns:
-            VolumeWarning: the volume is probably not what the network was trained on.
+            VolumeWarning: the volume is probably unlike the network's training data.
         """
         source = NetworkImage.prepare(Volume.of(volume, spacing_mm), self.profile, intensity_window, assume_window)
         self._refinement.drop()
@@ -177,8 +178,8 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
     def set_mask(self, mask: NDArray[np.generic], object_id: int = 1) -> Region:
         """Starts an object from a mask, such as an earlier result; later clicks change it only near them.
 
-        Its prompts before are forgotten; `undo` brings them back. Such an object takes no box, which would start it
-        anew: `reset` it first.
+        Its earlier prompts are forgotten; `undo` restores them. Such an object takes no box, since a box would start it
+        again from nothing: `reset` it first.
 
         Args:
             mask: (z,y,x), of the image's shape; everything but 0 is the object.
@@ -270,6 +271,9 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
     def undo(self) -> Region:
         """Takes back the latest prompt of any object, up to 1,000 of them; the masks of the latest 100 are kept.
 
+        Returns:
+            The slices (z,y,x) of the volume outside which the mask did not change.
+
         Raises:
             PromptError: there is nothing to undo.
             Interrupted: by `cancel`; nothing has changed.
@@ -281,6 +285,9 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
     @memory_errors("redo")
     def redo(self) -> Region:
         """Repeats the change that the latest `undo` took back, unless a new prompt, mask or reset came since.
+
+        Returns:
+            The slices (z,y,x) of the volume outside which the mask did not change.
 
         Raises:
             PromptError: there is nothing to redo.
@@ -295,7 +302,7 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
         self._segmenter.engine.cancel()
 
     def reset(self, object_id: int | None = None) -> None:
-        """Forgets an object, or all of them."""
+        """Forgets an object with its prompts and mask, or all objects; `undo` does not restore them."""
         with self._lock:
             self._current().forget(object_id)
 
@@ -306,12 +313,12 @@ class Session(PromptMethods, RefineMethods, ClassMethods):
             return self._current().merge()
 
     def mask_in(self, region: Region) -> NDArray[np.uint16]:
-        """What `mask` holds in slices (z,y,x) of the volume, a fresh array; of a large volume only that is made."""
+        """The part of `mask` in slices (z,y,x) of the volume, a fresh array; the rest is not computed."""
         with self._lock:
             return self._current().merge_in(region)
 
     def take_changed(self) -> Region:
-        """Slices (z,y,x) of the volume outside which `mask` did not change since this was last asked."""
+        """Slices (z,y,x) of the volume outside which `mask` did not change since the last call of this method."""
         with self._lock:
             return self._current().take_changed()
 
