@@ -55,6 +55,11 @@ void an_engine_goes_on_after_time_was_up(const gstk::Engine& engine) {
     for (const double limit_s : {0.01, 0.03, 0.1, 0.3}) {
         large.set_image(volume);
         limited(limit_s);  // the encoder is interrupted
+        large.undo();      // and the final mask in the place of the first one
+        large.add_point(kCentre);
+        CHECK(large.mask() == expected_large);
+        large.set_image(volume);
+        limited(limit_s);
         CHECK(fresh_mask(large) == expected_large);
         limited(limit_s / 5);  // the decoder
     }
