@@ -4,11 +4,11 @@
         [--objects 2] [--assume-window soft] [--out FILE.json]
 
 Generated phantoms, one click in each of some objects. For each, in turn: a click that waits for the final mask
-(`plain`); the same with `on_refined` (`first` until it returns, `final` until the finer mask is there); and once
-more with a second click right after the first (`second`). The final masks of the first two have to be the same. Dice is
-that of the coarse and of the final mask against the phantom's truth, and of one against the other: with random weights
-only the latter says anything. The engine is warm: one click on another phantom comes before. Two idle cores take about
-two minutes with `tiny`.
+(`plain`); the same with `on_refined` (`first` until it returns, `final` until the finer mask is there), both with the
+network's own seconds (`network_s`); and once more with a second click right after the first (`second`). The final masks
+of the first two have to be the same. Dice is that of the coarse and of the final mask against the phantom's truth, and
+of one against the other: with random weights only the latter says anything. The engine is warm: one click on another
+phantom comes before. Two idle cores take about two minutes with `tiny`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from machine import describe
+from network_time import NetworkTime, watched_network
 from numpy.typing import NDArray
 
 import gstk
@@ -38,25 +39,29 @@ def now() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def clicks(session: gstk.Session, case: Case, object_id: int, assume_window: str | None) -> dict[str, Any]:
+def clicks(
+    session: gstk.Session, case: Case, object_id: int, assume_window: str | None, network: NetworkTime
+) -> dict[str, Any]:
     assert case.labels is not None
     truth: NDArray[np.bool_] = case.labels == object_id
     point = case.prompts[object_id].points[0].zyx
     found: dict[str, Any] = {"case": case.name, "object": object_id}
 
     session.set_image(case.volume, assume_window=assume_window)
+    network.take()
     began = now()
     session.add_point(point)
-    found["plain"] = seconds_since(began)
+    found["plain"] = seconds_since(began) | {"network_s": network.take()}
     plain = session.mask > 0
 
     session.set_image(case.volume, assume_window=assume_window)
+    network.take()
     began = now()
     session.add_point(point, on_refined=lambda region: None)
     found["first"] = seconds_since(began)
     coarse, found["is_coarse"] = session.mask > 0, not session.is_final
     assert session.refined()
-    found["final"] = seconds_since(began)
+    found["final"] = seconds_since(began) | {"network_s": network.take()}
     final = session.mask > 0
     assert np.array_equal(final, plain)
 
@@ -82,7 +87,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     results = []
-    with gstk.open(arguments.bundle, precision=arguments.precision) as session:
+    with watched_network() as network, gstk.open(arguments.bundle, precision=arguments.precision) as session:
         warm = phantom_case(seed=99, side=arguments.side)
         session.set_image(warm.volume, assume_window=arguments.assume_window)
         session.add_point(warm.prompts[1].points[0].zyx, on_refined=lambda region: None)
@@ -90,11 +95,11 @@ def main() -> None:
         for seed in range(arguments.phantoms):
             case = phantom_case(seed=seed, side=arguments.side)
             for object_id in sorted(case.prompts)[: arguments.objects]:
-                results.append(clicks(session, case, object_id, arguments.assume_window))
+                results.append(clicks(session, case, object_id, arguments.assume_window, network))
                 print(json.dumps(results[-1]))
     coarse = [r for r in results if r["is_coarse"]]
     medians = {
-        kind: {unit: median(r[kind][unit] for r in coarse) for unit in ("wall_s", "processor_s")}
+        kind: {unit: median(r[kind][unit] for r in coarse) for unit in coarse[0][kind]}
         for kind in ("plain", "first", "final", "second")
         if coarse
     }

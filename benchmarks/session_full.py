@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from full_size import PACKAGES, made_in
 from machine import describe
+from network_time import watched_network
 from numpy.typing import NDArray
 
 import gstk
@@ -91,16 +92,18 @@ def five_clicks(bundle: str, precision: str, hot: bool) -> dict[str, Any]:
     policy = WindowPolicy(SIDE**3, roi.multiple, roi.minimum)
     options = {"hot_roi": (SIDE,) * 3} if hot else None
     engine = open_engine(bundle, "openvino", precision, options=options)
-    with gstk.Session(engine, policy, cache_bytes=DEFAULT_LIMIT_BYTES) as session:
+    with watched_network() as network, gstk.Session(engine, policy, cache_bytes=DEFAULT_LIMIT_BYTES) as session:
         session.set_image(image)
         session.add_point(CLICKS[0].zyx)  # once for warming up, as the other has it
         session.set_image(image)
-        seconds, encodes = [], session.encodes
+        seconds, of_network, encodes = [], [], session.encodes
+        network.take()
         for click in CLICKS:
             began = time.perf_counter()
             session.add_point(click.zyx, click.foreground)
             seconds.append(time.perf_counter() - began)
-        return {"seconds": seconds, "encodes": session.encodes - encodes}
+            of_network.append(network.take())
+        return {"seconds": seconds, "of them network": of_network, "encodes": session.encodes - encodes}
 
 
 def five_clicks_reference(checkpoint: str) -> dict[str, Any]:
