@@ -192,6 +192,12 @@ def test_a_truncated_case(file: Path) -> None:
         load_case(file)
 
 
+def test_a_volume_is_not_read_as_a_case(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(CaseError, match=r"got scan\.nii\.gz, expected an \.npz case; .*gstk\.read_volume"):
+        load_case(tmp_path / "scan.nii.gz")
+
+
 @pytest.mark.parametrize("dtype", ["u1", "i2", ">i2", "u2", "i4", "f2", "f4", "f8"])
 def test_images_keep_their_dtype(file: Path, dtype: str) -> None:
     image = load_case(write(file, imgs=IMAGE.astype(dtype))).image

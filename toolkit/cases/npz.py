@@ -106,7 +106,7 @@ class Case:
 
 
 def load_case(path: StrPath, spacing_order: SpacingOrder = "zyx") -> Case:
-    """Read a case from an .npz file. Safe for files from strangers: nothing in the file is executed.
+    """Read a case from an .npz file. Safe for files of unknown origin: nothing in the file is executed.
 
     Args:
         path: the .npz file.
@@ -128,7 +128,12 @@ def load_case(path: StrPath, spacing_order: SpacingOrder = "zyx") -> Case:
     file = Path(path)
     if spacing_order not in ("zyx", "xyz"):
         raise CaseError(f"got the spacing order {spacing_order!r}, expected 'zyx' or 'xyz'")
-    arrays = read_npz(file, _KEYS)
+    try:
+        arrays = read_npz(file, _KEYS)
+    except CaseError:
+        if file.exists() and file.suffix.lower() != ".npz":
+            raise CaseError(f"got {file.name}, expected an .npz case; read volumes with gstk.read_volume") from None
+        raise
     if "imgs" not in arrays:
         found = ", ".join(npz_keys(file)[:10]) or "nothing"
         raise CaseError(f"{file.name} holds {found}, expected 'imgs' (z, y, x); is it a case, not a result?")
