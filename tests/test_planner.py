@@ -54,7 +54,7 @@ def test_neighbours_share_a_window_where_time_is_short() -> None:
     assert len(make_plan(geometry, prompts, POLICY, a_model(), budget_s=100).windows) == 4
     plan = make_plan(geometry, prompts, POLICY, a_model(), budget_s=22)
     assert [planned.objects for planned in plan.windows] == [(1, 2, 3), (9,)]
-    assert plan.compromises == ("windows of their own for the objects 1-3: they share one",)
+    assert plan.compromises == ("a window for each of the objects 1-3: they share one",)
     for k in near:
         assert plan.window_by_object[k].holds(np.array(corners[k], float)).all()
 

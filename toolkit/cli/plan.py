@@ -89,7 +89,7 @@ def plan_command(
     prompts = {k: own for k, own in prompts.items() if can_start(own)}
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
     if names and (point or point_mm or box or click_within is not None):
-        raise gstk.GstkError("got --classes and clicks, expected one of the two: a plan is of the first windows")
+        raise gstk.GstkError("got --classes and clicks, expected one of the two")
     if not prompts and not names:
         raise gstk.GstkError(f"{case} has no click on an object and no box; give --point, --point-mm or --box")
     options = parse_assignments(engine or [])
@@ -203,8 +203,8 @@ def _show(plan: "Plan", geometry: "Geometry") -> None:
     )
     if plan.budget_s is not None:
         typer.echo(
-            f"safety     the first look at all objects takes {plan.p95_s:.1f} s at the 95th percentile; it should fit "
-            f"into half of the time for the masks, {plan.budget_s / 2:.3g} s"
+            f"safety     first masks of all objects take {plan.p95_s:.1f} s at the 95th percentile; they should take "
+            f"at most half of the time for the masks, {plan.budget_s / 2:.3g} s"
         )
     for line in compromise_lines(plan.compromises):
         typer.echo(line)

@@ -249,17 +249,17 @@ def _compromises(
     if plan.policy.max_voxels < best.policy.max_voxels:
         why = []
         if memory_bytes is not None and best.peak_bytes > MEMORY_SHARE * memory_bytes:
-            why.append(f"{best.peak_bytes / 1e9:.1f} GB of the {memory_bytes / 1e9:.1f} GB that are free")
+            why.append(f"{best.peak_bytes / 1e9:.1f} GB, of {memory_bytes / 1e9:.1f} GB that are free")
         if budget_s is not None and 2 * best.p95_s > budget_s:
-            why.append(f"half of {budget_s:.3g} s, where the first windows of all objects may take {best.p95_s:.3g} s")
+            why.append(f"up to {best.p95_s:.3g} s for the first masks, more than half of {budget_s:.3g} s")
         compromises.append(
-            f"windows of {best.policy.max_voxels} voxels: they have {plan.policy.max_voxels}, "
-            f"for want of {' and '.join(why)}"
+            f"windows of {best.policy.max_voxels} voxels: {plan.policy.max_voxels} voxels instead, since they need "
+            f"{' and '.join(why)}"
         )
     alone = {planned.objects for planned in best.windows}
     for planned in plan.windows:
         if len(planned.objects) > 1 and planned.objects not in alone:
-            compromises.append(f"windows of their own for the objects {format_ids(planned.objects)}: they share one")
+            compromises.append(f"a window for each of the objects {format_ids(planned.objects)}: they share one")
     if is_firm and budget_s is not None and plan.p95_s > budget_s:
         compromises.append(
             f"certainty that each mask comes from the network: even the smallest windows may take {plan.p95_s:.3g} s "
