@@ -80,7 +80,7 @@ def test_a_dry_run_says_what_would_be_and_writes_nothing(folder: Path) -> None:
         folder, "train", "cases", "-o", "run", "--recipe", "mine.toml", "--dry-run", "--measure", "--stage", "1"
     )
     assert measured.returncode == 0, measured.stderr
-    assert "s a step" in measured.stdout
+    assert "s per step" in measured.stdout
     assert "measuring" in measured.stderr
     assert sorted(folder.rglob("*")) == before
 

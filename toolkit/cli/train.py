@@ -227,10 +227,12 @@ def _show_plan(
     with console.status("counting weights and memory"):
         plans = {stage: plan_stage(recipe, stage, len(cases), processes) for stage in stages}
     first = next(iter(plans.values()))
-    what = f"{len(cases)} cases" if cases else f"{recipe.data.phantoms} generated volumes an epoch"
+    what = f"{recipe.data.phantoms} generated volumes per epoch"
+    if cases:
+        what = f"{len(cases)} case{'s' if len(cases) > 1 else ''}"
     table = Table(title=f"{what}, on {first.device} in {first.precision}", title_justify="left")
-    columns = ["stage", "clicks", "steps", "patches a step", "weights", "memory a process"]
-    for column in (*columns, *(["s a step", "time"] if measure else [])):
+    columns = ["stage", "clicks", "steps", "patches per step", "weights", "memory per process"]
+    for column in (*columns, *(["s per step", "time"] if measure else [])):
         table.add_column(column, justify="left" if column == "clicks" else "right")
     for stage, plan in plans.items():
         cells = [
@@ -254,7 +256,7 @@ def _show_plan(
         table.add_row(*cells)
     Console(width=120).print(table)
     if not measure:
-        typer.echo("--measure adds how long it will take; it does a few steps, for about a minute a stage")
+        typer.echo("--measure adds the time of the run; it runs a few steps, for about a minute per stage")
 
 
 def _progress(console: Any, name: str) -> Any:
