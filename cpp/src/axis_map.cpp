@@ -1,5 +1,6 @@
 #include "axis_map.hpp"
 
+#include <algorithm>
 #include <numeric>
 #include <utility>
 
@@ -78,29 +79,40 @@ AxisMap::Strides AxisMap::strides(const Shape& shape) const {
     return result;
 }
 
+// In tiles of the axes that are contiguous in either array, so that lines of memory are read and written as a whole.
+template <class Copy>
+void AxisMap::each_voxel(const Shape& network, const Shape& volume, const Copy& copy) const {
+    constexpr std::int64_t kTile = 16;
+    const auto [first, step] = strides(volume);
+    const std::array<std::int64_t, 3> dense{network[1] * network[2], network[2], 1};
+    const std::size_t across = order[0] == 2 ? 0 : 1, other = 1 - across;
+    for (std::int64_t o = 0; o < network[other]; ++o)
+        for (std::int64_t a0 = 0; a0 < network[across]; a0 += kTile)
+            for (std::int64_t c0 = 0; c0 < network[2]; c0 += kTile) {
+                const std::int64_t a1 = std::min(a0 + kTile, network[across]), c1 = std::min(c0 + kTile, network[2]);
+                for (std::int64_t a = a0; a < a1; ++a) {
+                    const std::int64_t in_network = o * dense[other] + a * dense[across];
+                    const std::int64_t in_volume = first + o * step[other] + a * step[across];
+                    for (std::int64_t c = c0; c < c1; ++c) copy(in_network + c, in_volume + c * step[2]);
+                }
+            }
+}
+
 Grid<float> AxisMap::to_network(const Grid<float>& array) const {
     if (is_identity()) return array;
     Grid<float> result(Shape{array.shape[order[0]], array.shape[order[1]], array.shape[order[2]]});
-    const auto [first, step] = strides(array.shape);
     float* to = result.values.data();
-    for (std::int64_t a = 0; a < result.shape[0]; ++a)
-        for (std::int64_t b = 0; b < result.shape[1]; ++b) {
-            const float* from = array.values.data() + first + a * step[0] + b * step[1];
-            for (std::int64_t c = 0; c < result.shape[2]; ++c) *to++ = from[c * step[2]];
-        }
+    const float* from = array.values.data();
+    each_voxel(result.shape, array.shape, [&](std::int64_t network, std::int64_t volume) { to[network] = from[volume]; });
     return result;
 }
 
 Grid<float> AxisMap::to_volume(const Grid<float>& array) const {
     if (is_identity()) return array;
     Grid<float> result(sides_to_volume(array.shape));
-    const auto [first, step] = strides(result.shape);
+    float* to = result.values.data();
     const float* from = array.values.data();
-    for (std::int64_t a = 0; a < array.shape[0]; ++a)
-        for (std::int64_t b = 0; b < array.shape[1]; ++b) {
-            float* to = result.values.data() + first + a * step[0] + b * step[1];
-            for (std::int64_t c = 0; c < array.shape[2]; ++c) to[c * step[2]] = *from++;
-        }
+    each_voxel(array.shape, result.shape, [&](std::int64_t network, std::int64_t volume) { to[volume] = from[network]; });
     return result;
 }
 

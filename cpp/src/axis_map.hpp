@@ -31,6 +31,9 @@ struct AxisMap {
         std::array<std::int64_t, 3> step{};
     };
     Strides strides(const Shape& shape) const;
+    // Calls `copy` with the places of each voxel in arrays of these shapes.
+    template <class Copy>
+    void each_voxel(const Shape& network, const Shape& volume, const Copy& copy) const;
 };
 
 }  // namespace gstk::impl
