@@ -90,7 +90,8 @@ def streams(bundle: str, precision: str, side: int, rounds: int) -> dict[str, An
     import openvino as ov
 
     opened, core = Bundle.open(find_bundle(bundle), verify=False), openvino.shared_core()
-    model = openvino._read_class_encoder(core, opened.graph("class_encoder", precision), opened.manifest.roi.multiple)
+    file, multiple = opened.graph("class_encoder", precision), opened.manifest.roi.multiple
+    model = openvino._read_class_encoder(core, file, multiple, True, precision != "bf16")
     image = np.random.default_rng(1).random((1, 1, side, side, side), dtype=np.float32)
     cores = os.cpu_count() or 1
     hint = "bf16" if precision != "fp32" and openvino.computes_bf16() else "f32"

@@ -298,8 +298,9 @@ class OpenVINOEngine(BundleEngine):
         if self._class_graphs is None:
             file = self._class_graph()
             config, identity = self._encoder_settings()
+            float32 = self.precision != "bf16"
             compiled = self._compiled(
-                lambda for_processor: _read_class_encoder(self._core, file, self._multiple, for_processor),
+                lambda for_processor: _read_class_encoder(self._core, file, self._multiple, for_processor, float32),
                 "encoder of classes",
                 config,
                 identity | {"roi": None, "graph": "classes"},
@@ -442,15 +443,24 @@ def _read_model(
     return model
 
 
-def _read_class_encoder(core: Any, file: Path, multiple: int, for_processor: bool) -> Any:
-    """Reads the encoder of class prompts and rewrites it for the plugin, like `_read_model`."""
+def _read_class_encoder(core: Any, file: Path, multiple: int, for_processor: bool, float32: bool) -> Any:
+    """Reads the encoder of class prompts and rewrites it for the plugin, like `_read_model`.
+
+    Args:
+        float32: whether a graph that is not INT8 computes in float32, and so gains from shorter sums in its norms.
+    """
     model = core.read_model(file)
-    _rewrite_norms_and_int8(model, multiple, for_processor, every_norm=True)
+    _rewrite_norms_and_int8(model, multiple, for_processor, every_norm=True, by_eights=float32)
     return model
 
 
 def _rewrite_norms_and_int8(
-    model: Any, multiple: int, for_processor: bool, every_norm: bool = False, squares: bool = False
+    model: Any,
+    multiple: int,
+    for_processor: bool,
+    every_norm: bool = False,
+    squares: bool = False,
+    by_eights: bool = False,
 ) -> None:
     # Between INT8 convolutions the plugin moves scales through the averages of split norms, and the output becomes 0
     # everywhere. The rounding error of whole norms is far smaller.
@@ -462,7 +472,7 @@ def _rewrite_norms_and_int8(
         widen_unsigned(model)
         fuse_residual_sums(model)
     else:
-        split_instance_norms(model, multiple, every_norm, squares)
+        split_instance_norms(model, multiple, every_norm, squares, by_eights)
 
 
 def _mark(output: NDArray[np.generic]) -> None:
