@@ -74,7 +74,7 @@ def request(bundle: Bundle, variant: str) -> Any:
         for name in OFF[variant]:
             stack.enter_context(patch.object(*REWRITES[name]))
         file = bundle.graph("prompt_decoder", "fp32")
-        model = openvino._read_model(core, file, True, None, manifest.roi.multiple, manifest.ignored_points)
+        model = openvino._read_model(core, file, True, None, manifest.roi.multiple, manifest.ignored_points, True)
     precision = "bf16" if variant == "bf16" else "f32"
     config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     return core.compile_model(model, "CPU", config).create_infer_request()
