@@ -25,7 +25,7 @@ import numpy as np
 from machine import describe, write_report
 
 from gstk.core.bundle import Bundle, find_bundle
-from gstk.engines import openvino, openvino_fold, openvino_layout
+from gstk.engines import openvino, openvino_fold, openvino_graphs, openvino_layout
 from gstk.engines.openvino_attention import upsample_tokens
 from gstk.engines.openvino_layout import TO_FIRST
 from gstk.engines.openvino_norm import split_instance_norms
@@ -49,12 +49,16 @@ def _with_transpose(model: Any) -> int:
 
 REWRITES: dict[str, tuple[Any, str, Any]] = {
     "tokens": (openvino_layout, "_flattens", lambda *_: False),
-    "upsampling": (openvino, "upsample_tokens", lambda model: 0),
-    "rows": (openvino, "softmax_over_rows", lambda model: 0),
+    "upsampling": (openvino_graphs, "upsample_tokens", lambda model: 0),
+    "rows": (openvino_graphs, "softmax_over_rows", lambda model: 0),
     "shift": (openvino_fold, "_shift_of", lambda *_: None),
-    "row": (openvino, "add_to_row", lambda model: 0),
-    "squares": (openvino, "split_instance_norms", lambda model, multiple, *_: split_instance_norms(model, multiple)),
-    "identity": (openvino, "upsample_tokens", _with_transpose),
+    "row": (openvino_graphs, "add_to_row", lambda model: 0),
+    "squares": (
+        openvino_graphs,
+        "split_instance_norms",
+        lambda model, multiple, *_: split_instance_norms(model, multiple),
+    ),
+    "identity": (openvino_graphs, "upsample_tokens", _with_transpose),
 }
 """What takes the place of each rewrite that a variant is without."""
 OFF = {
@@ -74,7 +78,7 @@ def request(bundle: Bundle, variant: str) -> Any:
         for name in OFF[variant]:
             stack.enter_context(patch.object(*REWRITES[name]))
         file = bundle.graph("prompt_decoder", "fp32")
-        model = openvino._read_model(core, file, True, None, manifest.roi.multiple, manifest.ignored_points, True)
+        model = openvino_graphs.read_model(core, file, True, None, manifest.roi.multiple, manifest.ignored_points, None)
     precision = "bf16" if variant == "bf16" else "f32"
     config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     return core.compile_model(model, "CPU", config).create_infer_request()

@@ -34,10 +34,11 @@ def worker(arguments: argparse.Namespace) -> dict[str, Any]:
     """Results of all ways with the instructions that this process is limited to."""
     import gstk
     from gstk.engines import open_engine
-    from gstk.engines import openvino as module
+    from gstk.engines import openvino_graphs as module
+    from gstk.engines.openvino import saturates_int8
     from gstk.evaluation.protocol import click_by_click
 
-    saturates, narrow_weights = module.saturates_int8(), module.narrow_weights
+    saturates, narrow_weights = saturates_int8(), module.narrow_weights
     ways = WAYS if saturates else WAYS[:-1]
     precisions = {way: way.split()[0] for way in ways}
 

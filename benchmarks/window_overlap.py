@@ -27,7 +27,7 @@ import gstk
 from gstk.core.bundle import Bundle, find_bundle
 from gstk.core.geometry import Geometry
 from gstk.core.volume import Volume
-from gstk.engines import openvino
+from gstk.engines import openvino, openvino_graphs
 from gstk.session.class_segmenter import ClassSegmenter
 
 
@@ -91,7 +91,7 @@ def streams(bundle: str, precision: str, side: int, rounds: int) -> dict[str, An
 
     opened, core = Bundle.open(find_bundle(bundle), verify=False), openvino.shared_core()
     file, multiple = opened.graph("class_encoder", precision), opened.manifest.roi.multiple
-    model = openvino._read_class_encoder(core, file, multiple, True, precision != "bf16")
+    model = openvino_graphs.read_class_encoder(core, file, multiple, openvino.saturates_int8, precision != "bf16")
     image = np.random.default_rng(1).random((1, 1, side, side, side), dtype=np.float32)
     cores = os.cpu_count() or 1
     hint = "bf16" if precision != "fp32" and openvino.computes_bf16() else "f32"

@@ -19,15 +19,12 @@ from numpy.typing import NDArray
 from gstk.engines.arguments import Shape
 from gstk.engines.base import BundleEngine
 from gstk.engines.devices import Device, memory_bytes
-from gstk.engines.openvino_attention import softmax_over_rows, upsample_tokens
 from gstk.engines.openvino_cache import compile_cached
-from gstk.engines.openvino_fold import add_to_row, convolve_last_product
 from gstk.engines.openvino_gpu import compare_with_processor, openvino_gpus, plugin_name
-from gstk.engines.openvino_int8 import fuse_residual_sums, is_quantised, widen_unsigned
-from gstk.engines.openvino_layout import give_channels_last, take_channels_last
-from gstk.engines.openvino_norm import NORM_BLOCK, split_instance_norms
-from gstk.engines.openvino_padding import ignore_padding, ignores_padding
-from gstk.engines.openvino_saturation import narrow_weights, products_saturate
+from gstk.engines.openvino_graphs import Saturates, read_class_encoder, read_model
+from gstk.engines.openvino_norm import NORM_BLOCK
+from gstk.engines.openvino_padding import ignores_padding
+from gstk.engines.openvino_saturation import products_saturate
 from gstk.engines.options import option
 from gstk.engines.point_padding import pad_points
 from gstk.engines.processor import this_processor
@@ -200,7 +197,7 @@ class OpenVINOEngine(BundleEngine):
 
     def _compiled(
         self,
-        make: Callable[[bool], Any],
+        make: Callable[[Saturates], Any],
         name: str,
         config: dict[str, Any],
         identity: dict[str, Any],
@@ -209,23 +206,21 @@ class OpenVINOEngine(BundleEngine):
         """A graph for the device. One that was compiled for a GPU is compared with the processor's before it is used.
 
         Args:
-            make: the graph, rewritten for the processor's plugin or for any.
+            make: reads the graph; see `read_model` for what it is given.
             name: what the graph is, in messages.
             config: of its compilation.
             identity: see `compile_cached`.
             roi: the region that it is compiled for; None for all.
         """
         if not self.device.is_gpu:
-            return compile_cached(self._core, lambda: make(True), config, self.options.cache, identity)
+            return compile_cached(self._core, lambda: make(saturates_int8), config, self.options.cache, identity)
         side = math.ceil(max(self._minimum, 2 * self._multiple) / self._multiple) * self._multiple
 
         def check(compiled: Any) -> None:
-            processor = self._core.compile_model(make(True), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+            processor = self._core.compile_model(make(saturates_int8), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
             compare_with_processor(compiled, processor, roi or (side,) * 3, self.precision, self.device, name)
 
-        return compile_cached(
-            self._core, lambda: make(False), config, self.options.cache, identity, self._plugin, check
-        )
+        return compile_cached(self._core, lambda: make(None), config, self.options.cache, identity, self._plugin, check)
 
     def _encoder_settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Settings of an encoder's compilation, and what its graph depends on beside the bundle.
@@ -256,11 +251,9 @@ class OpenVINOEngine(BundleEngine):
         encoder_config, identity = self._encoder_settings()
 
         def compiled(index: int) -> Any:
-            def model(for_processor: bool) -> Any:
+            def model(saturates: Saturates) -> Any:
                 ignores = self.bundle.manifest.ignored_points
-                return _read_model(
-                    self._core, self._files[index], index == 1, roi, self._multiple, ignores, for_processor
-                )
+                return read_model(self._core, self._files[index], index == 1, roi, self._multiple, ignores, saturates)
 
             name, config = (("encoder", encoder_config), ("decoder", self._config))[index]
             return self._compiled(model, name, config, identity | {"roi": roi, "graph": index}, roi)
@@ -300,7 +293,7 @@ class OpenVINOEngine(BundleEngine):
             config, identity = self._encoder_settings()
             float32 = self.precision != "bf16"
             compiled = self._compiled(
-                lambda for_processor: _read_class_encoder(self._core, file, self._multiple, for_processor, float32),
+                lambda saturates: read_class_encoder(self._core, file, self._multiple, saturates, float32),
                 "encoder of classes",
                 config,
                 identity | {"roi": None, "graph": "classes"},
@@ -409,70 +402,6 @@ class OpenVINOEngine(BundleEngine):
     def _release(self) -> None:
         self._graphs.clear()
         self._class_graphs = None
-
-
-def _read_model(
-    core: Any, file: Path, is_decoder: bool, roi: Shape | None, multiple: int, ignores: bool, for_processor: bool
-) -> Any:
-    """Reads the encoder or decoder and rewrites it for the plugin, for a single region if `roi` is given.
-
-    Args:
-        multiple: every side of a region is a multiple of this number.
-        ignores: whether the decoder ignores points by itself.
-        for_processor: whether the processor's plugin runs it, whose ways with INT8 others do not have.
-    """
-    model = core.read_model(file)
-    if is_decoder:
-        take_channels_last(model)
-        shapes: dict[str, list[int]] = {"point_coords": [1, -1, 3], "point_labels": [1, -1]}
-        if roi is not None:
-            channels = model.input("embedding").partial_shape[4].get_length()
-            shapes["embedding"] = [1, *(side // 2 for side in roi), channels]
-        model.reshape(shapes)
-        convolve_last_product(model)
-        add_to_row(model)
-        if not ignores:
-            ignore_padding(model)
-        upsample_tokens(model)
-        softmax_over_rows(model)
-    else:
-        give_channels_last(model, by_product=roi is None and is_quantised(model))
-        if roi is not None:
-            model.reshape([1, 1, *roi])
-    _rewrite_norms_and_int8(model, multiple, for_processor, squares=is_decoder)
-    return model
-
-
-def _read_class_encoder(core: Any, file: Path, multiple: int, for_processor: bool, float32: bool) -> Any:
-    """Reads the encoder of class prompts and rewrites it for the plugin, like `_read_model`.
-
-    Args:
-        float32: whether a graph that is not INT8 computes in float32, and so gains from shorter sums in its norms.
-    """
-    model = core.read_model(file)
-    _rewrite_norms_and_int8(model, multiple, for_processor, every_norm=True, by_eights=float32)
-    return model
-
-
-def _rewrite_norms_and_int8(
-    model: Any,
-    multiple: int,
-    for_processor: bool,
-    every_norm: bool = False,
-    squares: bool = False,
-    by_eights: bool = False,
-) -> None:
-    # Between INT8 convolutions the plugin moves scales through the averages of split norms, and the output becomes 0
-    # everywhere. The rounding error of whole norms is far smaller.
-    if is_quantised(model):
-        if not for_processor:
-            return
-        if saturates_int8():
-            narrow_weights(model)
-        widen_unsigned(model)
-        fuse_residual_sums(model)
-    else:
-        split_instance_norms(model, multiple, every_norm, squares, by_eights)
 
 
 def _mark(output: NDArray[np.generic]) -> None:

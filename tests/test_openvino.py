@@ -36,10 +36,10 @@ def test_compiled_graphs_are_kept_and_checked(
     files = sorted((tmp_path / "cache").iterdir())
     assert len(files) == 2
     assert all(file.stat().st_mode & 0o077 == 0 for file in files)
-    read = module._read_model
-    monkeypatch.setattr(module, "_read_model", lambda *_: pytest.fail("compiled again"))
+    read = module.read_model
+    monkeypatch.setattr(module, "read_model", lambda *_: pytest.fail("compiled again"))
     np.testing.assert_allclose(answer(), first, atol=1e-5)
-    monkeypatch.setattr(module, "_read_model", read)
+    monkeypatch.setattr(module, "read_model", read)
     content = files[0].read_bytes()
     files[0].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     np.testing.assert_allclose(answer(), first, atol=1e-5)

@@ -50,7 +50,7 @@ def decoders(old: Path) -> tuple[Any, Any]:
 
 def test_a_hot_region_s_decoder_ignores_points(old: Path) -> None:
     core = module.shared_core()
-    model = module._read_model(core, old, True, (16, 24, 32), 4, ignores=False, for_processor=True)
+    model = module.read_model(core, old, True, (16, 24, 32), 4, ignores=False, saturates=None)
     assert ignores_padding(core.compile_model(model, "CPU"))
 
 
