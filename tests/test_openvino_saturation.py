@@ -108,10 +108,10 @@ def test_narrow_weights_cost_little(embedding_error: Callable[[bool], float]) ->
 _EMBEDDING = """
 import sys
 import numpy as np
-from gstk.engines import open_engine
-from gstk.engines import openvino as module
+from gstk.engines import open_engine, openvino_graphs
+from gstk.engines.openvino import saturates_int8
 
-assert module.saturates_int8()
+assert saturates_int8()
 image = np.random.default_rng(77).random((1, 1, 32, 24, 40), np.float32)
 
 def embedding(precision):
@@ -121,7 +121,7 @@ def embedding(precision):
         return found.handle
 
 exact, narrow = embedding("fp32"), embedding("int8")
-module.narrow_weights = lambda model: 0
+openvino_graphs.narrow_weights = lambda model: 0
 saturated = embedding("int8")
 print(*(np.sqrt(np.square(found - exact).mean()) / exact.std() for found in (narrow, saturated)))
 """
